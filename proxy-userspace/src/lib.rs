@@ -1,0 +1,5 @@
+//! Portsplice: reach the ports that containers listen on, authenticated per request, at the speed of the network.
+//!
+//! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
+
+pub mod relay;

@@ -1,0 +1,186 @@
+//! A non-blocking TCP socket that every path of the relay can use.
+//!
+//! [`Sock`] differs from `tokio::net::TcpStream` in two ways the relay needs. All its operations take `&self` and poll
+//! with a context, so the two directions of one connection can be driven by two futures of one task without a lock or a
+//! split. And it exposes the descriptor's readiness for system calls that tokio does not know, above all `splice(2)`.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
+#[derive(Debug)]
+pub struct Sock {
+    fd: AsyncFd<Socket>,
+}
+
+impl Sock {
+    /// Registers `socket` with the reactor of the current runtime and makes it non-blocking.
+    ///
+    /// # Errors
+    /// The error of `fcntl(2)` or `epoll_ctl(2)`.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { fd: AsyncFd::new(socket)? })
+    }
+
+    /// Connects `socket` to `peer`; the socket decides in which network namespace.
+    ///
+    /// # Errors
+    /// The error of `connect(2)`, also when it is reported later through `SO_ERROR`.
+    pub async fn connect(socket: Socket, peer: SocketAddr) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        match socket.connect(&peer.into()) {
+            Ok(()) => return Self::new(socket),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return Err(e),
+        }
+        let sock = Self::new(socket)?;
+        poll_fn(|cx| sock.fd.poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await?;
+        match sock.fd.get_ref().take_error()? {
+            Some(error) => Err(error),
+            None => Ok(sock),
+        }
+    }
+
+    /// Reads into `buf`; 0 is the end of the stream.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            match self.fd.get_ref().read(buf) {
+                Ok(n) => {
+                    // A short read emptied the queue: epoll is edge triggered and tells us of anything newer (an end of
+                    // stream seen together with the data stays set as "read closed"). This saves one EAGAIN a message.
+                    if n > 0 && n < buf.len() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+
+    /// Writes from `buf`; may take less than all of it.
+    pub fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_writable(cx, |socket| (&*socket).write(buf))
+    }
+
+    /// Looks at the next byte without taking it: `Ok(true)` when there is one, `Ok(false)` at the end of the stream.
+    pub fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.poll_readable(cx, |socket| {
+            let mut byte = [std::mem::MaybeUninit::<u8>::uninit()];
+            socket.peek(&mut byte).map(|n| n > 0)
+        })
+    }
+
+    /// Runs `call` when the socket is readable, again whenever it says `WouldBlock`.
+    pub fn poll_readable<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(&Socket) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            match call(self.fd.get_ref()) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Runs `call` when the socket is writable, again whenever it says `WouldBlock`.
+    pub fn poll_writable<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(&Socket) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            match call(self.fd.get_ref()) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Sends FIN. A connection that is already gone is no error: its end is what was asked for.
+    ///
+    /// # Errors
+    /// The error of `shutdown(2)` other than `ENOTCONN`.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        match self.fd.get_ref().shutdown(Shutdown::Write) {
+            Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes the coming close an abort (RST) instead of an orderly end, so that the peer learns that bytes are missing.
+    pub fn reset_on_close(&self) {
+        // Failing here means the connection is already gone, and then there is nobody left to tell.
+        let _ = self.fd.get_ref().set_linger(Some(Duration::ZERO));
+    }
+
+    /// The socket itself, for options and addresses.
+    pub fn socket(&self) -> &Socket {
+        self.fd.get_ref()
+    }
+}
+
+impl AsFd for Sock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+impl AsRawFd for Sock {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.get_ref().as_raw_fd()
+    }
+}
+
+impl AsyncRead for Sock {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let n = ready!(self.poll_recv(cx, buf.initialize_unfilled()))?;
+        buf.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Sock {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_writable(cx, |socket| (&*socket).write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shutdown_write())
+    }
+}
