@@ -2,4 +2,6 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod build_info;
+pub mod fastpath;
 pub mod relay;
