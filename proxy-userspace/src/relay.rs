@@ -12,6 +12,8 @@ pub mod meter;
 pub mod pipe;
 pub mod sock;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 pub use flow::{Engine, Flow, FlowError, UNTIL_END};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, Socket, TcpKeepalive};
+use socket2::{Socket, TcpKeepalive};
 use tokio::time::{sleep, timeout_at};
 
 use super::limits::Admission;
@@ -62,6 +62,9 @@ impl Node {
     /// When the socket cannot be registered or has become unusable.
     pub async fn serve(self: Arc<Self>, listener: Listener, drain: DrainWatch) -> io::Result<()> {
         let Listener { socket, tls, authenticator } = listener;
+        // Accepted sockets inherit these; without them connections still work.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
         let acceptor = Sock::new(socket)?;
         let listening = Arc::new(Listening { tls, authenticator });
         loop {
@@ -90,9 +93,6 @@ impl Node {
     fn admit(self: &Arc<Self>, socket: Socket, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {
         let settings = self.settings.load();
         let place = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
-        // Without these the connection still works.
-        let _ = socket.set_tcp_nodelay(true);
-        let _ = SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE);
         let sock = match Sock::new(socket) {
             Ok(sock) => sock,
             Err(error) => return tracing::warn!(%error, "cannot watch a new connection"),

@@ -151,8 +151,9 @@ impl Download<'_> {
                     // A body that was announced with `Expect` and answered before it began may come or not: only
                     // closing tells the two apart (RFC 9110, 10.1.1).
                     let in_doubt = self.expect_continue && !self.sent.body_seen() && !self.sent.whole();
-                    to.close =
-                        !self.keep_alive || ends_by_close || in_doubt || self.sent.stopped() || (self.draining)();
+                    // A server that closes before it has read the request will not read the rest of it.
+                    let abandoned = self.sent.stopped() || (!head.keep_alive && !self.sent.whole());
+                    to.close = !self.keep_alive || ends_by_close || in_doubt || abandoned || (self.draining)();
                     out.reserve(length + 128 + TOGETHER);
                     http::write_response(&head, &to, &mut out);
                     Next::Body {

@@ -34,9 +34,4 @@ impl Origin {
         same && self.read.is_empty()
             && poll_fn(|cx| Poll::Ready(self.stream.poll_disturbed(cx).is_pending())).await
     }
-
-    /// Waits until the container's end closes the connection or says something unasked.
-    pub(super) async fn disturbed(&self) {
-        poll_fn(|cx| self.stream.poll_disturbed(cx)).await;
-    }
 }

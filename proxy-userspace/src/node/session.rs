@@ -117,7 +117,7 @@ impl Session {
                     return Poll::Ready(Event::Drain);
                 }
                 if let Some(idle) = origin.as_ref()
-                    && pin!(idle.disturbed()).poll(cx).is_ready()
+                    && idle.stream.poll_disturbed(cx).is_ready()
                 {
                     *origin = None;
                 }
