@@ -2,4 +2,5 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod netns;
 pub mod relay;
