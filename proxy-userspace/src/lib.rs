@@ -2,5 +2,8 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod drain;
+pub mod metrics;
 pub mod netns;
+pub mod readiness;
 pub mod relay;
