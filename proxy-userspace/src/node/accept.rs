@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Socket, TcpKeepalive};
 use tokio::time::{sleep, timeout_at};
@@ -16,6 +16,7 @@ use super::session::Session;
 use super::{Node, NodeSettings};
 use crate::auth::Authenticator;
 use crate::drain::DrainWatch;
+use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::{Refusal, Scope};
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::sock::Sock;
@@ -45,6 +46,7 @@ pub struct Listener {
 pub(super) struct Listening {
     tls: Option<Arc<TlsIdentity>>,
     pub(super) authenticator: Arc<Authenticator>,
+    metrics: ListenerMetrics,
 }
 
 impl Listening {
@@ -65,8 +67,11 @@ impl Node {
         // Accepted sockets inherit these; without them connections still work.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+        let kind = if tls.is_some() { "tls" } else { "tcp" };
+        let address = socket.local_addr()?.as_socket().map_or_else(String::new, |address| address.to_string());
+        let metrics = self.metrics.listener(&format!("{kind} {address}"));
         let acceptor = Sock::new(socket)?;
-        let listening = Arc::new(Listening { tls, authenticator });
+        let listening = Arc::new(Listening { tls, authenticator, metrics });
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -116,12 +121,12 @@ impl Node {
         drain: DrainWatch,
         place: Admission,
     ) {
-        self.metrics.connection_opened();
+        let _counted = listening.metrics.connection();
         tracing::debug!(%peer, "connection accepted");
         let cut = drain.clone();
         let served = async {
             let settings = self.settings.load_full();
-            let Some((client, exporter)) = secure(sock, &listening, &settings, peer).await else { return };
+            let Some((client, exporter)) = self.secure(sock, &listening, &settings, peer).await else { return };
             let session = Session {
                 node: self.clone(),
                 listening,
@@ -141,14 +146,41 @@ impl Node {
             () = cut.cut() => tracing::debug!(%peer, "connection cut at the drain's deadline"),
         }
         tracing::debug!(%peer, "connection closed");
-        self.metrics.connection_closed();
         drop(place);
+    }
+
+    /// The stream of a new connection, after the handshake where there is TLS.
+    async fn secure(
+        &self,
+        sock: Sock,
+        listening: &Listening,
+        settings: &NodeSettings,
+        peer: SocketAddr,
+    ) -> Option<(Stream, Option<[u8; 32]>)> {
+        let Some(identity) = &listening.tls else { return Some((Stream::Plain(sock), None)) };
+        let began = Instant::now();
+        let accepted = timeout_at(deadline(settings.timeouts.handshake), identity.acceptor.accept(sock)).await;
+        let (result, stream) = match accepted {
+            Ok(Ok(stream)) => (Handshake::Done, Some(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                (Handshake::Failed, None)
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "TLS handshake timed out");
+                (Handshake::Timeout, None)
+            }
+        };
+        self.metrics.handshake(result, began.elapsed());
+        let stream = stream?;
+        let exporter = tls::exporter(stream.get_ref().1);
+        Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), exporter))
     }
 
     /// Tells a client beyond the caps to come back, if that can be said without a handshake.
     async fn turn_away(self: Arc<Self>, sock: Sock, listening: Arc<Listening>, scope: Scope) {
         let refusal = Refusal::Busy(scope);
-        self.metrics.refused(&refusal);
+        self.metrics.refusal(refusal.label());
         let client = Stream::Plain(sock);
         if listening.tls.is_some() {
             return;
@@ -160,30 +192,6 @@ impl Node {
             // A fresh connection takes these few bytes at once or never.
             let _ = tokio::time::timeout(Duration::from_secs(1), written).await;
             let _ = client.shutdown().await;
-        }
-    }
-}
-
-/// The stream of a new connection, after the handshake where there is TLS.
-async fn secure(
-    sock: Sock,
-    listening: &Listening,
-    settings: &NodeSettings,
-    peer: SocketAddr,
-) -> Option<(Stream, Option<[u8; 32]>)> {
-    let Some(identity) = &listening.tls else { return Some((Stream::Plain(sock), None)) };
-    match timeout_at(deadline(settings.timeouts.handshake), identity.acceptor.accept(sock)).await {
-        Ok(Ok(stream)) => {
-            let exporter = tls::exporter(stream.get_ref().1);
-            Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), exporter))
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "TLS handshake failed");
-            None
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "TLS handshake timed out");
-            None
         }
     }
 }

@@ -5,24 +5,7 @@ use std::time::Instant;
 
 use super::download::Seen;
 use super::request::Summary;
-
-/// Which way the bytes of a request took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
-    Splice,
-    Copy,
-    Tls,
-}
-
-impl Path {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Splice => "splice",
-            Self::Copy => "copy",
-            Self::Tls => "tls",
-        }
-    }
-}
+use crate::metrics::Path;
 
 /// What the line says, beside what was read of the request.
 pub(super) struct Line<'a> {
@@ -52,7 +35,7 @@ impl Line<'_> {
             bytes_down = self.bytes_down,
             first_byte_ms = self.seen.first_byte.map(milliseconds),
             duration_ms = milliseconds(Instant::now()),
-            path = self.path.as_str(),
+            path = self.path.label(),
             note = self.note,
         );
     }

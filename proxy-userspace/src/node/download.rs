@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::reply::Reply;
 use super::upload::Sent;
 use crate::http::{
-    self, Asked, Chunked, ChunkedMode, HeadLimits, HeadScanner, ResponseFraming, ResponseHead, ToClient, Version,
+    self, Asked, Chunked, ChunkMode, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
 };
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
@@ -96,7 +96,7 @@ impl Download<'_> {
 
     /// Reads until a whole head is in the buffer; gives its length.
     async fn read_head(&mut self) -> Result<usize, DownloadError> {
-        let mut scanner = HeadScanner::for_response(self.limits.clone());
+        let mut scanner = ResponseScanner::new(*self.limits);
         loop {
             if let Some(length) = scanner.advance(self.read.unread()).map_err(|fault| self.bad(fault.reason()))? {
                 return Ok(length);
@@ -189,8 +189,8 @@ impl Download<'_> {
             ResponseFraming::UntilClose => self.raw(out, UNTIL_END).await?,
             ResponseFraming::Chunked => {
                 let mode = match self.asked.version {
-                    Version::Http10 => ChunkedMode::Dechunk,
-                    Version::Http11 => ChunkedMode::Rechunk,
+                    Version::Http10 => ChunkMode::Dechunk,
+                    Version::Http11 => ChunkMode::Rechunk,
                 };
                 self.chunked(&mut out, mode).await?;
             }
@@ -232,7 +232,7 @@ impl Download<'_> {
         }
     }
 
-    async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkedMode) -> Result<(), DownloadError> {
+    async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkMode) -> Result<(), DownloadError> {
         let mut body = Chunked::new(mode);
         loop {
             let step = body

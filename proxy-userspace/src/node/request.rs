@@ -62,7 +62,7 @@ pub(super) fn prepare(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let granted = authenticator.check(&presented, channel, now).map_err(Refusal::Unauthorized)?;
     summary.authorization_response = Some(granted.response);
-    let bodiless = matches!(head.framing, BodyFraming::None | BodyFraming::Length(0));
+    let bodiless = head.framing.is_empty();
     summary.reusable = bodiless && head.keep_alive;
 
     let mut out = Vec::with_capacity(1024);

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use super::origin::Origin;
 use super::{Node, NodeSettings};
 use crate::container::{Container, OriginScheme, ResolveError};
+use crate::metrics::Dialed;
 use crate::netns::{self, DialError};
 use crate::refusal::{Refusal, Scope};
 use crate::relay::Stream;
@@ -65,8 +66,9 @@ impl Node {
     /// The container `name`, if it runs here and its policy allows connections to `port`.
     pub(super) async fn find(&self, name: &str, port: u16) -> Result<Arc<Container>, Refusal> {
         let container = self.containers.resolve(name).await.map_err(|error| match error {
-            ResolveError::NotHere | ResolveError::Ambiguous => Refusal::NotHere,
-            ResolveError::EngineUnavailable => Refusal::Busy(Scope::Node),
+            ResolveError::NotHere => Refusal::NotHere,
+            ResolveError::Ambiguous => Refusal::Ambiguous,
+            ResolveError::EngineUnavailable => Refusal::EngineUnavailable,
         })?;
         container.policy.check(port).map_err(Refusal::Forbidden)?;
         Ok(container)
@@ -94,7 +96,7 @@ impl Node {
                 Err(DialError::Timeout) => return Err(Refusal::ConnectTimeout),
                 Err(DialError::Io(error)) => {
                     tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
-                    return Err(Refusal::NotListening);
+                    return Err(Refusal::Unreachable);
                 }
             }
         };
@@ -119,8 +121,15 @@ impl Node {
         if container.is_gone() {
             return Err(DialError::NotListening);
         }
+        let began = Instant::now();
         let result = netns::dial(&container.netns, port, &container.dial_hints, settings.timeouts.connect).await;
-        self.metrics.dialed(result.as_ref().err());
+        let counted = match &result {
+            Ok(_) => Dialed::Connected,
+            Err(DialError::NotListening) => Dialed::NotListening,
+            Err(DialError::Timeout) => Dialed::Timeout,
+            Err(DialError::Io(_)) => Dialed::Failed,
+        };
+        self.metrics.dialed(counted, began.elapsed());
         result
     }
 }

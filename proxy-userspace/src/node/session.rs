@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
-use super::access_log::{Line, Path};
+use super::access_log::Line;
 use super::accept::Listening;
 use super::download::Seen;
 use super::exchange::{Alarm, Exchange, Outcome};
@@ -21,6 +21,7 @@ use super::{Node, NodeSettings};
 use crate::auth::Channel;
 use crate::drain::DrainWatch;
 use crate::http::HeadScanner;
+use crate::metrics::Path;
 use crate::refusal::Refusal;
 use crate::relay::buffer::{Buffer, ReadBuffer, SMALL};
 use crate::relay::{Direction, Meter, Stream};
@@ -90,7 +91,7 @@ impl Session {
     /// Waits for a request head. In between the container's connection is watched, and let go when it ends.
     async fn next_head(&mut self, settings: &NodeSettings, alarm: &mut Alarm<'_>) -> Next {
         let Self { client, read, origin, drain, meter, .. } = self;
-        let mut scanner = HeadScanner::new(settings.head.clone());
+        let mut scanner = HeadScanner::new(settings.head);
         let mut started = pin!(drain.started());
         let mut began: Option<Instant> = None;
         meter.touch();
@@ -288,7 +289,7 @@ impl Session {
 
     /// Answers with `refusal`, unless the container has begun to answer.
     async fn refuse(&self, reply: &Reply, refusal: Refusal, summary: &Summary, seen: &mut Seen) -> Report {
-        self.node.metrics.refused(&refusal);
+        self.node.metrics.refusal(refusal.label());
         let note = Some(refusal.label());
         let Some(right) = reply.begin() else { return Report { after: After::Cut, note } };
         let close = refusal.closes() || !summary.reusable || self.drain.draining();
@@ -318,9 +319,12 @@ impl Session {
         let [up, down] = [Direction::Up, Direction::Down]
             .map(|direction| self.meter.bytes(direction) - account.bytes[direction as usize]);
         let metrics = &self.node.metrics;
-        metrics.request(account.seen.status, account.began.elapsed());
-        metrics.bytes(Direction::Up, path.as_str(), up);
-        metrics.bytes(Direction::Down, path.as_str(), down);
+        metrics.request(account.seen.status.unwrap_or(0), Some(path));
+        if let Some(first_byte) = account.seen.first_byte {
+            metrics.first_byte(first_byte.duration_since(account.began));
+        }
+        metrics.bytes(Direction::Up, path, up);
+        metrics.bytes(Direction::Down, path, down);
         if settings.access_log {
             let line = Line {
                 client: self.peer,

@@ -3,13 +3,15 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::http::{BodyFraming, Chunked, ChunkedMode};
+use crate::http::{BodyFraming, Chunked, ChunkMode};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream};
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.
 const SPLICED_CHUNK: u64 = 64 * 1024;
+
+const ENDED_EARLY: &str = "its body ended early";
 
 /// Why a request could not be sent whole.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Upload<'_> {
     }
 
     async fn chunked(&mut self, mut out: Vec<u8>) -> Result<(), UploadError> {
-        let mut body = Chunked::new(ChunkedMode::Rechunk);
+        let mut body = Chunked::new(ChunkMode::Rechunk);
         loop {
             let step = body.advance(self.read.unread(), &mut out).map_err(|error| UploadError::Request(error.into()))?;
             if step.consumed > 0 {
@@ -140,7 +142,7 @@ impl Upload<'_> {
         };
         match flow.run(length).await {
             Ok(moved) if moved == length => Ok(()),
-            Ok(_) => Err(UploadError::Request(Refusal::Malformed("the request's body ended early"))),
+            Ok(_) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
             Err(FlowError::Read(_)) => Err(UploadError::Client),
             Err(FlowError::Write(_)) => Err(UploadError::Origin),
         }
@@ -149,7 +151,7 @@ impl Upload<'_> {
     /// Reads more of the client, at least a byte.
     async fn fill(&mut self) -> Result<(), UploadError> {
         match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
-            Ok(0) => Err(UploadError::Request(Refusal::Malformed("the request's body ended early"))),
+            Ok(0) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
             Ok(_) => {
                 self.meter.touch();
                 Ok(())
@@ -167,8 +169,7 @@ impl Upload<'_> {
     pub(super) async fn watch(&mut self) -> UploadError {
         if self.read.is_empty() {
             match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
-                // An orderly end of the requests; the response is still wanted.
-                Ok(0) => {}
+                // More requests, or the orderly end of them; the response is wanted either way.
                 Ok(_) => {}
                 Err(_) => return UploadError::Client,
             }
