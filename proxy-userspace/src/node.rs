@@ -69,13 +69,18 @@ pub struct Timeouts {
 }
 
 /// The part of the node that all connections share.
-#[derive(Debug)]
 pub struct Node {
     settings: ArcSwap<NodeSettings>,
     containers: Arc<Containers>,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
     origins: route::Connector,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("connections", &self.connections()).finish_non_exhaustive()
+    }
 }
 
 impl Node {

@@ -1,5 +1,6 @@
 //! From a container's name and port to an open connection, or to the reason why there is none.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::origin::Origin;
 use super::{Node, NodeSettings};
 use crate::container::{Container, OriginScheme, ResolveError};
 use crate::metrics::Dialed;
-use crate::netns::{self, DialError};
+use crate::netns::DialError;
 use crate::refusal::{Refusal, Scope};
 use crate::relay::Stream;
 use crate::relay::sock::Sock;
@@ -70,7 +71,7 @@ impl Node {
             ResolveError::Ambiguous => Refusal::Ambiguous,
             ResolveError::EngineUnavailable => Refusal::EngineUnavailable,
         })?;
-        container.policy.check(port).map_err(Refusal::Forbidden)?;
+        container.policy.check(port).map_err(|denied| Refusal::Forbidden(denied.into()))?;
         Ok(container)
     }
 
@@ -82,7 +83,7 @@ impl Node {
         port: u16,
         purpose: Purpose,
     ) -> Result<Origin, Refusal> {
-        let slot = container.try_acquire(settings.connections_per_container).ok_or(Refusal::Busy(Scope::Container))?;
+        let slot = container.try_acquire(NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get)).ok_or(Refusal::Busy(Scope::Container))?;
         let hold_until = Instant::now() + settings.hold;
         let mut pause = FIRST_PAUSE;
         let sock = loop {
@@ -122,7 +123,7 @@ impl Node {
             return Err(DialError::NotListening);
         }
         let began = Instant::now();
-        let result = netns::dial(&container.netns, port, &container.dial_hints, settings.timeouts.connect).await;
+        let result = container.dial(port, settings.timeouts.connect).await;
         let counted = match &result {
             Ok(_) => Dialed::Connected,
             Err(DialError::NotListening) => Dialed::NotListening,
