@@ -2,4 +2,7 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod auth;
+pub mod http;
+pub mod refusal;
 pub mod relay;
