@@ -2,8 +2,11 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod auth;
 pub mod drain;
+pub mod http;
 pub mod metrics;
 pub mod netns;
 pub mod readiness;
+pub mod refusal;
 pub mod relay;
