@@ -2,5 +2,6 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod container;
 pub mod netns;
 pub mod relay;
