@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
 pub mod auth;
+pub mod container;
 pub mod drain;
 pub mod http;
 pub mod metrics;
