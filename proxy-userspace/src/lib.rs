@@ -3,8 +3,10 @@
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
 pub mod auth;
+pub mod build_info;
 pub mod container;
 pub mod drain;
+pub mod fastpath;
 pub mod http;
 pub mod metrics;
 pub mod netns;
