@@ -7,3 +7,4 @@ pub mod drain;
 pub mod metrics;
 pub mod readiness;
 pub mod relay;
+pub mod tls;
