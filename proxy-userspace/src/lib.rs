@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod build_info;
+pub mod config;
 pub mod container;
 pub mod drain;
 pub mod fastpath;
@@ -13,3 +14,4 @@ pub mod netns;
 pub mod readiness;
 pub mod refusal;
 pub mod relay;
+pub mod tls;
