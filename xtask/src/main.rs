@@ -2,14 +2,12 @@
 //!
 //! It works from any folder inside the workspace, prints each command before running it, and needs nothing but a Rust
 //! toolchain to start with.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool speaks on its standard streams"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its standard streams")]
 
 mod bench;
+mod child;
 mod demo;
+mod interrupt;
 mod workspace;
 
 use clap::{Parser, Subcommand};
