@@ -87,7 +87,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let amounts = if args.quick { Amounts::QUICK } else { Amounts::FULL };
     let trials = wanted_trials(&args.only);
-    let results = measure_all(&systems, &trials, &amounts, args.runs, &binary)?;
+    let results = measure_all(&systems, &trials, amounts, args.runs, &binary)?;
     let facts = Facts::gather(&systems, &binary, args.runs, args.quick, started.elapsed())?;
 
     print!("{}", report::markdown::render(&results, &facts));
@@ -157,7 +157,7 @@ fn warn_if_busy() -> anyhow::Result<()> {
 fn measure_all(
     systems: &[System],
     trials: &[Trial],
-    amounts: &Amounts,
+    mut amounts: Amounts,
     rounds: u16,
     binary: &Path,
 ) -> anyhow::Result<Results> {
@@ -170,12 +170,13 @@ fn measure_all(
 
     if !lasting.is_empty() {
         let mut running = systems.iter().map(|s| launcher.start(*s)).collect::<anyhow::Result<Vec<_>>>()?;
+        fit_to_machine(&mut amounts, &topology, &running[0])?;
         for trial in lasting {
             eprintln!("{}: {rounds} rounds", names(trial));
             for round in 0..usize::from(rounds) {
                 for at in 0..systems.len() {
                     let on = &mut running[(round + at) % systems.len()];
-                    attempt(trial, &topology, on, amounts, round, &mut results)?;
+                    attempt(trial, &topology, on, &amounts, round, &mut results)?;
                 }
                 server.ensure_running()?;
             }
@@ -186,11 +187,19 @@ fn measure_all(
         for round in 0..usize::from(rounds) {
             for at in 0..systems.len() {
                 let mut on = launcher.start(systems[(round + at) % systems.len()])?;
-                attempt(trial, &topology, &mut on, amounts, round, &mut results)?;
+                attempt(trial, &topology, &mut on, &amounts, round, &mut results)?;
             }
         }
     }
     Ok(results)
+}
+
+/// Sizes the bulk transfers by the direct way's speed, the better of two tries.
+fn fit_to_machine(amounts: &mut Amounts, topology: &Topology, direct: &Running) -> anyhow::Result<()> {
+    let probe = || topology.controller.run(|| load::bulk::download(&direct.route, Amounts::PROBE));
+    amounts.fit(Amounts::PROBE, probe()?.min(probe()?));
+    eprintln!("bulk transfers of {} MB", amounts.bulk_bytes / 1_000_000);
+    Ok(())
 }
 
 fn attempt(
