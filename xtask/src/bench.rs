@@ -196,7 +196,8 @@ fn measure_all(
 
 /// Sizes the bulk transfers by the direct way's speed, the better of two tries.
 fn fit_to_machine(amounts: &mut Amounts, topology: &Topology, direct: &Running) -> anyhow::Result<()> {
-    let probe = || topology.controller.run(|| load::bulk::download(&direct.route, Amounts::PROBE));
+    let route = &direct.route;
+    let probe = || topology.controller.run(|| load::bulk::download(route, Amounts::PROBE));
     amounts.fit(Amounts::PROBE, probe()?.min(probe()?));
     eprintln!("bulk transfers of {} MB", amounts.bulk_bytes / 1_000_000);
     Ok(())
