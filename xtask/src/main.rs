@@ -5,7 +5,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its standard streams")]
 
 mod bench;
+mod child;
 mod demo;
+mod interrupt;
 mod workspace;
 
 use clap::{Parser, Subcommand};
