@@ -24,18 +24,7 @@ pub mod label {
     pub(super) const PREFIX: &str = "portsplice.";
 }
 
-/// Why a container may not be connected to; all of it is the owner's or the operator's will, so trying again is no use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Denied {
-    /// The container takes no connections, or its policy cannot be read.
-    Denied,
-    /// The port is not on the container's list.
-    Port,
-    /// The container has no network of its own but the host's, and the configuration does not allow that.
-    HostNetwork,
-    /// The container's limit of connections is zero.
-    NoConnections,
-}
+pub use crate::refusal::Denied;
 
 /// How the server on a port of the container speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::refusal::{Refusal, Scope};
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::sock::Sock;
 use crate::relay::{Meter, Stream};
-use crate::tls::{self, TlsIdentity};
+use crate::tls::{self, TlsIdentity, TlsSlot};
 
 /// How long accepting rests when the process has no descriptors left: connections wait in the backlog meanwhile.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -35,8 +35,8 @@ const KEEPALIVE: TcpKeepalive =
 pub struct Listener {
     /// Bound and listening.
     pub socket: Socket,
-    /// What it presents, when it speaks TLS.
-    pub tls: Option<Arc<TlsIdentity>>,
+    /// What it presents, when it speaks TLS; a reload may replace it for connections that come later.
+    pub tls: Option<Arc<TlsSlot>>,
     /// Which credentials it accepts.
     pub authenticator: Arc<Authenticator>,
 }
@@ -44,16 +44,9 @@ pub struct Listener {
 /// What the connections of one listener share.
 #[derive(Debug)]
 pub(super) struct Listening {
-    tls: Option<Arc<TlsIdentity>>,
+    tls: Option<Arc<TlsSlot>>,
     pub(super) authenticator: Arc<Authenticator>,
     metrics: ListenerMetrics,
-}
-
-impl Listening {
-    /// The certificate that this listener presents, in DER.
-    pub(super) fn certificate(&self) -> Option<&[u8]> {
-        self.tls.as_deref().map(|identity| identity.certificate_der.as_ref())
-    }
 }
 
 impl Node {
@@ -126,13 +119,15 @@ impl Node {
         let cut = drain.clone();
         let served = async {
             let settings = self.settings.load_full();
-            let Some((client, exporter)) = self.secure(sock, &listening, &settings, peer).await else { return };
+            let identity = listening.tls.as_ref().map(|slot| slot.load_full());
+            let Some((client, exporter)) = self.secure(sock, identity.as_deref(), &settings, peer).await else { return };
             let session = Session {
                 node: self.clone(),
                 listening,
                 client,
                 peer,
                 exporter,
+                identity,
                 drain,
                 read: ReadBuffer::default(),
                 origin: None,
@@ -153,11 +148,11 @@ impl Node {
     async fn secure(
         &self,
         sock: Sock,
-        listening: &Listening,
+        identity: Option<&TlsIdentity>,
         settings: &NodeSettings,
         peer: SocketAddr,
     ) -> Option<(Stream, Option<[u8; 32]>)> {
-        let Some(identity) = &listening.tls else { return Some((Stream::Plain(sock), None)) };
+        let Some(identity) = identity else { return Some((Stream::Plain(sock), None)) };
         let began = Instant::now();
         let accepted = timeout_at(deadline(settings.timeouts.handshake), identity.acceptor.accept(sock)).await;
         let (result, stream) = match accepted {

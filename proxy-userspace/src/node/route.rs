@@ -71,7 +71,7 @@ impl Node {
             ResolveError::Ambiguous => Refusal::Ambiguous,
             ResolveError::EngineUnavailable => Refusal::EngineUnavailable,
         })?;
-        container.policy.check(port).map_err(|denied| Refusal::Forbidden(denied.into()))?;
+        container.policy.check(port).map_err(Refusal::Forbidden)?;
         Ok(container)
     }
 

@@ -25,6 +25,7 @@ use crate::metrics::Path;
 use crate::refusal::Refusal;
 use crate::relay::buffer::{Buffer, ReadBuffer, SMALL};
 use crate::relay::{Direction, Meter, Stream};
+use crate::tls::TlsIdentity;
 
 /// How long, and for how many bytes, a connection is read after its last response, so that the peer gets to see it:
 /// closing with unread bytes would send RST, which may destroy the response on its way (RFC 9112, 9.6).
@@ -39,6 +40,8 @@ pub(super) struct Session {
     pub(super) peer: SocketAddr,
     /// RFC 9266 channel binding, on TLS.
     pub(super) exporter: Option<[u8; 32]>,
+    /// What the listener presented to this connection.
+    pub(super) identity: Option<Arc<TlsIdentity>>,
     pub(super) drain: DrainWatch,
     pub(super) read: ReadBuffer,
     pub(super) origin: Option<Origin>,
@@ -146,7 +149,7 @@ impl Session {
         let mut summary = Summary::default();
         let mut seen = Seen::default();
         let channel =
-            Channel { exporter: self.exporter.as_ref(), certificate: self.listening.certificate() };
+            Channel { exporter: self.exporter.as_ref(), certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]) };
         let authenticator = &self.listening.authenticator;
         let head = &self.read.unread()[..length];
         let prepared = request::prepare(head, &settings.head, authenticator, &channel, &mut summary);
