@@ -117,9 +117,11 @@ impl Drop for Engine {
             self.try_docker(&[&["rm", "-f"], containers.as_slice()].concat());
         }
         self.suspend();
-        // What `--network none` leaves behind: a bind mount of a namespace.
-        for entry in fs::read_dir(self.path("exec/netns")).into_iter().flatten().flatten() {
-            let _ = Command::new("umount").arg(entry.path()).status();
+        // What the daemon leaves behind: bind mounts of a namespace (`--network none`) and, once it was stopped with
+        // containers running, of its own data.
+        let namespaces = fs::read_dir(self.path("exec/netns")).into_iter().flatten().flatten();
+        for mount in namespaces.map(|entry| entry.path()).chain([self.path("data")]) {
+            let _ = Command::new("umount").arg(mount).stderr(Stdio::null()).status();
         }
         // Shims that are still tidying up may put a file where one was just removed.
         for _ in 0..50 {
