@@ -4,7 +4,9 @@
 
 pub mod config;
 pub mod drain;
+pub mod logging;
 pub mod metrics;
+pub mod privileges;
 pub mod readiness;
 pub mod relay;
 pub mod tls;
