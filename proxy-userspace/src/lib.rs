@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod drain;
+pub mod listen;
 pub mod logging;
 pub mod metrics;
 pub mod privileges;
