@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod admin;
 pub mod config;
 pub mod drain;
 pub mod listen;

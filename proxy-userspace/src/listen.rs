@@ -121,7 +121,7 @@ fn is_v6_only(address: SocketAddr, all: &[ListenConfig]) -> bool {
     address.is_ipv6() && all.iter().any(wants_v4)
 }
 
-fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
+pub(crate) fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
     let opened = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Connections of a node that has just ended must not keep the next one from starting.
