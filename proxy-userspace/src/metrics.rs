@@ -26,19 +26,12 @@ use prometheus_client::registry::{Registry, Unit};
 
 use histogram::AtomicHistogram;
 pub use observe::{Kind, Sample};
+
+pub use crate::relay::Direction;
 use responses::Responses;
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Which way bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the controller to the container.
-    Up,
-    /// From the container to the controller.
-    Down,
-}
 
 /// How bytes were moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
