@@ -5,18 +5,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its standard streams")]
 
 mod bench;
-<<<<<<< HEAD
-mod child;
-mod demo;
-mod interrupt;
-=======
 mod build_ebpf;
+mod child;
 mod command;
 mod demo;
+mod interrupt;
 mod setup;
 mod test;
 mod toolchain;
->>>>>>> kern
 mod workspace;
 
 use std::process::ExitCode;
