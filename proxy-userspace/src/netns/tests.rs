@@ -243,6 +243,27 @@ async fn without_loopback_or_ipv6_the_answer_comes_at_once() {
 }
 
 #[tokio::test]
+async fn a_port_that_nobody_listens_on_is_not_connected_to_itself() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    netns.run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap()).unwrap();
+    let hints = DialHints::default();
+    for _ in 0..3 {
+        let result = dial_to(&netns, 40000, &hints).await;
+        assert!(matches!(result, Err(DialError::NotListening)), "{result:?}");
+    }
+    // And nothing is left behind that would keep a server from taking the port.
+    netns
+        .run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&"127.0.0.1:40000".parse::<SocketAddr>().unwrap().into()).unwrap();
+        })
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_full_backlog_is_a_timeout() {
     if skipping() {
         return;

@@ -213,6 +213,28 @@ async fn the_engine_may_go_and_come_back() {
 }
 
 #[tokio::test]
+async fn an_engine_that_hangs_holds_up_only_the_unknown() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("known", &[]);
+    let running = Running::start(&engine.settings()).await;
+    let known = running.get("known").await;
+    let pid = engine.pid_of("known");
+    engine.signal(Signal::STOP);
+    let start = std::time::Instant::now();
+    let unknown = running.containers.resolve("unknown").await;
+    assert_eq!(unknown.unwrap_err(), ResolveError::EngineUnavailable);
+    assert!(start.elapsed().as_secs() < 4);
+    connects(&*at_once("the known", running.get("known")).await, 8080).await.unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    at_once("death while the engine hangs", known.gone()).await;
+    engine.signal(Signal::CONT);
+    running.until_not("unknown", ResolveError::NotHere).await;
+}
+
+#[tokio::test]
 async fn without_an_engine_the_start_is_quick_and_the_health_tells() {
     let directory = tempfile::tempdir().unwrap();
     let settings = portsplice::container::ContainersSettings {
