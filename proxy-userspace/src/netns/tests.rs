@@ -40,6 +40,13 @@ fn with_loopback() -> Netns {
     netns
 }
 
+/// An interface `eth9` that is up and has a carrier: its other end is in the same namespace.
+fn wire(netns: &Netns) {
+    ip(netns, "link add eth9 type veth peer name eth8");
+    ip(netns, "link set eth8 up");
+    ip(netns, "link set eth9 up");
+}
+
 fn listen(netns: &Netns, address: &str) -> TcpListener {
     netns.run(|| TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"))).unwrap()
 }
@@ -129,12 +136,11 @@ async fn a_server_is_found_wherever_it_listens() {
         return;
     }
     let netns = with_loopback();
-    ip(&netns, "link add eth9 type bridge");
+    wire(&netns);
     ip(&netns, "addr add 10.77.0.2/24 dev eth9");
     ip(&netns, "addr add 10.77.0.3/24 dev eth9");
     ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
     ip(&netns, "addr add fe80::77/64 dev eth9 nodad");
-    ip(&netns, "link set eth9 up");
     let index = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap()).unwrap();
     let index = index.lines().find(|l| l.ends_with("eth9")).and_then(|l| l.split_whitespace().nth(1)).unwrap();
     let link_local = format!("[fe80::77%{}]:7010", u32::from_str_radix(index, 16).unwrap());
@@ -205,9 +211,8 @@ async fn a_listener_on_a_foreign_address_is_not_followed_outside() {
         return;
     }
     let netns = with_loopback();
-    ip(&netns, "link add eth9 type bridge");
+    wire(&netns);
     ip(&netns, "addr add 10.77.0.2/24 dev eth9");
-    ip(&netns, "link set eth9 up");
     ip(&netns, "route add default via 10.77.0.1");
     let _server = netns
         .run(|| {

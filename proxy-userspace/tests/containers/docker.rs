@@ -1,6 +1,7 @@
 //! Containers of the Docker Engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use portsplice::container::{Denied, OriginScheme, ResolveError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +33,9 @@ async fn found_by_every_kind_of_name_and_connected_to() {
     assert_ne!(other.netns.id(), container.netns.id());
     connects(&other, 8080).await.unwrap();
     assert_eq!((running.containers.list().len(), running.observed.count()), (2, 2));
+    // News of its start that come after it was found do not make it another one.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!container.is_gone() && !other.is_gone());
 
     for name in ["nobody", "befor", &before[..11], "zzzzz-dz642-aaaaaaaaaaaaaab", ""] {
         assert_eq!(running.containers.resolve(name).await.unwrap_err(), ResolveError::NotHere, "{name:?}");
