@@ -6,8 +6,10 @@
 
 mod bench;
 mod build_ebpf;
+mod child;
 mod command;
 mod demo;
+mod interrupt;
 mod setup;
 mod test;
 mod toolchain;
