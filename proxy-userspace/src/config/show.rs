@@ -18,6 +18,10 @@ impl fmt::Display for Config {
                 section = own;
             }
             line(f, name, &value(*setting, text), source)?;
+            if let ("secrets.root-file", Some(directory)) = (*key, &self.secrets.credentials_directory) {
+                let path = directory.join(super::ROOT_CREDENTIAL);
+                writeln!(f, "# the root secret is the systemd credential {}", one_line(&path.to_string_lossy()))?;
+            }
         }
         self.listen.iter().try_for_each(|listen| listener(f, listen))
     }
