@@ -14,6 +14,7 @@ pub mod listen;
 pub mod logging;
 pub mod metrics;
 pub mod netns;
+pub mod node;
 pub mod privileges;
 pub mod readiness;
 pub mod refusal;
