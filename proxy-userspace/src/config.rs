@@ -20,9 +20,11 @@ use std::time::Duration;
 use std::{env, fs, io};
 
 pub use error::{ConfigError, Source};
-pub use listen::{CertificateFiles, ListenAddress, ListenConfig, Scheme};
+pub use listen::{CertificateFiles, ListenAddress, ListenConfig};
 pub use setting::{AnySetting, Keyword, Setting, Shape};
 
+pub use crate::auth::Scheme;
+pub use crate::fastpath::BpfMode;
 use layers::{FILE_VARIABLE, Layers};
 
 /// The file that is read when no other is named; it may be missing.
@@ -57,17 +59,6 @@ pub enum RelayPath {
 impl Keyword for RelayPath {
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("splice", Self::Splice), ("copy", Self::Copy)];
-}
-
-/// Whether kernel programs are loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BpfMode {
-    /// Where it works; a node without them runs and says so.
-    Auto,
-    /// Never.
-    Off,
-    /// The node does not start without them.
-    Required,
 }
 
 impl Keyword for BpfMode {
@@ -113,6 +104,8 @@ pub struct LimitsConfig {
     pub head_fields: usize,
     /// Longest request target, in bytes.
     pub target_bytes: usize,
+    /// Longest field line of a request, in bytes.
+    pub field_bytes: usize,
     /// From the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// For a TLS handshake.
@@ -182,6 +175,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// How long running requests may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// Threads that connections are spread over; 0 is one for each processor.
+    pub threads: usize,
     /// `[log]`
     pub log: LogConfig,
     /// `[secrets]`
@@ -303,6 +298,7 @@ impl Config {
         let config = Self {
             admin: l.get(&ADMIN),
             drain_timeout: l.get(&DRAIN_TIMEOUT),
+            threads: l.get(&THREADS),
             log: LogConfig { level: l.get(&LOG_LEVEL), format: l.get(&LOG_FORMAT), access: l.get(&LOG_ACCESS) },
             secrets: SecretsConfig {
                 root_file: l.get(&ROOT_FILE),
@@ -314,6 +310,7 @@ impl Config {
                 head_bytes: l.get(&HEAD_BYTES),
                 head_fields: l.get(&HEAD_FIELDS),
                 target_bytes: l.get(&TARGET_BYTES),
+                field_bytes: l.get(&FIELD_BYTES),
                 head_timeout: l.get(&HEAD_TIMEOUT),
                 handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
                 connect_timeout: l.get(&CONNECT_TIMEOUT),
@@ -367,12 +364,6 @@ impl Config {
                     listen.address
                 ));
             }
-        }
-        if self.limits.target_bytes > self.limits.head_bytes {
-            layers.problems.add(format!(
-                "`limits.target-bytes` is {}, more than `limits.head-bytes` ({}), of which the target is a part; lower the first or raise the second",
-                self.limits.target_bytes, self.limits.head_bytes
-            ));
         }
         if !self.secrets.has_root() && self.secrets.keys_dir.is_none() {
             layers.problems.add(format!(

@@ -207,8 +207,6 @@ fn the_systemd_credential_is_the_root_secret_unless_a_file_is_named() {
 
 #[test]
 fn settings_must_fit_together() {
-    let text = problem(&format!("{SECRET}{LISTEN}[limits]\nhead-bytes = 2048\ntarget-bytes = 4096\n"));
-    assert!(text.contains("`limits.target-bytes` is 4096"), "{text}");
     let text = problem(&format!("{SECRET}{LISTEN}[containers]\ndocker = \"\"\ndirectory = \"\"\n"));
     assert!(text.contains("no container could be found"), "{text}");
 }
