@@ -14,7 +14,6 @@ mod route;
 mod stats;
 mod system;
 mod topology;
-mod wire;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

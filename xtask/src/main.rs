@@ -6,8 +6,10 @@
 
 mod bench;
 mod child;
+mod conn;
 mod demo;
 mod interrupt;
+mod wire;
 mod workspace;
 
 use clap::{Parser, Subcommand};
