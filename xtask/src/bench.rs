@@ -28,7 +28,7 @@ use self::measure::{Measure, Trial};
 use self::report::{Facts, Results};
 use self::system::{Launcher, Running, System};
 use self::topology::Topology;
-use crate::child::Guarded;
+use crate::child::{Guarded, program};
 use crate::{interrupt, workspace};
 
 /// Above this share of the machine in use by others, the results say more about the others.
@@ -60,6 +60,13 @@ pub(crate) struct Args {
     binary: Option<PathBuf>,
     #[command(subcommand)]
     role: Option<Role>,
+}
+
+impl Args {
+    /// Whether this is the server for a bench that runs elsewhere.
+    pub(crate) fn is_server(&self) -> bool {
+        self.role.is_some()
+    }
 }
 
 /// What xtask starts itself as.
@@ -113,14 +120,14 @@ fn wanted_trials(asked: &[Measure]) -> Vec<Trial> {
 }
 
 fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
-    for (system, program) in [
+    for (system, name) in [
         (System::HaproxyHttp, "haproxy"),
         (System::HaproxyTcp, "haproxy"),
         (System::Nginx, "nginx"),
         (System::Direct, "ip"),
     ] {
-        let found = !systems.contains(&system) || machine::program(program).is_file();
-        ensure!(found, "`{program}` is missing: apt-get install haproxy nginx-light iproute2, or choose --systems");
+        let found = !systems.contains(&system) || program(name).is_file();
+        ensure!(found, "`{name}` is missing: apt-get install haproxy nginx-light iproute2, or choose --systems");
     }
     Ok(())
 }

@@ -146,3 +146,10 @@ pub(crate) fn contain(command: &mut Command, netns: Option<BorrowedFd<'_>>, sign
         });
     }
 }
+
+/// Where `name` is, also when only root's search path has it.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
+    folders.find(|f| f.join(name).is_file()).map_or_else(|| PathBuf::from(name), |f| f.join(name))
+}

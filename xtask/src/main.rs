@@ -31,9 +31,21 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    workspace::enter()?;
+    // A server that xtask starts itself as, inside a container say, has no workspace around it.
+    if !cli.command.is_server() {
+        workspace::enter()?;
+    }
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+    }
+}
+
+impl Command {
+    fn is_server(&self) -> bool {
+        match self {
+            Self::Demo(args) => args.is_server(),
+            Self::Bench(args) => args.is_server(),
+        }
     }
 }

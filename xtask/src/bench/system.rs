@@ -16,7 +16,7 @@ use super::origin::{self, ECHO_PORT, HTTP_PORT};
 use super::peers;
 use super::route::{CONTAINER_NAME, Route, Signer, Tunnel};
 use super::topology::{NODE, Topology};
-use crate::child::Guarded;
+use crate::child::{Guarded, program};
 use crate::conn::Conn;
 use crate::interrupt;
 
@@ -210,13 +210,13 @@ impl<'t> Launcher<'t> {
 }
 
 fn haproxy(config: &Path) -> Command {
-    let mut command = Command::new(super::machine::program("haproxy"));
+    let mut command = Command::new(program("haproxy"));
     command.arg("-db").arg("-f").arg(config);
     command
 }
 
 fn nginx(config: &Path) -> Command {
-    let mut command = Command::new(super::machine::program("nginx"));
+    let mut command = Command::new(program("nginx"));
     command.arg("-c").arg(config).args(["-e", "stderr"]);
     command
 }
