@@ -28,8 +28,8 @@ use self::measure::{Measure, Trial};
 use self::report::{Facts, Results};
 use self::system::{Launcher, Running, System};
 use self::topology::Topology;
-use crate::child::{Guarded, program};
-use crate::{interrupt, workspace};
+use crate::child::Guarded;
+use crate::{command, interrupt, workspace};
 
 /// Above this share of the machine in use by others, the results say more about the others.
 const TOO_BUSY: f64 = 0.1;
@@ -126,8 +126,8 @@ fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
         (System::Nginx, "nginx"),
         (System::Direct, "ip"),
     ] {
-        let found = !systems.contains(&system) || program(name).is_file();
-        ensure!(found, "`{name}` is missing: apt-get install haproxy nginx-light iproute2, or choose --systems");
+        let found = !systems.contains(&system) || command::find(name).is_some();
+        ensure!(found, "`{name}` is missing: cargo xtask setup installs it; or choose --systems");
     }
     Ok(())
 }
@@ -137,10 +137,7 @@ fn portsplice(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
     }
-    eprintln!("$ cargo build --release --package portsplice");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(["build", "--release", "--package", "portsplice"]).status()?;
-    ensure!(status.success(), "building portsplice failed");
+    command::run(command::cargo().args(["build", "--release", "--package", "portsplice"]))?;
     Ok(workspace::target_dir().join("release/portsplice"))
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::interrupt;
+use crate::{command, interrupt};
 
 /// How long a process may take to end after SIGTERM before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -147,9 +147,7 @@ pub(crate) fn contain(command: &mut Command, netns: Option<BorrowedFd<'_>>, sign
     }
 }
 
-/// Where `name` is, also when only root's search path has it.
+/// Where the program `name` is; its name when it is nowhere, so that starting it says so.
 pub(crate) fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
-    folders.find(|f| f.join(name).is_file()).map_or_else(|| PathBuf::from(name), |f| f.join(name))
+    command::find(name).unwrap_or_else(|| PathBuf::from(name))
 }

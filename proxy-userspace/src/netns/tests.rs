@@ -1,5 +1,7 @@
 //! Against real namespaces, so they need root. They make unnamed ones, which vanish with their last descriptor.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // figures and skips are for whoever runs the tests
+
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;

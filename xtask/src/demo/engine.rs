@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use crate::child::{Guarded, program};
-use crate::interrupt;
+use crate::{command, interrupt};
 
 /// Where an engine listens unless told otherwise.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -27,7 +27,7 @@ impl Engine {
     /// The engine on the default socket, or else a new one with all its files in `folder`. `keep` lets a new one
     /// outlive this process, see [`Engine::detach`].
     pub(crate) fn find_or_start(folder: &Path, keep: bool) -> anyhow::Result<Self> {
-        ensure!(program("docker").is_file(), "`docker` is missing: cargo xtask setup installs it");
+        ensure!(command::find("docker").is_some(), "`docker` is missing: cargo xtask setup installs it");
         let running = Self { socket: PathBuf::from(DEFAULT_SOCKET), own: None };
         if running.run(&["version"]).is_ok() {
             return Ok(running);

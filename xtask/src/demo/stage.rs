@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ use super::engine::Engine;
 use super::origin::PORT;
 use super::{image, step};
 use crate::child::Guarded;
-use crate::{interrupt, workspace};
+use crate::{command, interrupt, workspace};
 
 const START: Duration = Duration::from_secs(20);
 
@@ -40,15 +40,12 @@ pub(crate) fn build(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
     }
     let xtask = std::env::current_exe().context("find this program")?;
-    let cargo = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (program, args) in
-        [(&xtask, &["setup"][..]), (&xtask, &["build-ebpf"]), (&cargo, &["build", "--package", "portsplice"])]
-    {
+    for step in ["setup", "build-ebpf"] {
         interrupt::check()?;
-        println!("    $ cargo {}{}", if program == &cargo { "" } else { "xtask " }, args.join(" "));
-        let status = Command::new(program).args(args).status().with_context(|| format!("run {}", args[0]))?;
-        ensure!(status.success(), "{} failed", args[0]);
+        command::run(command::command(&xtask).arg(step))?;
     }
+    interrupt::check()?;
+    command::run(command::cargo().args(["build", "--package", "portsplice"]))?;
     Ok(workspace::target_dir().join("debug/portsplice"))
 }
 
