@@ -76,7 +76,10 @@ fn read_trimmed(path: &str) -> String {
 pub(crate) fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(program).arg(flag).output().with_context(|| format!("run {}", program.display()))?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or("unknown").trim().to_owned())
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().next().unwrap_or("unknown");
+    // HAProxy adds its address on the web.
+    Ok(line.split(" - http").next().unwrap_or(line).trim().to_owned())
 }
 
 #[cfg(test)]
