@@ -37,7 +37,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     for item in &missing {
-        println!("setup: {} is missing: {}", item.name, item.why);
+        println!("setup: missing: {} ({})", item.name, item.why);
     }
     install(&missing)?;
     let still: Vec<_> = items::all().into_iter().filter(|item| item.found.is_none()).map(|item| item.name).collect();

@@ -121,7 +121,9 @@ impl Node {
         let served = async {
             let settings = self.settings.load_full();
             let identity = listening.tls.as_ref().map(|slot| slot.load_full());
-            let Some((client, exporter)) = self.secure(sock, identity.as_deref(), &settings, peer).await else { return };
+            let Some((client, exporter)) = self.secure(sock, identity.as_deref(), &settings, peer).await else {
+                return;
+            };
             let session = Session {
                 node: self.clone(),
                 listening,
@@ -201,9 +203,9 @@ fn is_exhaustion(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    /// The size of the future that a function of five arguments returns, without calling it.
-    fn future_size<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
-        size_of::<F>()
+    /// The size of the future that a function of so many arguments returns, without calling it.
+    fn future_size<A, B, C, D, E, F, Future>(_: impl FnOnce(A, B, C, D, E, F) -> Future) -> usize {
+        size_of::<Future>()
     }
 
     #[test]

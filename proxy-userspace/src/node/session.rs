@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout, timeout_at};
 
-use super::access_log::Line;
 use super::accept::Listening;
+use super::access_log::Line;
 use super::download::Seen;
 use super::exchange::{Alarm, Exchange, Outcome};
 use super::origin::Origin;
@@ -85,7 +85,7 @@ impl Session {
             };
             match after {
                 After::KeepAlive => {}
-                After::Close => return self.close().await,
+                After::Close => return self.close(settings.timeouts.idle).await,
                 After::Cut => return self.cut(),
             }
         }
@@ -148,8 +148,10 @@ impl Session {
         let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
         let mut summary = Summary::default();
         let mut seen = Seen::default();
-        let channel =
-            Channel { exporter: self.exporter.as_ref(), certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]) };
+        let channel = Channel {
+            exporter: self.exporter.as_ref(),
+            certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]),
+        };
         let authenticator = &self.listening.authenticator;
         let head = &self.read.unread()[..length];
         let prepared = request::prepare(head, &settings.head, authenticator, &channel, &mut summary);
@@ -191,7 +193,9 @@ impl Session {
                 Ok(origin) => origin,
                 Err(refusal) => return self.refuse(&reply, refusal, summary, seen).await,
             };
-            if request.tcp_tunnel && let Err(report) = self.open_tunnel(&reply, summary, seen).await {
+            if request.tcp_tunnel
+                && let Err(report) = self.open_tunnel(&reply, summary, seen).await
+            {
                 return report;
             }
             // Only a connection that was used before can turn out stale, and only then a second copy is needed.
@@ -344,9 +348,10 @@ impl Session {
     }
 
     /// Ends the connection so that the last response arrives.
-    async fn close(self) {
+    async fn close(self, patience: Duration) {
         drop(self.origin);
-        if self.client.shutdown().await.is_err() {
+        // With TLS the last record may have to wait for a slow reader, like any other.
+        if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
             return;
         }
         let discard = async {
@@ -360,7 +365,7 @@ impl Session {
             }
         };
         // Whoever still sends after that gets RST, as it must.
-        let _ = tokio::time::timeout(LINGER, discard).await;
+        let _ = timeout(LINGER, discard).await;
     }
 
     /// Ends the connection so that the client knows that bytes are missing.

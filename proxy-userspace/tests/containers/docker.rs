@@ -1,6 +1,7 @@
 //! Containers of the Docker Engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use portsplice::container::{Denied, OriginScheme, ResolveError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +33,9 @@ async fn found_by_every_kind_of_name_and_connected_to() {
     assert_ne!(other.netns.id(), container.netns.id());
     connects(&other, 8080).await.unwrap();
     assert_eq!((running.containers.list().len(), running.observed.count()), (2, 2));
+    // News of its start that come after it was found do not make it another one.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!container.is_gone() && !other.is_gone());
 
     for name in ["nobody", "befor", &before[..11], "zzzzz-dz642-aaaaaaaaaaaaaab", ""] {
         assert_eq!(running.containers.resolve(name).await.unwrap_err(), ResolveError::NotHere, "{name:?}");
@@ -210,6 +214,28 @@ async fn the_engine_may_go_and_come_back() {
     let later = running.get("stopped-later").await;
     engine.docker(&["kill", "stopped-later"]);
     at_once("events after the return", later.gone()).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_holds_up_only_the_unknown() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("known", &[]);
+    let running = Running::start(&engine.settings()).await;
+    let known = running.get("known").await;
+    let pid = engine.pid_of("known");
+    engine.signal(Signal::STOP);
+    let start = std::time::Instant::now();
+    let unknown = running.containers.resolve("unknown").await;
+    assert_eq!(unknown.unwrap_err(), ResolveError::EngineUnavailable);
+    assert!(start.elapsed().as_secs() < 4);
+    connects(&*at_once("the known", running.get("known")).await, 8080).await.unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    at_once("death while the engine hangs", known.gone()).await;
+    engine.signal(Signal::CONT);
+    running.until_not("unknown", ResolveError::NotHere).await;
 }
 
 #[tokio::test]

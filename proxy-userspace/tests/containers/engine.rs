@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use portsplice::container::ContainersSettings;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// An image with nothing but busybox, made from the one of this machine.
@@ -58,10 +59,15 @@ impl Engine {
 
     /// Stops the daemon; its containers go on.
     pub(crate) fn suspend(&mut self) {
+        self.signal(Signal::TERM);
         if let Some(mut daemon) = self.daemon.take() {
-            let pid = rustix::process::Pid::from_child(&daemon);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             daemon.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(daemon) = &self.daemon {
+            let _ = kill_process(Pid::from_child(daemon), signal);
         }
     }
 
@@ -111,6 +117,7 @@ impl Drop for Engine {
         if self.daemon.is_none() {
             self.resume();
         }
+        self.signal(Signal::CONT);
         let containers = self.docker(&["ps", "-aq"]);
         let containers: Vec<&str> = containers.split_whitespace().collect();
         if !containers.is_empty() {
