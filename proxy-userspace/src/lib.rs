@@ -2,7 +2,23 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod admin;
+pub mod app;
 pub mod auth;
+pub mod build_info;
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod drain;
+pub mod fastpath;
 pub mod http;
+pub mod listen;
+pub mod logging;
+pub mod metrics;
+pub mod netns;
+pub mod node;
+pub mod privileges;
+pub mod readiness;
 pub mod refusal;
 pub mod relay;
+pub mod tls;
