@@ -39,8 +39,9 @@ use signals::{Event, Signals};
 
 /// How often it is looked whether the resolvers have come up, until they have.
 const RESOLVERS_POLL: Duration = Duration::from_millis(200);
-/// How long connections have to close after a second SIGTERM.
-const FORCED_END: Duration = Duration::from_millis(250);
+/// How long connections that were cut have to close. That takes no peer and no I/O, so this only guards against a
+/// mistake.
+const CUT_GRACE: Duration = Duration::from_millis(500);
 
 /// What a node is started with.
 #[derive(Debug)]
@@ -87,6 +88,9 @@ pub async fn run(start: Start) -> Result<()> {
 
 struct App {
     sources: Sources,
+    /// What the process was started with; settings that take a restart are still those.
+    started: Config,
+    /// What is in force.
     config: Config,
     log: LogControl,
     inherited: Inherited,
@@ -162,6 +166,7 @@ impl App {
         announce("ready");
         let app = Self {
             sources,
+            started: config.clone(),
             config,
             log,
             inherited,
@@ -203,34 +208,36 @@ impl App {
         self.readiness.draining();
         service::stopping(patience);
         let drains = self.listeners.close();
-        let mut forced = false;
-        let cut = {
-            let mut finished = std::pin::pin!(drains.finished(patience));
-            loop {
-                tokio::select! {
-                    biased;
-                    cut = &mut finished => break cut,
-                    event = signals.next() => match event {
-                        Event::End(signal) => {
-                            tracing::warn!(signal, "ends at once");
-                            forced = true;
-                            break drains.cut(FORCED_END).await;
-                        }
-                        Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
-                        Event::Louder => self.log_level(self.log.louder()),
-                        Event::Quieter => self.log_level(self.log.quieter()),
-                    },
-                    () = watchdog.due() => service::alive(),
+        let deadline = tokio::time::sleep(patience);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                () = drains.finished() => {
+                    tracing::info!("ended; every connection was finished");
+                    return;
                 }
+                () = &mut deadline => {
+                    let cut = self.node.connections();
+                    tracing::warn!(cut, "ends at the deadline and cuts what still runs; a longer `drain-timeout` lets it finish");
+                    break;
+                }
+                event = signals.next() => match event {
+                    Event::End(signal) => {
+                        let cut = self.node.connections();
+                        tracing::warn!(cut, signal, "ends at once and cuts what still runs");
+                        break;
+                    }
+                    Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
+                    Event::Louder => self.log_level(self.log.louder()),
+                    Event::Quieter => self.log_level(self.log.quieter()),
+                },
+                () = watchdog.due() => service::alive(),
             }
-        };
-        match cut {
-            0 => tracing::info!("ended; every connection was finished"),
-            cut if forced => tracing::warn!(cut, "ended; connections were cut because a second signal asked for it"),
-            cut => tracing::warn!(
-                cut,
-                "ended; connections were cut at the deadline. A longer `drain-timeout` would let them finish"
-            ),
+        }
+        drains.cut();
+        if tokio::time::timeout(CUT_GRACE, drains.finished()).await.is_err() {
+            tracing::warn!("some connections did not end when they were cut; the kernel closes them with the process");
         }
     }
 
@@ -259,8 +266,10 @@ impl App {
         let plan = self.listeners.plan(&config.listen, &self.inherited)?;
         // From here on nothing can fail for the configuration's sake.
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        for key in self.config.needs_restart(&config) {
-            tracing::warn!("`{key}` has changed, which takes effect only when the node is started again");
+        for key in self.started.needs_restart(&config) {
+            tracing::warn!(
+                "`{key}` has changed since the start, which takes effect only when the node is started again"
+            );
         }
         if self.config.log.level != config.log.level {
             self.log.configure(&config.log.level)?;

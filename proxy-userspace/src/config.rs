@@ -349,8 +349,7 @@ impl Config {
 
     /// What only the whole can tell.
     fn check(&self, layers: &mut Layers) {
-        // A mistake in a listener is reported already, and may be why there is none.
-        if self.listen.is_empty() && layers.problems.len() == 0 {
+        if self.listen.is_empty() && !layers.listen_given {
             layers.problems.add(
                 "no listener is configured; give one with --listen tls://0.0.0.0:7450, PORTSPLICE_LISTEN, or in the file:\n    [[listen]]\n    address = \"0.0.0.0:7450\"",
             );
