@@ -190,7 +190,7 @@ fn fetch(node: &str) -> Result<Vec<u8>> {
         }
     }
     let Some(mut stream) = connected else {
-        return Err(last.map_or_else(|| io::Error::from(io::ErrorKind::NotFound), |error| error).into());
+        return Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()).into());
     };
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
