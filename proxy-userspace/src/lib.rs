@@ -2,4 +2,16 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod auth;
+pub mod build_info;
+pub mod config;
+pub mod container;
+pub mod drain;
+pub mod fastpath;
+pub mod http;
+pub mod metrics;
+pub mod netns;
+pub mod readiness;
+pub mod refusal;
 pub mod relay;
+pub mod tls;

@@ -1,3 +1,22 @@
 //! Moves bytes between the controller's connection and the container's: the paths and the choice between them.
+//!
+//! - [`sock`] and [`stream`]: the two kinds of connection, driven through shared references.
+//! - [`flow`]: one direction, by splice(2) where both ends are plain sockets and the bytes come in bulk, else by copy.
+//! - [`tunnel`]: both directions of an opaque connection.
+//! - [`pipe`], [`buffer`]: what holds bytes on their way, borrowed only while there are any.
+//! - [`meter`]: counts and the time of the last activity.
 
+pub mod buffer;
+pub mod flow;
+pub mod meter;
+pub mod pipe;
 pub mod sock;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+
+pub use flow::{Engine, Flow, FlowError, UNTIL_END};
+pub use meter::{Direction, Meter};
+pub use stream::Stream;
+pub use tunnel::tunnel;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 /// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
 #[derive(Debug)]
@@ -29,7 +29,11 @@ impl Sock {
     /// The error of `fcntl(2)` or `epoll_ctl(2)`.
     pub fn new(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { fd: AsyncFd::new(socket)? })
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
+        // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
+        // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
+        let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
+        Ok(Self { fd })
     }
 
     /// Connects `socket` to `peer`; the socket decides in which network namespace.
@@ -124,6 +128,14 @@ impl Sock {
         match self.fd.get_ref().shutdown(Shutdown::Write) {
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),
             result => result,
+        }
+    }
+
+    /// Waits until the kernel reports an error on the socket, such as a reset; gives it where it can still be read.
+    pub async fn broken(&self) -> Option<io::Error> {
+        match self.fd.ready(Interest::ERROR).await {
+            Ok(_) => self.fd.get_ref().take_error().ok().flatten(),
+            Err(error) => Some(error),
         }
     }
 

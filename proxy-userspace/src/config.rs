@@ -1,0 +1,395 @@
+//! The configuration: a TOML file, the environment and flags, in that order of rising precedence, become one checked
+//! [`Config`].
+//!
+//! Nothing is guessed: unknown keys are errors, and every error names the key, the value, where it was given and what is
+//! allowed. Secrets are named by path only; no flag or variable takes a secret's value.
+
+mod error;
+mod layers;
+mod listen;
+mod setting;
+pub mod settings;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs, io};
+
+pub use error::{ConfigError, Source};
+pub use listen::{CertificateFiles, ListenAddress, ListenConfig, Scheme};
+pub use setting::{AnySetting, Keyword, Setting, Shape};
+
+use layers::{FILE_VARIABLE, Layers};
+
+/// The file that is read when no other is named; it may be missing.
+pub const DEFAULT_FILE: &str = "/etc/portsplice/node.toml";
+/// The systemd credential (`LoadCredential=portsplice.root:PATH`) that is the root secret when no file is named.
+pub const ROOT_CREDENTIAL: &str = "portsplice.root";
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Keyword for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+/// How bytes are moved between plain sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayPath {
+    /// By splice(2) where it pays, else by copy.
+    Auto,
+    /// By splice(2) wherever it can.
+    Splice,
+    /// By copy always.
+    Copy,
+}
+
+impl Keyword for RelayPath {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("splice", Self::Splice), ("copy", Self::Copy)];
+}
+
+/// Whether kernel programs are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BpfMode {
+    /// Where it works; a node without them runs and says so.
+    Auto,
+    /// Never.
+    Off,
+    /// The node does not start without them.
+    Required,
+}
+
+impl Keyword for BpfMode {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("off", Self::Off), ("required", Self::Required)];
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level or a list of filters in the syntax of `tracing_subscriber::EnvFilter`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Whether each request gets a line.
+    pub access: bool,
+}
+
+/// Where secrets are read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretsConfig {
+    /// A file that holds the cluster's root secret.
+    pub root_file: Option<PathBuf>,
+    /// A directory with one file for each container, named by uuid.
+    pub keys_dir: Option<PathBuf>,
+}
+
+/// Bounds on what a client or a container may use. Zero timeouts and zero caps are off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Longest head, in bytes.
+    pub head_bytes: usize,
+    /// Most fields of a head.
+    pub head_fields: usize,
+    /// Longest request target, in bytes.
+    pub target_bytes: usize,
+    /// From the first byte of a request head to its last.
+    pub head_timeout: Duration,
+    /// For a TLS handshake.
+    pub handshake_timeout: Duration,
+    /// For a connection to a container.
+    pub connect_timeout: Duration,
+    /// Between two requests of a connection.
+    pub keep_alive_timeout: Duration,
+    /// Without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// From a request's last byte to the head of its response.
+    pub answer_timeout: Duration,
+    /// Most connections of controllers.
+    pub connections: u32,
+    /// Most connections to one container, beside what its labels say.
+    pub connections_per_container: u32,
+    /// Most connections of one client address.
+    pub connections_per_client: u32,
+}
+
+/// Where containers are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainersConfig {
+    /// Docker's unix socket.
+    pub docker: Option<PathBuf>,
+    /// Where runtimes register containers.
+    pub directory: Option<PathBuf>,
+    /// Whether containers that share the host's network may be reached.
+    pub allow_host_network: bool,
+    /// How long a request waits for a port that nothing listens on yet.
+    pub hold: Duration,
+}
+
+/// How credentials are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// How far a credential's time may be from the node's clock, either way.
+    pub window: Duration,
+    /// How many nonces are remembered.
+    pub replay_entries: usize,
+}
+
+/// How bytes are moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// The path between plain sockets.
+    pub path: RelayPath,
+    /// The size of a pipe.
+    pub pipe_bytes: usize,
+    /// Pipes that are kept open though unused.
+    pub idle_pipes: usize,
+}
+
+/// The kernel programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BpfConfig {
+    /// Whether they are loaded.
+    pub mode: BpfMode,
+    /// The cgroup v2 directory they are attached to; `None` finds the root of the hierarchy.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// A configuration that is in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where metrics and probes are served.
+    pub admin: Option<SocketAddr>,
+    /// How long running requests may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[secrets]`
+    pub secrets: SecretsConfig,
+    /// `[[listen]]`, at least one.
+    pub listen: Vec<ListenConfig>,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+    /// `[containers]`
+    pub containers: ContainersConfig,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[relay]`
+    pub relay: RelayConfig,
+    /// `[bpf]`
+    pub bpf: BpfConfig,
+    /// What should be logged about the configuration itself.
+    pub warnings: Vec<String>,
+    /// Each setting's text and where it is from, in the table's order.
+    origins: Vec<(&'static str, String, Source)>,
+}
+
+/// What a configuration is made from. Kept, so that it can be made again on SIGHUP.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The file that a flag names; it must exist then.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub variables: Vec<(String, String)>,
+    /// Values of flags: the setting's key, the flag, the text.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+    /// Listeners given as `--listen URL`; they replace all others.
+    pub listen: Vec<String>,
+}
+
+impl Sources {
+    /// Sources with this process's environment.
+    ///
+    /// # Errors
+    /// When a variable of ours is not Unicode.
+    pub fn with_environment() -> Result<Self, ConfigError> {
+        let mut variables = Vec::new();
+        for (name, value) in env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            if !name.starts_with(layers::PREFIX) && name != "CREDENTIALS_DIRECTORY" {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => variables.push((name, value)),
+                Err(value) => {
+                    let problem = format!("environment variable {name} is {value:?}, which is not UTF-8; write UTF-8");
+                    return Err(ConfigError { problems: vec![problem] });
+                }
+            }
+        }
+        Ok(Self { variables, ..Self::default() })
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The file to read, and whether it has to exist.
+    fn path(&self) -> (PathBuf, bool) {
+        let named = self.file.clone().or_else(|| self.variable(FILE_VARIABLE).map(PathBuf::from));
+        match named {
+            Some(path) => (path, true),
+            None => (PathBuf::from(DEFAULT_FILE), false),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with what to do.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let (path, required) = sources.path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !required => None,
+            Err(e) => {
+                let problem = format!(
+                    "cannot read the configuration file {}: {e}; name another with --config or {FILE_VARIABLE}",
+                    path.display()
+                );
+                return Err(ConfigError { problems: vec![problem] });
+            }
+        };
+        Self::from_layers(text.as_deref().map(|text| (path.as_path(), text)), sources)
+    }
+
+    fn from_layers(file: Option<(&Path, &str)>, sources: &Sources) -> Result<Self, ConfigError> {
+        let mut layers = Layers::default();
+        if let Some((path, text)) = file {
+            layers.file(path, text)?;
+        }
+        layers.environment(&sources.variables);
+        for (key, flag, text) in &sources.flags {
+            let setting = settings::ALL.iter().copied().find(|s| s.key() == *key);
+            let setting = setting.unwrap_or_else(|| unreachable!("flag {flag} sets {key}, which is no setting"));
+            layers.set(setting, text.clone(), Source::Flag(flag));
+        }
+        let urls: Vec<&str> = sources.listen.iter().map(String::as_str).collect();
+        layers.listen_urls(&urls, &Source::Flag("--listen"));
+        if let Some(path) = root_credential(&layers, sources) {
+            layers.set(&settings::ROOT_FILE, path, Source::Credential);
+        }
+        Self::resolve(layers)
+    }
+
+    fn resolve(mut layers: Layers) -> Result<Self, ConfigError> {
+        use settings::*;
+        let l = &layers;
+        let config = Self {
+            admin: l.get(&ADMIN),
+            drain_timeout: l.get(&DRAIN_TIMEOUT),
+            log: LogConfig { level: l.get(&LOG_LEVEL), format: l.get(&LOG_FORMAT), access: l.get(&LOG_ACCESS) },
+            secrets: SecretsConfig { root_file: l.get(&ROOT_FILE), keys_dir: l.get(&KEYS_DIR) },
+            listen: l.listen.clone(),
+            limits: LimitsConfig {
+                head_bytes: l.get(&HEAD_BYTES),
+                head_fields: l.get(&HEAD_FIELDS),
+                target_bytes: l.get(&TARGET_BYTES),
+                head_timeout: l.get(&HEAD_TIMEOUT),
+                handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
+                connect_timeout: l.get(&CONNECT_TIMEOUT),
+                keep_alive_timeout: l.get(&KEEP_ALIVE_TIMEOUT),
+                idle_timeout: l.get(&IDLE_TIMEOUT),
+                answer_timeout: l.get(&ANSWER_TIMEOUT),
+                connections: l.get(&CONNECTIONS),
+                connections_per_container: l.get(&CONNECTIONS_PER_CONTAINER),
+                connections_per_client: l.get(&CONNECTIONS_PER_CLIENT),
+            },
+            containers: ContainersConfig {
+                docker: l.get(&DOCKER),
+                directory: l.get(&DIRECTORY),
+                allow_host_network: l.get(&ALLOW_HOST_NETWORK),
+                hold: l.get(&HOLD),
+            },
+            auth: AuthConfig { window: l.get(&AUTH_WINDOW), replay_entries: l.get(&REPLAY_ENTRIES) },
+            relay: RelayConfig {
+                path: l.get(&RELAY_PATH),
+                pipe_bytes: l.get(&PIPE_BYTES),
+                idle_pipes: l.get(&IDLE_PIPES),
+            },
+            bpf: BpfConfig { mode: l.get(&BPF_MODE), cgroup: l.get(&BPF_CGROUP) },
+            warnings: l.warnings.clone(),
+            origins: ALL
+                .iter()
+                .map(|s| {
+                    let (text, source) = l.text(*s);
+                    (s.key(), text.to_owned(), source)
+                })
+                .collect(),
+        };
+        config.check(&mut layers);
+        layers.problems.finish().map(|()| config)
+    }
+
+    /// What only the whole can tell.
+    fn check(&self, layers: &mut Layers) {
+        // A mistake in a listener is reported already, and may be why there is none.
+        if self.listen.is_empty() && layers.problems.len() == 0 {
+            layers.problems.add(
+                "no listener is configured; give one with --listen tls://0.0.0.0:7450, PORTSPLICE_LISTEN, or in the file:\n    [[listen]]\n    address = \"0.0.0.0:7450\"",
+            );
+        }
+        let mut seen = HashMap::new();
+        for listen in &self.listen {
+            let free_port = matches!(listen.address, ListenAddress::Socket(a) if a.port() == 0);
+            if !free_port && seen.insert(&listen.address, ()).is_some() {
+                layers.problems.add(format!(
+                    "two listeners have the address {}; give each its own, or one with both credentials",
+                    listen.address
+                ));
+            }
+        }
+        if self.limits.target_bytes > self.limits.head_bytes {
+            layers.problems.add(format!(
+                "`limits.target-bytes` is {}, more than `limits.head-bytes` ({}), of which the target is a part; lower the first or raise the second",
+                self.limits.target_bytes, self.limits.head_bytes
+            ));
+        }
+        if self.secrets.root_file.is_none() && self.secrets.keys_dir.is_none() {
+            layers.problems.add(format!(
+                "no secret is configured, so that no request could be authenticated; name a file with `secrets.root-file` (--root-secret-file), a directory of keys with `secrets.keys-dir` (--keys-dir), or pass the systemd credential {ROOT_CREDENTIAL}"
+            ));
+        } else if self.secrets.root_file.is_none()
+            && let Some(listen) = self.listen.iter().find(|l| l.credentials.contains(&Scheme::Timestamp))
+        {
+            layers.problems.add(format!(
+                "listener {} accepts the credential `timestamp`, which is signed with the root secret; name its file with `secrets.root-file`, or remove `timestamp`",
+                listen.address
+            ));
+        }
+        if self.containers.docker.is_none() && self.containers.directory.is_none() {
+            layers.problems.add(
+                "neither `containers.docker` nor `containers.directory` is set, so that no container could be found; set one of them",
+            );
+        }
+    }
+
+    /// The keys of settings that differ in `new` but take effect only after a restart.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let pairs = self.origins.iter().zip(&new.origins).zip(settings::ALL);
+        pairs.filter(|((old, new), setting)| setting.restart() && old.1 != new.1).map(|((old, _), _)| old.0).collect()
+    }
+}
+
+/// The path of the root secret that the service manager passes, unless a file is configured.
+fn root_credential(layers: &Layers, sources: &Sources) -> Option<String> {
+    let (configured, _) = layers.text(&settings::ROOT_FILE);
+    if !configured.is_empty() {
+        return None;
+    }
+    let path = Path::new(sources.variable("CREDENTIALS_DIRECTORY")?).join(ROOT_CREDENTIAL);
+    if path.exists() { path.into_os_string().into_string().ok() } else { None }
+}

@@ -1,0 +1,205 @@
+//! The three layers, lowest first: the TOML file, the environment, the flags. Each adds or replaces values; which layer a
+//! value came from is kept, for errors and for `--check-config`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Problems, Source};
+use super::listen::{ListenConfig, RawListen};
+use super::setting::{AnySetting, Setting, Shape};
+use super::settings::ALL;
+
+/// What every variable's name begins with.
+pub(super) const PREFIX: &str = "PORTSPLICE_";
+/// Listeners as `tls://ADDRESS` or `tcp://ADDRESS`, separated by white space.
+pub(super) const LISTEN_VARIABLE: &str = "PORTSPLICE_LISTEN";
+/// The path of the file.
+pub(super) const FILE_VARIABLE: &str = "PORTSPLICE_CONFIG";
+
+/// The values that were given, each by the highest layer that has one.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    values: BTreeMap<&'static str, (String, Source)>,
+    pub(super) listen: Vec<ListenConfig>,
+    pub(super) warnings: Vec<String>,
+    pub(super) problems: Problems,
+}
+
+impl Layers {
+    /// The text of a setting and where it is from.
+    pub(super) fn text(&self, setting: &dyn AnySetting) -> (&str, Source) {
+        match self.values.get(setting.key()) {
+            Some((text, source)) => (text, source.clone()),
+            None => (setting.default(), Source::Default),
+        }
+    }
+
+    /// The value of a setting. Values are checked when they are added, so that this cannot fail.
+    pub(super) fn get<T>(&self, setting: &'static Setting<T>) -> T {
+        let (text, _) = self.text(setting);
+        (setting.parse)(text)
+            .or_else(|| (setting.parse)(setting.default))
+            .unwrap_or_else(|| unreachable!("the default of {} is checked by a test", setting.key))
+    }
+
+    pub(super) fn set(&mut self, setting: &'static dyn AnySetting, text: String, source: Source) {
+        if setting.accepts(&text) {
+            self.values.insert(setting.key(), (text, source));
+        } else {
+            self.problems.bad_value(setting.key(), &text, &source, setting.allowed());
+        }
+    }
+
+    /// # Errors
+    /// Only when the text is no TOML at all; mistakes in it are collected.
+    pub(super) fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let document = DeTable::parse(text)
+            .map_err(|e| ConfigError { problems: vec![format!("{}: no valid TOML: {e}", path.display())] })?;
+        let path = Arc::new(path.to_owned());
+        let file = File { path: &path, text };
+        self.table(&file, "", document.get_ref());
+        Ok(())
+    }
+
+    fn table(&mut self, file: &File<'_>, prefix: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let key =
+                if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
+            let source = file.source(name.span().start);
+            if key == "listen" {
+                self.listeners(file, value);
+            } else if let Some(setting) = ALL.iter().copied().find(|s| s.key() == key) {
+                match scalar(setting.shape(), value.get_ref()) {
+                    Some(text) => self.set(setting, text, source),
+                    None => {
+                        let shown = file.shown(value);
+                        self.problems.add(format!("{source}: `{key}` is {shown}; write {}", setting.allowed()));
+                    }
+                }
+            } else if let (true, Some(inner)) = (is_section(&key), value.get_ref().as_table()) {
+                self.table(file, &key, inner);
+            } else {
+                self.problems.add(format!("{source}: unknown key `{key}`; {}", known(prefix)));
+            }
+        }
+    }
+
+    fn listeners(&mut self, file: &File<'_>, value: &Spanned<DeValue<'_>>) {
+        let Some(entries) = value.get_ref().as_array() else {
+            let source = file.source(value.span().start);
+            self.problems.add(format!("{source}: `listen` is {}; write one [[listen]] table each", file.shown(value)));
+            return;
+        };
+        for entry in entries {
+            let source = file.source(entry.span().start);
+            let Some(table) = entry.get_ref().as_table() else {
+                self.problems.add(format!("{source}: `listen` holds {}; write [[listen]] tables", file.shown(entry)));
+                continue;
+            };
+            let mut raw = RawListen::new(source);
+            let before = self.problems.len();
+            for (name, value) in table {
+                let source = file.source(name.span().start);
+                if let Err(problem) = raw.set(name.get_ref(), value.get_ref()) {
+                    self.problems.add(format!("{source}: {problem}"));
+                }
+            }
+            // A key that could not be read would be reported a second time, as missing.
+            if self.problems.len() > before {
+                continue;
+            }
+            self.listen.extend(raw.check(&mut self.problems));
+        }
+    }
+
+    /// Variables with the prefix that mean nothing are warned of and not refused: Kubernetes sets such ones by itself for
+    /// a service that is named portsplice.
+    pub(super) fn environment(&mut self, variables: &[(String, String)]) {
+        for (name, value) in variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            let source = Source::Variable(name.clone());
+            if name == LISTEN_VARIABLE {
+                let listen: Vec<&str> = value.split_whitespace().collect();
+                self.listen_urls(&listen, &source);
+            } else if let Some(setting) = ALL.iter().copied().find(|s| s.variable() == *name) {
+                self.set(setting, value.clone(), source);
+            } else if name != FILE_VARIABLE {
+                self.warnings.push(format!("environment variable {name} is not a setting and is ignored"));
+            }
+        }
+    }
+
+    /// Replaces the listeners of the layers below, unless there are none in this one.
+    pub(super) fn listen_urls(&mut self, urls: &[&str], source: &Source) {
+        if urls.is_empty() {
+            return;
+        }
+        self.listen.clear();
+        for url in urls {
+            match RawListen::from_url(url, source.clone()) {
+                Ok(raw) => self.listen.extend(raw.check(&mut self.problems)),
+                Err(problem) => self.problems.add(format!("{source}: {problem}")),
+            }
+        }
+    }
+}
+
+struct File<'t> {
+    path: &'t Arc<PathBuf>,
+    text: &'t str,
+}
+
+impl File<'_> {
+    fn source(&self, offset: usize) -> Source {
+        let line = self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|b| **b == b'\n').count() + 1;
+        Source::File(Arc::clone(self.path), line)
+    }
+
+    /// The value as it stands in the file, on one line.
+    fn shown(&self, value: &Spanned<DeValue<'_>>) -> String {
+        let text = self.text.get(value.span()).unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default().trim();
+        if line.is_empty() { format!("of type {}", value.get_ref().type_str()) } else { format!("`{line}`") }
+    }
+}
+
+/// The text of a value that has the right shape.
+pub(super) fn scalar(shape: Shape, value: &DeValue<'_>) -> Option<String> {
+    match (shape, value) {
+        (Shape::Text, DeValue::String(text)) => Some(text.to_string()),
+        (Shape::Number, DeValue::Integer(number)) => {
+            i128::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string())
+        }
+        (Shape::Switch, DeValue::Boolean(on)) => Some(on.to_string()),
+        _ => None,
+    }
+}
+
+fn is_section(key: &str) -> bool {
+    ALL.iter().any(|s| s.key().split_once('.').is_some_and(|(section, _)| section == key))
+}
+
+/// What may stand at the place where an unknown key was found.
+fn known(section: &str) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for key in ALL.iter().map(|s| s.key()) {
+        let name = match (section, key.split_once('.')) {
+            ("", None) => format!("`{key}`"),
+            ("", Some((inner, _))) => format!("[{inner}]"),
+            (section, Some((inner, name))) if inner == section => format!("`{name}`"),
+            _ => continue,
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if section.is_empty() {
+        names.push("[[listen]]".to_owned());
+        format!("the file may have {}", names.join(", "))
+    } else {
+        format!("[{section}] may have {}", names.join(", "))
+    }
+}

@@ -1,0 +1,139 @@
+//! What a setting is: a key, a default, what is allowed, and how its text becomes a value.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+/// What a value looks like in TOML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Text in quotes.
+    Text,
+    /// An integer.
+    Number,
+    /// `true` or `false`.
+    Switch,
+}
+
+/// One setting with the type of its value.
+#[derive(Debug)]
+pub struct Setting<T: 'static> {
+    /// Dotted, as in the file: `limits.head-timeout`.
+    pub key: &'static str,
+    /// The value when nobody sets it, as text.
+    pub default: &'static str,
+    /// What is allowed; completes the sentence "write ...".
+    pub allowed: &'static str,
+    /// How it is written in TOML.
+    pub shape: Shape,
+    /// Whether a change takes effect only after a restart.
+    pub restart: bool,
+    /// Text to value; `None` when it is not allowed.
+    pub parse: fn(&str) -> Option<T>,
+}
+
+/// A [`Setting`] of any type, for tables of them.
+pub trait AnySetting: Sync {
+    /// See [`Setting::key`].
+    fn key(&self) -> &'static str;
+    /// See [`Setting::default`].
+    fn default(&self) -> &'static str;
+    /// See [`Setting::allowed`].
+    fn allowed(&self) -> &'static str;
+    /// See [`Setting::shape`].
+    fn shape(&self) -> Shape;
+    /// See [`Setting::restart`].
+    fn restart(&self) -> bool;
+    /// Whether the text is an allowed value.
+    fn accepts(&self, text: &str) -> bool;
+
+    /// The environment variable: `limits.head-timeout` is `PORTSPLICE_LIMITS_HEAD_TIMEOUT`.
+    fn variable(&self) -> String {
+        let name: String =
+            self.key().chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+        format!("{}{name}", super::layers::PREFIX)
+    }
+}
+
+impl<T> AnySetting for Setting<T> {
+    fn key(&self) -> &'static str {
+        self.key
+    }
+    fn default(&self) -> &'static str {
+        self.default
+    }
+    fn allowed(&self) -> &'static str {
+        self.allowed
+    }
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+    fn restart(&self) -> bool {
+        self.restart
+    }
+    fn accepts(&self, text: &str) -> bool {
+        (self.parse)(text).is_some()
+    }
+}
+
+/// A closed set of words.
+pub trait Keyword: Copy + 'static {
+    /// Every value with its word.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+pub(super) fn keyword<T: Keyword>(text: &str) -> Option<T> {
+    T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+}
+
+pub(super) fn switch(text: &str) -> Option<bool> {
+    text.parse().ok()
+}
+
+pub(super) fn number<const MIN: u64, const MAX: u64>(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|n| (MIN..=MAX).contains(n))
+}
+
+pub(super) fn size<const MIN: u64, const MAX: u64>(text: &str) -> Option<usize> {
+    number::<MIN, MAX>(text).and_then(|n| usize::try_from(n).ok())
+}
+
+pub(super) fn count(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+/// At most a year: far beyond any use, and small enough that adding it to a clock cannot overflow.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+    humantime::parse_duration(text).ok().filter(|d| *d <= YEAR)
+}
+
+pub(super) fn seconds<const MIN: u64, const MAX: u64>(text: &str) -> Option<Duration> {
+    duration(text).filter(|d| (Duration::from_secs(MIN)..=Duration::from_secs(MAX)).contains(d))
+}
+
+/// Empty is none.
+pub(super) fn optional_address(text: &str) -> Option<Option<SocketAddr>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+/// Empty is none.
+pub(super) fn optional_path(text: &str) -> Option<Option<PathBuf>> {
+    Some((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+/// Empty is none; the `unix://` that Docker's own tools write before the path may stay.
+pub(super) fn optional_socket(text: &str) -> Option<Option<PathBuf>> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    // Any other scheme would silently become a relative path.
+    if path.contains("://") { None } else { optional_path(path) }
+}
+
+pub(super) fn log_filter(text: &str) -> Option<String> {
+    if text.trim().is_empty() {
+        return None;
+    }
+    EnvFilter::try_new(text).ok().map(|_| text.to_owned())
+}

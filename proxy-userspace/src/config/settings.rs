@@ -1,0 +1,117 @@
+//! The table of all settings but the listeners. File, environment, flags, `--check-config` and the errors all work from it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::setting::{
+    AnySetting, Setting, Shape, count, duration, keyword, log_filter, optional_address, optional_path, optional_socket,
+    seconds, size, switch,
+};
+use super::{BpfMode, LogFormat, RelayPath};
+
+const TIMEOUT: &str = r#"a time such as "500ms", "10s", "5m" or "1h 30m"; "0s" turns the timeout off"#;
+const CAP: &str = "a number from 0 to 4294967295; 0 is no limit";
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $key:literal, $default:literal, $shape:ident, $parse:expr, $allowed:expr $(, $restart:ident)?;)*) => {
+        $($(#[$doc])* pub static $name: Setting<$type> = Setting {
+            key: $key,
+            default: $default,
+            allowed: $allowed,
+            shape: Shape::$shape,
+            restart: settings!(@restart $($restart)?),
+            parse: $parse,
+        };)*
+
+        /// All settings, in the order in which they are shown.
+        pub static ALL: &[&dyn AnySetting] = &[$(&$name),*];
+    };
+    (@restart restart) => { true };
+    (@restart) => { false };
+}
+
+settings! {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    ADMIN: Option<SocketAddr> = "admin", "", Text, optional_address,
+        r#"an IP address and a port such as "127.0.0.1:9450" or "[::1]:9450" (port 0 takes a free one), or "" to turn it off"#, restart;
+    /// How long running requests may go on after SIGTERM.
+    DRAIN_TIMEOUT: Duration = "drain-timeout", "30s", Text, duration,
+        r#"a time such as "30s" or "5m"; "0s" ends connections at once"#;
+
+    /// What is logged.
+    LOG_LEVEL: String = "log.level", "info", Text, log_filter,
+        r#""error", "warn", "info", "debug" or "trace", or a list of filters such as "info,portsplice::container=debug""#;
+    /// How log lines look.
+    LOG_FORMAT: LogFormat = "log.format", "text", Text, keyword,
+        r#""text" for people or "json" for machines"#, restart;
+    /// Whether each request gets a line.
+    LOG_ACCESS: bool = "log.access", "true", Switch, switch, "true or false";
+
+    /// The file with the cluster's secret.
+    ROOT_FILE: Option<PathBuf> = "secrets.root-file", "", Text, optional_path,
+        r#"the path of a file that holds the cluster's secret, or "" for none"#;
+    /// The directory with one key for each container.
+    KEYS_DIR: Option<PathBuf> = "secrets.keys-dir", "", Text, optional_path,
+        r#"the path of a directory with one file for each container, named by the container's uuid, or "" for none"#;
+
+    /// Longest head of a message.
+    HEAD_BYTES: usize = "limits.head-bytes", "65536", Number, size::<1024, 1_048_576>,
+        "a number of bytes from 1024 to 1048576";
+    /// Most fields of a head.
+    HEAD_FIELDS: usize = "limits.head-fields", "128", Number, size::<16, 4096>, "a number from 16 to 4096";
+    /// Longest request target.
+    TARGET_BYTES: usize = "limits.target-bytes", "16384", Number, size::<256, 1_048_576>,
+        "a number of bytes from 256 to 1048576, and not more than limits.head-bytes";
+    /// From the first byte of a request head to its last.
+    HEAD_TIMEOUT: Duration = "limits.head-timeout", "10s", Text, duration, TIMEOUT;
+    /// For a TLS handshake.
+    HANDSHAKE_TIMEOUT: Duration = "limits.handshake-timeout", "10s", Text, duration, TIMEOUT;
+    /// For a connection to a container.
+    CONNECT_TIMEOUT: Duration = "limits.connect-timeout", "5s", Text, duration, TIMEOUT;
+    /// Between two requests of a connection.
+    KEEP_ALIVE_TIMEOUT: Duration = "limits.keep-alive-timeout", "75s", Text, duration, TIMEOUT;
+    /// Without a byte in either direction.
+    IDLE_TIMEOUT: Duration = "limits.idle-timeout", "1h", Text, duration, TIMEOUT;
+    /// From a request's end to the head of its response.
+    ANSWER_TIMEOUT: Duration = "limits.answer-timeout", "0s", Text, duration, TIMEOUT;
+    /// Most connections of controllers.
+    CONNECTIONS: u32 = "limits.connections", "10000", Number, count, CAP;
+    /// Most connections to one container.
+    CONNECTIONS_PER_CONTAINER: u32 = "limits.connections-per-container", "0", Number, count, CAP;
+    /// Most connections of one client address.
+    CONNECTIONS_PER_CLIENT: u32 = "limits.connections-per-client", "0", Number, count, CAP;
+
+    /// Docker's socket.
+    DOCKER: Option<PathBuf> = "containers.docker", "/var/run/docker.sock", Text, optional_socket,
+        r#"the path of the Docker engine's unix socket, or "" to do without Docker"#, restart;
+    /// Where runtimes register containers.
+    DIRECTORY: Option<PathBuf> = "containers.directory", "/run/portsplice/containers", Text, optional_path,
+        r#"the path of a directory with one TOML file for each registered container, or "" to do without"#, restart;
+    /// Whether containers that share the host's network may be reached.
+    ALLOW_HOST_NETWORK: bool = "containers.allow-host-network", "false", Switch, switch, "true or false", restart;
+    /// How long a request waits for a listener.
+    HOLD: Duration = "containers.hold", "0s", Text, duration,
+        r#"a time such as "10s" that a request waits for a port that nothing listens on yet; "0s" does not wait"#;
+
+    /// How far a credential's time may be from the node's clock.
+    AUTH_WINDOW: Duration = "auth.window", "60s", Text, seconds::<1, 3600>, r#"a time from "1s" to "1h""#, restart;
+    /// How many nonces are remembered.
+    REPLAY_ENTRIES: usize = "auth.replay-entries", "4194304", Number, size::<1024, 268_435_456>,
+        "a number from 1024 to 268435456; each takes 8 bytes of memory once used", restart;
+
+    /// How bytes are moved.
+    RELAY_PATH: RelayPath = "relay.path", "auto", Text, keyword, r#""auto", "splice" or "copy""#;
+    /// The size of a pipe between two sockets.
+    PIPE_BYTES: usize = "relay.pipe-bytes", "1048576", Number, size::<4096, 16_777_216>,
+        "a number of bytes from 4096 to 16777216";
+    /// Pipes that are kept open though unused.
+    IDLE_PIPES: usize = "relay.idle-pipes", "64", Number, size::<0, 65_536>, "a number from 0 to 65536";
+
+    /// Whether kernel programs are loaded.
+    BPF_MODE: BpfMode = "bpf.mode", "auto", Text, keyword,
+        r#""auto" (use it where it works), "off", or "required" (do not start without it)"#, restart;
+    /// The cgroup they are attached to.
+    BPF_CGROUP: Option<PathBuf> = "bpf.cgroup", "", Text, optional_path,
+        r#"the path of a cgroup v2 directory, or "" to find the root of the hierarchy"#, restart;
+}

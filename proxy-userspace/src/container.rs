@@ -1,0 +1,353 @@
+//! Which containers run on this node, under which names, and how to get at them.
+//!
+//! Two resolvers fill one cache: [`docker`] follows the Docker Engine's API, [`registered`] a directory of files that any
+//! other runtime may write. A request asks only the cache. What makes the cache safe to trust is that a [`Container`]
+//! holds its namespace by descriptor and is watched by pidfd: when its process ends it is gone at that moment, whether or
+//! not the engine says so, or is there at all.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::netns::{DialError, DialHints, Netns, dial};
+use crate::relay::sock::Sock;
+
+mod cache;
+mod docker;
+pub mod policy;
+mod process;
+mod registered;
+
+pub use policy::{Denied, OriginScheme, Policy, PortSet};
+
+use cache::{Cache, Lookup};
+
+/// How long a request for an unknown name waits for the resolvers to look again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Requests for unknown names that wait at a time, for each resolver.
+const ASKING: usize = 1024;
+
+/// Where containers are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct ContainersSettings {
+    /// The Docker Engine's unix socket; `None` is no Docker.
+    pub docker: Option<PathBuf>,
+    /// The directory of registered containers; `None` is none.
+    pub directory: Option<PathBuf>,
+    /// Whether containers that share the node's own network may be connected to.
+    pub allow_host_network: bool,
+}
+
+/// One running container. It stays valid for whoever holds it, but see [`Container::is_gone`].
+#[derive(Debug)]
+pub struct Container {
+    /// Docker's 64 hex digits, or `registered/FILE`.
+    pub id: String,
+    /// What a log shows.
+    pub name: String,
+    /// The network namespace, which outlives the container for as long as anyone holds this.
+    pub netns: Arc<Netns>,
+    /// What the owner allows.
+    pub policy: Policy,
+    /// What goes on when the same container gets another name or another policy.
+    life: Arc<Life>,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    active: AtomicUsize,
+    hints: DialHints,
+    /// Says what `ended` says, without its lock: it is read for every request.
+    gone: AtomicBool,
+    ended: CancellationToken,
+}
+
+impl Container {
+    fn new(id: String, name: String, netns: Arc<Netns>, policy: Policy) -> Self {
+        Self { id, name, netns, policy, life: Arc::default() }
+    }
+
+    fn renamed(&self, name: String) -> Self {
+        Self {
+            id: self.id.clone(),
+            name,
+            netns: self.netns.clone(),
+            policy: self.policy.clone(),
+            life: self.life.clone(),
+        }
+    }
+
+    fn with_policy(&self, name: String, policy: Policy) -> Self {
+        Self { policy, ..self.renamed(name) }
+    }
+
+    /// Whether the container was stopped, restarted, replaced or removed. It never comes back: after a restart there is
+    /// another `Container`.
+    pub fn is_gone(&self) -> bool {
+        self.life.gone.load(Ordering::Acquire)
+    }
+
+    /// Returns once the container is gone; see [`Container::is_gone`].
+    pub async fn gone(&self) {
+        self.life.ended.cancelled().await;
+    }
+
+    fn mark_gone(&self) {
+        self.life.gone.store(true, Ordering::Release);
+        self.life.ended.cancel();
+    }
+
+    /// Whether both are one run of one container, under whatever names.
+    fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.life, &other.life)
+    }
+
+    /// How many [`ConnectionSlot`]s are held.
+    pub fn active(&self) -> usize {
+        self.life.active.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for one more connection, unless `limit` (the node's, `None` is no limit) or the container's own
+    /// limit is reached. The place is given back when the slot is dropped.
+    pub fn try_acquire(&self, limit: Option<u32>) -> Option<ConnectionSlot> {
+        let limit = [limit, self.policy.max_connections].into_iter().flatten().min().map_or(usize::MAX, |n| n as usize);
+        self.life
+            .active
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| (active < limit).then_some(active + 1))
+            .ok()
+            .map(|_| ConnectionSlot { life: self.life.clone() })
+    }
+
+    /// Connects to `port` inside the container. The caller has asked [`Policy::check`] before.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial(&self, port: u16, timeout: Duration) -> Result<Sock, DialError> {
+        dial(&self.netns, port, &self.life.hints, timeout).await
+    }
+}
+
+/// A place among a container's connections.
+#[derive(Debug)]
+#[must_use = "the place is given back when this is dropped"]
+pub struct ConnectionSlot {
+    life: Arc<Life>,
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.life.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Is told which namespaces have containers that may be connected to, each once however many containers share it.
+///
+/// Called with the cache's lock held: it must be quick and must not call back.
+pub trait NamespaceObserver: Send + Sync {
+    /// The first container of this namespace has come.
+    fn added(&self, netns: &Netns);
+    /// The last container of this namespace has gone.
+    fn removed(&self, netns: &Netns);
+}
+
+/// Observes nothing.
+impl NamespaceObserver for () {
+    fn added(&self, _: &Netns) {}
+    fn removed(&self, _: &Netns) {}
+}
+
+/// Why a name leads to no container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// No running container of this node goes by the name.
+    #[error("the container does not run on this node")]
+    NotHere,
+    /// Several do, and guessing is not done.
+    #[error("several running containers go by this name")]
+    Ambiguous,
+    /// The engine does not answer, so nothing is known of a container by this name.
+    #[error("the container engine does not answer")]
+    EngineUnavailable,
+}
+
+/// All containers of this node.
+pub struct Containers {
+    cache: Arc<Cache>,
+    sources: Vec<Source>,
+}
+
+impl Containers {
+    /// Starts the resolvers and waits for what they know now, a few seconds at most: an engine that is not there yet is
+    /// no error, see [`Containers::health`]. They stop when `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// The directory cannot be used; the text says what to do.
+    pub async fn start(
+        settings: &ContainersSettings,
+        observer: Arc<dyn NamespaceObserver>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        let cache = Arc::new(Cache::new(observer));
+        let entrance = Entrance { own: Arc::new(Netns::current()?), allow_host_network: settings.allow_host_network };
+        let mut sources = Vec::new();
+        if let Some(directory) = &settings.directory {
+            let (source, desk) = Source::new("directory");
+            registered::start(directory, entrance.clone(), cache.clone(), desk, shutdown.clone()).await?;
+            sources.push(source);
+        }
+        if let Some(socket) = &settings.docker {
+            let (source, desk) = Source::new("docker");
+            docker::start(socket, entrance, cache.clone(), desk, shutdown).await;
+            sources.push(source);
+        }
+        Ok(Arc::new(Self { cache, sources }))
+    }
+
+    /// The running container that goes by `name`.
+    ///
+    /// Takes no lock and allocates nothing when the name is known. When it is not, all resolvers look again, once for all
+    /// who ask at the time, since the engine's news of a new container may be on their way.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    pub async fn resolve(&self, name: &str) -> Result<Arc<Container>, ResolveError> {
+        match self.cache.lookup(name) {
+            Lookup::Found(container) => Ok(container),
+            Lookup::Ambiguous => Err(ResolveError::Ambiguous),
+            // Boxed to keep the common case, which is part of every session's future, small.
+            Lookup::Missing => Box::pin(self.look_again(name)).await,
+        }
+    }
+
+    async fn look_again(&self, name: &str) -> Result<Arc<Container>, ResolveError> {
+        let answers = futures_util::future::join_all(self.sources.iter().map(Source::look_again));
+        let answered = tokio::time::timeout(LOOK_AGAIN, answers).await.is_ok();
+        match self.cache.lookup(name) {
+            Lookup::Found(container) => Ok(container),
+            Lookup::Ambiguous => Err(ResolveError::Ambiguous),
+            Lookup::Missing if answered && self.sources.iter().all(|s| s.health.lock().is_ok()) => {
+                Err(ResolveError::NotHere)
+            }
+            Lookup::Missing => Err(ResolveError::EngineUnavailable),
+        }
+    }
+
+    /// All running containers.
+    pub fn list(&self) -> Vec<Arc<Container>> {
+        self.cache.list()
+    }
+
+    /// The resolvers by name, and what is wrong with those that do not work.
+    pub fn health(&self) -> Vec<(&'static str, Result<(), String>)> {
+        self.sources.iter().map(|source| (source.name, source.health.lock().clone())).collect()
+    }
+}
+
+/// What all resolvers need to judge a namespace.
+#[derive(Clone)]
+struct Entrance {
+    /// The daemon's own namespace.
+    own: Arc<Netns>,
+    allow_host_network: bool,
+}
+
+impl Entrance {
+    /// Closes a container that has no network of its own, unless that is allowed.
+    fn judge(&self, netns: &Netns, policy: Policy) -> Policy {
+        if netns.id() == self.own.id() && !self.allow_host_network {
+            Policy { deny: Some(Denied::HostNetwork), ..policy }
+        } else {
+            policy
+        }
+    }
+}
+
+type Health = Arc<Mutex<Result<(), String>>>;
+
+/// One resolver, seen from here.
+struct Source {
+    name: &'static str,
+    health: Health,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// Somebody who waits for a resolver to look again; told by being dropped.
+type Ask = oneshot::Sender<()>;
+
+/// The same, seen from the resolver.
+struct Desk {
+    health: Health,
+    asks: mpsc::Receiver<Ask>,
+}
+
+impl Source {
+    fn new(name: &'static str) -> (Self, Desk) {
+        let health = Health::new(Mutex::new(Ok(())));
+        let (sender, asks) = mpsc::channel(ASKING);
+        (Self { name, health: health.clone(), asks: sender }, Desk { health, asks })
+    }
+
+    async fn look_again(&self) {
+        let (ask, answer) = oneshot::channel();
+        // With so many asking already, one more learns what they learn.
+        if self.asks.try_send(ask).is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(max_connections: Option<u32>) -> Container {
+        let policy = Policy { max_connections, ..Policy::default() };
+        Container::new("id".into(), "name".into(), Arc::new(Netns::current().unwrap()), policy)
+    }
+
+    #[test]
+    fn slots_keep_to_the_smaller_limit() {
+        for (own, node, limit) in [(Some(2), None, 2), (Some(2), Some(3), 2), (Some(3), Some(2), 2), (None, Some(1), 1)]
+        {
+            let container = container(own);
+            let mut slots: Vec<_> = (0..limit).map(|_| container.try_acquire(node).unwrap()).collect();
+            assert!(container.try_acquire(node).is_none(), "{own:?} {node:?}");
+            assert_eq!(container.active(), limit);
+            slots.pop();
+            drop(container.try_acquire(node).unwrap());
+            drop(slots);
+            assert_eq!(container.active(), 0);
+        }
+        assert!(container(Some(0)).try_acquire(None).is_none());
+        let unlimited = container(None);
+        let _slots: Vec<_> = (0..100).map(|_| unlimited.try_acquire(None).unwrap()).collect();
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_end_is_woken() {
+        let container = Arc::new(container(None));
+        let waiter = tokio::spawn({
+            let container = container.clone();
+            async move { container.gone().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished() && !container.is_gone());
+        container.mark_gone();
+        waiter.await.unwrap();
+        assert!(container.is_gone());
+    }
+
+    #[test]
+    fn the_hosts_network_is_closed_unless_allowed() {
+        let own = Arc::new(Netns::current().unwrap());
+        for (allow_host_network, deny) in [(false, Some(Denied::HostNetwork)), (true, None)] {
+            let entrance = Entrance { own: own.clone(), allow_host_network };
+            assert_eq!(entrance.judge(&Netns::current().unwrap(), Policy::default()).deny, deny);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The table of running containers and the names they are found under.
+//!
+//! Readers see an immutable snapshot and take no lock; writers, who are rare, build a new one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::{Container, NamespaceObserver};
+use crate::netns::{Netns, NetnsId};
+
+/// The shortest beginning of an id that counts as a name, what `docker ps` shows.
+const ID_PREFIX: usize = 12;
+
+/// What a name leads to.
+#[derive(Debug)]
+pub(super) enum Lookup {
+    Found(Arc<Container>),
+    /// Several running containers go by this name.
+    Ambiguous,
+    Missing,
+}
+
+/// All containers that run, of all resolvers.
+pub(super) struct Cache {
+    snapshot: ArcSwap<Snapshot>,
+    table: Mutex<Table>,
+    observer: Arc<dyn NamespaceObserver>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// By container id; ordered, so that a snapshot can find the beginnings of ids.
+    members: BTreeMap<String, Member>,
+    /// How many members live in each namespace that the observer knows of.
+    namespaces: HashMap<NetnsId, (usize, Arc<Netns>)>,
+}
+
+#[derive(Clone)]
+struct Member {
+    container: Arc<Container>,
+    names: Vec<String>,
+}
+
+#[derive(Default)]
+struct Snapshot {
+    by_name: HashMap<Box<str>, Vec<Arc<Container>>>,
+    /// Sorted by id.
+    by_id: Vec<Arc<Container>>,
+}
+
+impl Cache {
+    pub(super) fn new(observer: Arc<dyn NamespaceObserver>) -> Self {
+        Self { snapshot: ArcSwap::default(), table: Mutex::default(), observer }
+    }
+
+    /// Finds the one running container that goes by `name`: its name, one of its labels, or the beginning of its id.
+    /// All of these count alike, so that nobody can take over another container's name by a better kind of name.
+    pub(super) fn lookup(&self, name: &str) -> Lookup {
+        let snapshot = self.snapshot.load();
+        let named = snapshot.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
+        let mut candidates = named.iter().chain(snapshot.with_id(name)).filter(|c| !c.is_gone());
+        match candidates.next() {
+            None => Lookup::Missing,
+            Some(first) if candidates.all(|other| Arc::ptr_eq(first, other)) => Lookup::Found(first.clone()),
+            Some(_) => Lookup::Ambiguous,
+        }
+    }
+
+    /// All running containers, in the order of their ids.
+    pub(super) fn list(&self) -> Vec<Arc<Container>> {
+        self.snapshot.load().by_id.iter().filter(|c| !c.is_gone()).cloned().collect()
+    }
+
+    /// Adds a container under `names`, in the place of the one with the same id. That one is gone then, unless the new
+    /// one is the same container under other names or another policy.
+    pub(super) fn insert(&self, container: Arc<Container>, names: Vec<String>) {
+        let mut table = self.table.lock();
+        for name in &names {
+            if let Some(other) =
+                table.members.values().find(|m| m.container.id != container.id && m.names.contains(name))
+            {
+                tracing::warn!(
+                    name, first = %other.container.id, second = %container.id,
+                    "two running containers go by one name: requests for it are refused until one of them has another"
+                );
+            }
+        }
+        self.observe(&mut table, &container);
+        let member = Member { container: container.clone(), names };
+        if let Some(old) = table.members.insert(container.id.clone(), member) {
+            if !old.container.is_same_as(&container) {
+                old.container.mark_gone();
+            }
+            self.unobserve(&mut table, &old.container);
+        }
+        self.snapshot.store(Arc::new(Snapshot::of(&table)));
+    }
+
+    /// Takes `container` out, and marks it gone for everyone who holds it.
+    pub(super) fn remove(&self, container: &Container) {
+        container.mark_gone();
+        let mut table = self.table.lock();
+        // Another one may have come in its place meanwhile.
+        if table.members.get(&container.id).is_none_or(|member| !member.container.is_same_as(container)) {
+            return;
+        }
+        if let Some(old) = table.members.remove(&container.id) {
+            self.unobserve(&mut table, &old.container);
+            self.snapshot.store(Arc::new(Snapshot::of(&table)));
+        }
+    }
+
+    fn observe(&self, table: &mut Table, container: &Container) {
+        if container.policy.deny.is_some() {
+            return;
+        }
+        let (members, netns) =
+            table.namespaces.entry(container.netns.id()).or_insert_with(|| (0, container.netns.clone()));
+        *members += 1;
+        if *members == 1 {
+            self.observer.added(netns);
+        }
+    }
+
+    fn unobserve(&self, table: &mut Table, container: &Container) {
+        if container.policy.deny.is_some() {
+            return;
+        }
+        if let Some((members, netns)) = table.namespaces.get_mut(&container.netns.id()) {
+            *members -= 1;
+            if *members == 0 {
+                self.observer.removed(netns);
+                table.namespaces.remove(&container.netns.id());
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    fn of(table: &Table) -> Self {
+        let mut by_name: HashMap<Box<str>, Vec<Arc<Container>>> = HashMap::with_capacity(table.members.len() * 2);
+        for member in table.members.values() {
+            for name in &member.names {
+                by_name.entry(name.as_str().into()).or_default().push(member.container.clone());
+            }
+        }
+        Self { by_name, by_id: table.members.values().map(|member| member.container.clone()).collect() }
+    }
+
+    /// The containers whose id begins with `prefix`; none when it is too short or no id at all.
+    fn with_id(&self, prefix: &str) -> &[Arc<Container>] {
+        let hex = prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if prefix.len() < ID_PREFIX || !hex {
+            return &[];
+        }
+        let from = self.by_id.partition_point(|c| c.id.as_str() < prefix);
+        let length = self.by_id[from..].partition_point(|c| c.id.starts_with(prefix));
+        &self.by_id[from..from + length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::policy::{Denied, Policy};
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<&'static str>>);
+
+    impl NamespaceObserver for Recorder {
+        fn added(&self, _: &Netns) {
+            self.0.lock().push("added");
+        }
+        fn removed(&self, _: &Netns) {
+            self.0.lock().push("removed");
+        }
+    }
+
+    fn cache() -> (Cache, Arc<Recorder>) {
+        let recorder = Arc::<Recorder>::default();
+        (Cache::new(recorder.clone()), recorder)
+    }
+
+    fn container(id: &str) -> Arc<Container> {
+        let netns = Arc::new(Netns::current().unwrap());
+        Arc::new(Container::new(id.into(), id.into(), netns, Policy::default()))
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&n| n.to_owned()).collect()
+    }
+
+    fn found(cache: &Cache, name: &str) -> Option<Arc<Container>> {
+        match cache.lookup(name) {
+            Lookup::Found(container) => Some(container),
+            Lookup::Ambiguous | Lookup::Missing => None,
+        }
+    }
+
+    const A: &str = "aaaaaaaaaaaa1111";
+    const B: &str = "aaaaaaaaaaaa2222";
+
+    #[test]
+    fn by_name_and_by_the_beginning_of_the_id() {
+        let (cache, _) = cache();
+        let (a, b) = (container(A), container(B));
+        cache.insert(a.clone(), names(&["web", "uuid-a"]));
+        cache.insert(b.clone(), names(&["db"]));
+        for (name, expected) in [("web", &a), ("uuid-a", &a), ("db", &b), (A, &a), ("aaaaaaaaaaaa2", &b)] {
+            assert!(Arc::ptr_eq(&found(&cache, name).unwrap(), expected), "{name}");
+        }
+        assert!(matches!(cache.lookup("aaaaaaaaaaaa"), Lookup::Ambiguous));
+        for missing in ["", "we", "webs", "aaaaaaaaaaa", "aaaaaaaaaaaa3", "AAAAAAAAAAAA1", "aaaaaaaaaaaa11111"] {
+            assert!(matches!(cache.lookup(missing), Lookup::Missing), "{missing}");
+        }
+        assert_eq!(cache.list().len(), 2);
+    }
+
+    #[test]
+    fn one_name_of_two_containers_is_refused_until_one_goes() {
+        let (cache, _) = cache();
+        let (a, b) = (container(A), container(B));
+        cache.insert(a.clone(), names(&["web", "same"]));
+        cache.insert(b.clone(), names(&["same", A]));
+        assert!(matches!(cache.lookup("same"), Lookup::Ambiguous));
+        assert!(matches!(cache.lookup(A), Lookup::Ambiguous), "another one's name is this one's id");
+        assert!(found(&cache, "web").is_some());
+        cache.remove(&b);
+        assert!(Arc::ptr_eq(&found(&cache, "same").unwrap(), &a));
+        assert!(b.is_gone() && !a.is_gone());
+    }
+
+    #[test]
+    fn a_name_may_repeat_within_one_container() {
+        let (cache, _) = cache();
+        cache.insert(container(A), names(&["web", "web", A]));
+        assert!(found(&cache, "web").is_some() && found(&cache, A).is_some());
+    }
+
+    #[test]
+    fn a_container_that_is_gone_is_not_found_even_before_it_is_removed() {
+        let (cache, _) = cache();
+        let a = container(A);
+        cache.insert(a.clone(), names(&["web"]));
+        a.mark_gone();
+        assert!(matches!(cache.lookup("web"), Lookup::Missing));
+        assert!(cache.list().is_empty());
+    }
+
+    #[test]
+    fn a_replacement_ends_the_old_one_and_late_news_of_it_change_nothing() {
+        let (cache, recorder) = cache();
+        let (old, new) = (container(A), container(A));
+        cache.insert(old.clone(), names(&["web"]));
+        cache.insert(new.clone(), names(&["web"]));
+        assert!(old.is_gone());
+        cache.remove(&old);
+        assert!(Arc::ptr_eq(&found(&cache, "web").unwrap(), &new));
+        cache.remove(&new);
+        cache.remove(&new);
+        assert_eq!(*recorder.0.lock(), ["added", "removed"]);
+    }
+
+    #[test]
+    fn a_renamed_container_goes_on() {
+        let (cache, recorder) = cache();
+        let old = container(A);
+        let slot = old.try_acquire(None).unwrap();
+        cache.insert(old.clone(), names(&["web"]));
+        let renamed = Arc::new(old.renamed("www".into()));
+        cache.insert(renamed.clone(), names(&["www"]));
+        assert!(!old.is_gone() && matches!(cache.lookup("web"), Lookup::Missing));
+        let now = found(&cache, "www").unwrap();
+        assert_eq!((now.active(), now.name.as_str()), (1, "www"));
+        drop(slot);
+        assert_eq!(now.active(), 0);
+        cache.remove(&old);
+        assert!(now.is_gone() && matches!(cache.lookup("www"), Lookup::Missing));
+        assert_eq!(*recorder.0.lock(), ["added", "removed"]);
+    }
+
+    #[test]
+    fn a_shared_namespace_is_observed_once_and_a_closed_container_never() {
+        let (cache, recorder) = cache();
+        let (a, b) = (container(A), container(B));
+        let netns = a.netns.clone();
+        let closed = Arc::new(Container::new("c".into(), "c".into(), netns, Policy::closed(Denied::HostNetwork)));
+        cache.insert(closed.clone(), names(&["c"]));
+        assert!(recorder.0.lock().is_empty());
+        cache.insert(a.clone(), names(&["a"]));
+        cache.insert(b.clone(), names(&["b"]));
+        cache.remove(&a);
+        cache.remove(&closed);
+        assert_eq!(*recorder.0.lock(), ["added"]);
+        cache.remove(&b);
+        assert_eq!(*recorder.0.lock(), ["added", "removed"]);
+    }
+}

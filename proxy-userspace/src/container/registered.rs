@@ -1,0 +1,130 @@
+//! Containers of other runtimes: each is registered by a file `NAME.toml` in one directory.
+//!
+//! The directory is watched, and looked through every few seconds in any case, which also notices what no watch tells: a
+//! namespace replaced by another at the same path. A container that is registered by `pid` lives exactly as long as that
+//! process. Its file may stay behind, and the pid be given to somebody else; see [`scan`] for why that leads nowhere.
+
+use std::fs::Metadata;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::cache::Cache;
+use super::{Ask, Desk, Entrance};
+
+mod file;
+mod scan;
+mod watch;
+
+use scan::Scanner;
+use watch::Watch;
+
+/// How often the directory is looked through without being told.
+const RESCAN: Duration = Duration::from_secs(2);
+/// How long to wait after a change before looking: a file is often written in several steps.
+const SETTLE: Duration = Duration::from_millis(15);
+/// How soon to look again for what was not ready, a namespace not yet mounted, say; doubled each time up to [`RESCAN`].
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Looks through `directory` once, then follows it until `shutdown`. A directory that is missing is made.
+///
+/// # Errors
+/// The directory cannot be made or read, or anyone could register containers in it.
+pub(super) async fn start(
+    directory: &Path,
+    entrance: Entrance,
+    cache: Arc<Cache>,
+    desk: Desk,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    prepare(directory)?;
+    let scanner = Scanner::new(directory.to_owned(), entrance, cache);
+    let (ready, first_scan) = oneshot::channel();
+    tokio::spawn(follow(directory.to_owned(), scanner, desk, shutdown, ready));
+    let _ = first_scan.await;
+    Ok(())
+}
+
+/// A file in this directory makes the daemon enter a namespace, so not everyone may put one there.
+fn prepare(directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| {
+        format!("cannot make {directory:?}, where containers are registered: make it, or name another directory")
+    })?;
+    let metadata = std::fs::metadata(directory).with_context(|| format!("cannot read {directory:?}"))?;
+    if !metadata.is_dir() {
+        bail!("{directory:?} is no directory: containers are registered by files in a directory");
+    }
+    if writable_by_all(&metadata) {
+        bail!("anyone may register containers in {directory:?}: chmod o-w {directory:?}");
+    }
+    Ok(())
+}
+
+fn writable_by_all(metadata: &Metadata) -> bool {
+    metadata.permissions().mode() & 0o002 != 0
+}
+
+async fn follow(
+    directory: PathBuf,
+    mut scanner: Scanner,
+    mut desk: Desk,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<()>,
+) {
+    let mut watch = Watch::new(directory);
+    let mut ready = Some(ready);
+    let mut waiting: Vec<Ask> = Vec::new();
+    let mut retry = RETRY;
+    loop {
+        // Before the scan, so that no change falls between the two.
+        watch.set(scanner.places());
+        // The files are read on a thread made for such things: a disk that hangs must not hold up connections.
+        let result;
+        (scanner, result) = match tokio::task::spawn_blocking(move || {
+            let result = scanner.scan();
+            (scanner, result)
+        })
+        .await
+        {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "the directory of registered containers is no longer followed");
+                *desk.health.lock() = Err("stopped".into());
+                return;
+            }
+        };
+        retry = if scanner.something_is_not_ready() { (retry * 2).min(RESCAN) } else { RETRY };
+        let next = Instant::now() + if retry > RETRY { retry } else { RESCAN };
+        report(&desk, result);
+        waiting.clear();
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(());
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep_until(next) => continue,
+            () = watch.changed() => retry = RETRY,
+            Some(ask) = desk.asks.recv() => waiting.push(ask),
+        }
+        tokio::time::sleep(SETTLE).await;
+        while let Ok(ask) = desk.asks.try_recv() {
+            waiting.push(ask);
+        }
+    }
+}
+
+fn report(desk: &Desk, result: Result<(), String>) {
+    let mut health = desk.health.lock();
+    match (&*health, &result) {
+        (Ok(()), Err(error)) => tracing::warn!("registered containers: {error}"),
+        (Err(_), Ok(())) => tracing::info!("registered containers: the directory can be read again"),
+        _ => {}
+    }
+    *health = result;
+}

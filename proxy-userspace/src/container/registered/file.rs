@@ -1,0 +1,159 @@
+//! One file of the directory: what it may say.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::container::policy::{Denied, Policy, PortSet};
+
+/// The longest name that is accepted, in bytes; also what a request may carry.
+const NAME: usize = 255;
+
+/// A container as a runtime describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Description {
+    pub(super) name: String,
+    pub(super) target: Target,
+    pub(super) policy: Policy,
+}
+
+/// How its namespace is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The namespace that a process is in, for as long as the process lives.
+    Process {
+        pid: u32,
+        /// Field 22 of /proc/PID/stat, which tells the process from a later one with the same pid.
+        start_time: Option<u64>,
+    },
+    /// A bind mount of a namespace, for as long as it is there.
+    Path(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Document {
+    name: Option<String>,
+    pid: Option<u32>,
+    start_time: Option<u64>,
+    netns: Option<PathBuf>,
+    #[serde(default)]
+    ports: Option<Ports>,
+    #[serde(default)]
+    deny: bool,
+    max_connections: Option<u32>,
+    #[serde(default)]
+    https_ports: Option<Ports>,
+}
+
+struct Ports(PortSet);
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let items = Vec::<toml::Value>::deserialize(deserializer)?;
+        let ranges = items.iter().map(|item| {
+            let text = item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+            PortSet::parse_item(&text).map_err(D::Error::custom)
+        });
+        Ok(Self(PortSet::from_ranges(ranges.collect::<Result<_, _>>()?)))
+    }
+}
+
+impl Description {
+    /// Reads the text of the file at `path`, whose name without `.toml` is the container's unless the text has another.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to write instead.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, String> {
+        let document: Document = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+        let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = document.name.unwrap_or_else(stem);
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > NAME || !name.bytes().all(legal) {
+            return Err(format!("name = {name:?}: use 1 to {NAME} letters, digits, '-', '_' and '.'"));
+        }
+        let target = match (document.pid, document.netns) {
+            (Some(pid), None) if pid > 0 => Target::Process { pid, start_time: document.start_time },
+            (None, Some(path)) if document.start_time.is_none() => Target::Path(checked_path(path)?),
+            (None, Some(_)) => return Err("start-time belongs to pid: remove it, or use pid instead of netns".into()),
+            (Some(_), None) => return Err("pid = 0: write the pid of a process of the container".into()),
+            _ => return Err("write either pid = NUMBER or netns = \"/run/netns/NAME\"".into()),
+        };
+        let policy = Policy {
+            deny: document.deny.then_some(Denied::Denied),
+            ports: document.ports.map(|Ports(set)| set),
+            max_connections: document.max_connections,
+            https: document.https_ports.map(|Ports(set)| set).unwrap_or_default(),
+        };
+        Ok(Self { name, target, policy })
+    }
+}
+
+/// A path below /proc goes by pid, and a pid by itself may come to mean another process.
+fn checked_path(path: PathBuf) -> Result<PathBuf, String> {
+    if !path.is_absolute() {
+        return Err(format!("netns = {path:?}: write the whole path, from /"));
+    }
+    if path.starts_with("/proc") {
+        return Err(format!("netns = {path:?}: write pid = NUMBER instead, so that a reused pid is noticed"));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Description, String> {
+        Description::parse(Path::new("/run/x/zzzzz-dz642-abcdefghijklmno.toml"), text)
+    }
+
+    #[test]
+    fn all_keys() {
+        let description = parse(
+            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nmax-connections = 9\nhttps-ports = [8443]",
+        )
+        .unwrap();
+        assert_eq!(description.name, "web");
+        assert_eq!(description.target, Target::Process { pid: 77, start_time: Some(1234) });
+        let Policy { deny, ports, max_connections, https } = description.policy;
+        assert_eq!((deny, max_connections), (Some(Denied::Denied), Some(9)));
+        assert_eq!((ports.unwrap().to_string(), https.to_string()), ("80,8000-8010".into(), "8443".into()));
+    }
+
+    #[test]
+    fn the_least() {
+        let description = parse("netns = '/run/netns/x'").unwrap();
+        assert_eq!(description.name, "zzzzz-dz642-abcdefghijklmno");
+        assert_eq!(description.target, Target::Path("/run/netns/x".into()));
+        assert_eq!(description.policy, Policy::default());
+        assert_eq!(parse("pid = 1\nports = []").unwrap().policy.check(80), Err(Denied::Port));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            ("", "either pid"),
+            ("pid = 1\nnetns = '/run/netns/x'", "either pid"),
+            ("pid = 0", "pid = 0"),
+            ("pid = -1", "pid"),
+            ("pid = 1\nport = [80]", "port"),
+            ("pid = 1\nports = [0]", "port"),
+            ("pid = 1\nports = [70000]", "70000"),
+            ("pid = 1\nports = 80", "sequence"),
+            ("pid = 1\nports = [true]", "true"),
+            ("pid = 1\nhttps-ports = ['9-1']", "9-1"),
+            ("pid = 1\ndeny = 'yes'", "deny"),
+            ("pid = 1\nname = ''", "name"),
+            ("pid = 1\nname = 'a b'", "name"),
+            ("netns = 'x'", "whole path"),
+            ("netns = '/proc/1/ns/net'", "pid = NUMBER"),
+            ("netns = '/run/netns/x'\nstart-time = 1", "start-time"),
+            ("pid = ", "pid"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+}

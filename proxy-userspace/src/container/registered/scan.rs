@@ -1,0 +1,356 @@
+//! Compares the directory's files with the containers they stand for.
+//!
+//! # Why a reused pid leads nowhere
+//! A process is taken only while its file is trusted to mean it. While the daemon runs, a pidfd watches the process, and
+//! once it has ended the file is spent until it is written anew. When the daemon starts it may find a file whose process
+//! ended long ago and whose pid now belongs to another. But that one started after the file was written, which the
+//! file's time of modification shows: a process that is younger than its file is refused. A runtime that cannot keep the
+//! times in order, since it copies files or sets the clock, writes the process's start time into the file.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Handle;
+
+use super::file::{Description, Target};
+use super::{MetadataExt as _, writable_by_all};
+use crate::container::cache::Cache;
+use crate::container::process::{Process, time_of_start};
+use crate::container::{Container, Entrance};
+use crate::netns::{Netns, NetnsId};
+
+/// The largest file that is read, in bytes.
+const FILE: u64 = 64 * 1024;
+/// How much younger than its file a process may seem: the times are rounded to ticks of the kernel's clocks, 10 ms each.
+const ROUNDING: Duration = Duration::from_millis(50);
+
+pub(super) struct Scanner {
+    directory: PathBuf,
+    entrance: Entrance,
+    cache: Arc<Cache>,
+    files: HashMap<OsString, Known>,
+    runtime: Handle,
+}
+
+/// A file as it was found the last time.
+struct Known {
+    version: Version,
+    state: State,
+}
+
+/// Changes whenever the file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+enum State {
+    /// Stands for a container that runs.
+    Running(Running),
+    /// Is fine, but what it names is not there or cannot be entered, for this reason.
+    Waiting(Description, String),
+    /// Cannot be used until it is written anew: it is wrong, or its process has ended.
+    Spent,
+}
+
+struct Running {
+    container: Arc<Container>,
+    description: Description,
+    /// Pid and start time of the process, if it is registered by one.
+    process: Option<(u32, u64)>,
+}
+
+/// Why a description does not lead to a container now.
+enum Failure {
+    /// It may later.
+    NotYet(String),
+    /// It never will, with this version of the file.
+    Never(String),
+}
+
+impl Scanner {
+    /// Must be called within a runtime, in which the processes are watched.
+    pub(super) fn new(directory: PathBuf, entrance: Entrance, cache: Arc<Cache>) -> Self {
+        Self { directory, entrance, cache, files: HashMap::new(), runtime: Handle::current() }
+    }
+
+    /// Brings the cache in line with the directory. A file that is wrong is told once in the log, and disturbs no other.
+    ///
+    /// # Errors
+    /// The directory cannot be read; what was registered stays.
+    pub(super) fn scan(&mut self) -> Result<(), String> {
+        let found = self.read_directory().map_err(|e| format!("cannot read {:?}: {e}", self.directory))?;
+        let vanished: Vec<_> = self.files.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
+        for name in vanished {
+            if let Some(Known { state: State::Running(running), .. }) = self.files.remove(&name) {
+                self.end(&running, "its file was removed");
+            }
+        }
+        for (name, metadata) in found {
+            self.look_at(name, &metadata);
+        }
+        Ok(())
+    }
+
+    /// The directories in which a namespace may come, go or be replaced.
+    pub(super) fn places(&self) -> BTreeSet<PathBuf> {
+        let descriptions = self.files.values().filter_map(|known| match &known.state {
+            State::Running(Running { description, .. }) | State::Waiting(description, _) => Some(description),
+            State::Spent => None,
+        });
+        descriptions
+            .filter_map(|description| match &description.target {
+                Target::Path(path) => path.parent().map(PathBuf::from),
+                Target::Process { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Whether a file waits for something that may come soon.
+    pub(super) fn something_is_not_ready(&self) -> bool {
+        self.files.values().any(|known| matches!(known.state, State::Waiting(..)))
+    }
+
+    fn read_directory(&self) -> io::Result<HashMap<OsString, Metadata>> {
+        let mut found = HashMap::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let text = name.to_string_lossy();
+            if !text.ends_with(".toml") || text.starts_with('.') {
+                continue;
+            }
+            // Follows links. A file that vanished meanwhile is no longer there, that is all.
+            if let Ok(metadata) = std::fs::metadata(self.directory.join(&name))
+                && metadata.is_file()
+            {
+                found.insert(name, metadata);
+            }
+        }
+        Ok(found)
+    }
+
+    fn look_at(&mut self, name: OsString, metadata: &Metadata) {
+        let version = Version::of(metadata);
+        let previous = self.files.remove(&name);
+        let state = match previous {
+            Some(known) if known.version == version => self.look_again(&name, known.state, metadata),
+            previous => {
+                let running = match previous {
+                    Some(Known { state: State::Running(running), .. }) => Some(running),
+                    _ => None,
+                };
+                self.read(&name, metadata, running)
+            }
+        };
+        self.files.insert(name, Known { version, state });
+    }
+
+    /// The file is what it was; what it names may not be.
+    fn look_again(&self, name: &OsString, state: State, metadata: &Metadata) -> State {
+        match state {
+            State::Running(running) if running.container.is_gone() => State::Spent,
+            State::Running(running) => {
+                if let Target::Path(path) = &running.description.target
+                    && NetnsId::at(path).ok() != Some(running.container.netns.id())
+                {
+                    self.end(&running, "its namespace was removed or replaced");
+                    return self.register(name, running.description, metadata, None, None);
+                }
+                State::Running(running)
+            }
+            State::Waiting(description, reason) => self.register(name, description, metadata, None, Some(reason)),
+            State::Spent => State::Spent,
+        }
+    }
+
+    /// The file is new, or was written anew over one that stood for `previous`.
+    fn read(&self, name: &OsString, metadata: &Metadata, previous: Option<Running>) -> State {
+        let path = self.directory.join(name);
+        let text = if metadata.size() > FILE {
+            Err(format!("is larger than {FILE} bytes"))
+        } else if writable_by_all(metadata) {
+            Err(format!("may be written by anyone: chmod o-w {path:?}"))
+        } else {
+            std::fs::read_to_string(&path).map_err(|e| e.to_string())
+        };
+        // An empty file is about to be written.
+        let description = match text {
+            Ok(text) if text.is_empty() => Err(None),
+            Ok(text) => Description::parse(&path, &text).map_err(Some),
+            Err(error) => Err(Some(error)),
+        };
+        match description {
+            Ok(description) => self.register(name, description, metadata, previous, None),
+            Err(error) => {
+                if let Some(error) = error {
+                    tracing::warn!(file = %path.display(), "this file registers no container: {error}");
+                }
+                if let Some(running) = previous {
+                    self.end(&running, "its file cannot be understood any more");
+                }
+                State::Spent
+            }
+        }
+    }
+
+    /// `said`: why it did not work the last time, which needs no saying again.
+    fn register(
+        &self,
+        name: &OsString,
+        description: Description,
+        metadata: &Metadata,
+        previous: Option<Running>,
+        said: Option<String>,
+    ) -> State {
+        match self.find(name, &description, metadata, previous.as_ref()) {
+            Ok((container, process)) => {
+                let start = process.as_ref().map(|(process, start)| (process.pid(), *start));
+                self.cache.insert(container.clone(), vec![description.name.clone()]);
+                if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
+                    tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");
+                    if let Some((process, _)) = process {
+                        self.watch(process, container.clone());
+                    }
+                }
+                State::Running(Running { container, description, process: start })
+            }
+            Err(failure) => {
+                if let Some(running) = previous {
+                    self.end(&running, "its file was written anew");
+                }
+                let file = self.directory.join(name);
+                match failure {
+                    Failure::NotYet(reason) => {
+                        if said.as_ref() != Some(&reason) {
+                            tracing::warn!(file = %file.display(), "cannot register this container yet: {reason}");
+                        }
+                        State::Waiting(description, reason)
+                    }
+                    Failure::Never(reason) => {
+                        tracing::warn!(file = %file.display(), "this file registers no container: {reason}");
+                        State::Spent
+                    }
+                }
+            }
+        }
+    }
+
+    /// The container that `description` stands for: that of `previous` under another policy if it is the same one still.
+    fn find(
+        &self,
+        name: &OsString,
+        description: &Description,
+        metadata: &Metadata,
+        previous: Option<&Running>,
+    ) -> Result<(Arc<Container>, Option<(Process, u64)>), Failure> {
+        let (netns, process) = match &description.target {
+            Target::Process { pid, start_time } => {
+                let (netns, process, start) = open_process(*pid, *start_time, metadata)?;
+                (netns, Some((process, start)))
+            }
+            Target::Path(path) => {
+                let netns = Netns::open(path).map_err(|e| Failure::NotYet(format!("{path:?}: {}", explain(&e))))?;
+                (netns, None)
+            }
+        };
+        let policy = self.entrance.judge(&netns, description.policy.clone());
+        let start = process.as_ref().map(|(process, start)| (process.pid(), *start));
+        let container = match previous {
+            // A container that is closed now loses the connections that it has.
+            Some(old)
+                if old.process == start
+                    && old.container.netns.id() == netns.id()
+                    && !old.container.is_gone()
+                    && policy.deny.is_none() =>
+            {
+                old.container.with_policy(description.name.clone(), policy)
+            }
+            _ => {
+                let id = format!("registered/{}", name.to_string_lossy());
+                Container::new(id, description.name.clone(), Arc::new(netns), policy)
+            }
+        };
+        Ok((Arc::new(container), process))
+    }
+
+    fn watch(&self, process: Process, container: Arc<Container>) {
+        let cache = self.cache.clone();
+        self.runtime.spawn(async move {
+            tokio::select! {
+                () = process.exited() => {
+                    tracing::info!(container = container.name, "container gone: its process has ended");
+                    cache.remove(&container);
+                }
+                () = container.gone() => {}
+            }
+        });
+    }
+
+    fn end(&self, running: &Running, why: &str) {
+        if !running.container.is_gone() {
+            tracing::info!(container = running.container.name, "container gone: {why}");
+        }
+        self.cache.remove(&running.container);
+    }
+}
+
+fn open_process(pid: u32, start_time: Option<u64>, file: &Metadata) -> Result<(Netns, Process, u64), Failure> {
+    let failure = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Failure::Never(format!("process {pid} has ended: remove the file, or write it anew with a pid that lives"))
+        }
+        _ => Failure::NotYet(format!("process {pid}: {}", explain(&error))),
+    };
+    let process = Process::open(pid).map_err(failure)?;
+    let start = process.start_ticks().map_err(failure)?;
+    match start_time {
+        Some(expected) if expected != start => {
+            return Err(Failure::Never(format!(
+                "start-time = {expected}, but process {pid} has {start} (field 22 of /proc/{pid}/stat): it is another process"
+            )));
+        }
+        Some(_) => {}
+        None if is_younger(start, file.modified().ok()) => {
+            return Err(Failure::Never(format!(
+                "process {pid} is younger than the file, so it is not the one that was meant: write the file anew, or \
+                 add start-time = field 22 of /proc/{pid}/stat"
+            )));
+        }
+        None => {}
+    }
+    let netns = process.netns().map_err(failure)?;
+    Ok((netns, process, start))
+}
+
+/// Whether the process with this start time started after `written`. If that is unknown it is taken to have.
+fn is_younger(start_ticks: u64, written: Option<SystemTime>) -> bool {
+    written.is_none_or(|written| time_of_start(start_ticks) > written + ROUNDING)
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{error}: the daemon needs CAP_SYS_ADMIN and CAP_SYS_PTRACE to enter it")
+        }
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,237 @@
+//! Ending without breaking what runs: whoever holds a [`DrainWatch`] keeps the process alive until it lets go.
+//!
+//! Drain works by ownership. Each listener and each connection holds a watch; [`Drain::begin`] tells all of them that no
+//! new work is wanted, and [`Drain::finished`] returns when the last watch is dropped. What is still there at the
+//! deadline is told to end at once ([`DrainWatch::cut`]). Nothing is registered by name and nothing has to be
+//! deregistered, so a task that panics or is aborted cannot hold the process open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a cut session has to close its sockets. Cutting needs no peer and no I/O, so this is only a guard against
+/// a task that does not listen to [`DrainWatch::cut`].
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+struct Shared {
+    started: CancellationToken,
+    cut: CancellationToken,
+    watches: AtomicUsize,
+    empty: Notify,
+}
+
+/// The owner's side: begins the drain and waits for its end.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    shared: Arc<Shared>,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Watches that were still held at the deadline, so that their work was cut.
+    pub cut: usize,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drain {
+    /// A drain that has not begun and that nobody holds open.
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                started: CancellationToken::new(),
+                cut: CancellationToken::new(),
+                watches: AtomicUsize::new(0),
+                empty: Notify::new(),
+            }),
+        }
+    }
+
+    /// A watch that holds the drain open until it and all its clones are dropped.
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch::new(&self.shared)
+    }
+
+    /// Says that no new work is wanted. Calling it again changes nothing.
+    pub fn begin(&self) {
+        self.shared.started.cancel();
+    }
+
+    /// Ends what still runs, without waiting for a deadline. Also begins the drain.
+    pub fn cut(&self) {
+        self.shared.started.cancel();
+        self.shared.cut.cancel();
+    }
+
+    /// Whether [`Drain::begin`] was called.
+    pub fn draining(&self) -> bool {
+        self.shared.started.is_cancelled()
+    }
+
+    /// How many watches are held, listeners' included.
+    pub fn watches(&self) -> usize {
+        self.shared.watches.load(Ordering::Acquire)
+    }
+
+    /// Waits until every watch is dropped, at most for `patience`; then cuts what remains and waits for that to close.
+    ///
+    /// Does not begin the drain by itself: watches that nobody told to finish would only run into the deadline.
+    pub async fn finished(&self, patience: Duration) -> Drained {
+        // A patience beyond what the clock can express means "no deadline".
+        let Some(deadline) = Instant::now().checked_add(patience) else {
+            self.empty().await;
+            return Drained { cut: 0 };
+        };
+        if tokio::time::timeout_at(deadline, self.empty()).await.is_ok() {
+            return Drained { cut: 0 };
+        }
+        let cut = self.watches();
+        self.cut();
+        let _ = tokio::time::timeout(CUT_GRACE, self.empty()).await;
+        Drained { cut }
+    }
+
+    async fn empty(&self) {
+        loop {
+            let mut notified = std::pin::pin!(self.shared.empty.notified());
+            // Registered before the count is read, so that a drop in between is not missed.
+            notified.as_mut().enable();
+            if self.watches() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// The worker's side: holds the drain open, and tells when to finish and when to stop. One pointer wide.
+#[derive(Debug)]
+pub struct DrainWatch {
+    shared: Arc<Shared>,
+}
+
+impl DrainWatch {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.watches.fetch_add(1, Ordering::AcqRel);
+        Self { shared: Arc::clone(shared) }
+    }
+
+    /// Whether the drain has begun: take no new work, close after the work at hand.
+    pub fn draining(&self) -> bool {
+        self.shared.started.is_cancelled()
+    }
+
+    /// Waits until the drain begins.
+    pub async fn started(&self) {
+        self.shared.started.cancelled().await;
+    }
+
+    /// Whether the deadline has passed: end at once.
+    pub fn is_cut(&self) -> bool {
+        self.shared.cut.is_cancelled()
+    }
+
+    /// Waits until the deadline has passed; a connection then ends at once, with a reset.
+    pub async fn cut(&self) {
+        self.shared.cut.cancelled().await;
+    }
+}
+
+impl Clone for DrainWatch {
+    fn clone(&self) -> Self {
+        Self::new(&self.shared)
+    }
+}
+
+impl Drop for DrainWatch {
+    fn drop(&mut self) {
+        if self.shared.watches.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.empty.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_held_ends_at_once() {
+        let drain = Drain::new();
+        drop(drain.watch());
+        drain.begin();
+        let before = Instant::now();
+        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 0 });
+        assert_eq!(Instant::now(), before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_last_clone() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let second = watch.clone();
+        drop(watch);
+        assert_eq!(drain.watches(), 1);
+        tokio::spawn(async move {
+            second.started().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            drop(second);
+        });
+        let before = Instant::now();
+        drain.begin();
+        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 0 });
+        assert_eq!(before.elapsed(), Duration::from_secs(5));
+        assert_eq!(drain.watches(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_cuts_and_counts() {
+        let drain = Drain::new();
+        for _ in 0..3 {
+            let watch = drain.watch();
+            tokio::spawn(async move { watch.cut().await });
+        }
+        drain.begin();
+        let before = Instant::now();
+        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 3 });
+        assert_eq!(before.elapsed(), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_ignores_the_cut_delays_only_by_the_grace() {
+        let drain = Drain::new();
+        let _watch = drain.watch();
+        drain.begin();
+        let before = Instant::now();
+        assert_eq!(drain.finished(Duration::ZERO).await, Drained { cut: 1 });
+        assert_eq!(before.elapsed(), CUT_GRACE);
+    }
+
+    #[tokio::test]
+    async fn a_panicking_or_aborted_holder_lets_go() {
+        let drain = Drain::new();
+        let watch = drain.watch();
+        let task = tokio::spawn(async move {
+            let _held = watch;
+            std::future::pending::<()>().await;
+        });
+        drain.begin();
+        task.abort();
+        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 0 });
+    }
+
+    #[test]
+    fn a_watch_is_one_pointer() {
+        assert_eq!(size_of::<DrainWatch>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,178 @@
+//! What the daemon has running inside the kernel.
+//!
+//! Today that is one sock_ops program, which counts the sockets that are established and that listen in the network
+//! namespaces of containers. The path that carries answers past the daemon will be built on it.
+//!
+//! The daemon works without any of this, only with less to tell; so the rest of the program talks to [`Fastpath`], which
+//! is there in any case and knows why the kernel's help is missing, if it is.
+//!
+//! Everything lives exactly as long as the process: programs, maps and the attachment are held by file descriptors and
+//! pinned nowhere, so nothing stays behind however the process ends.
+
+mod cgroup;
+mod kernel;
+mod logs;
+mod object;
+mod unavailable;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use kernel::Kernel;
+pub use proxy_common::Counters;
+pub use unavailable::Unavailable;
+
+/// Whether the kernel's help is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum BpfMode {
+    /// Used if this host allows it; if not, the reason is logged and the daemon goes on without.
+    #[default]
+    Auto,
+    /// Not used.
+    Off,
+    /// The daemon does not start without.
+    Required,
+}
+
+impl fmt::Display for BpfMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Required => "required",
+        })
+    }
+}
+
+/// What the configuration says about programs in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BpfSettings {
+    /// Whether they are wanted.
+    pub mode: BpfMode,
+    /// The cgroup (version 2) whose sockets they see, with those of all groups below; none: the top of the hierarchy,
+    /// wherever that is mounted.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// The kernel's help, or the reason why there is none.
+#[derive(Debug)]
+pub struct Fastpath {
+    state: Result<Kernel, Unavailable>,
+}
+
+impl Fastpath {
+    /// Loads and attaches what the settings ask for, and logs how that went.
+    ///
+    /// Called once, from within a tokio runtime (a task there forwards the programs' log records), before the process
+    /// gives up its privileges: it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    ///
+    /// Why the kernel's help is not to be had, and only when the mode is [`BpfMode::Required`].
+    pub fn start(settings: &BpfSettings) -> Result<Self, Unavailable> {
+        let state = match settings.mode {
+            BpfMode::Off => Err(Unavailable::Off),
+            BpfMode::Auto | BpfMode::Required => Kernel::load(settings),
+        };
+        match &state {
+            Ok(kernel) => {
+                kernel.forward_logs();
+                if !cgroup::namespace_is_initial() {
+                    tracing::warn!(
+                        cgroup = %kernel.cgroup().display(),
+                        "the daemon runs in a cgroup namespace of its own, so its eBPF program sees only sockets of \
+                         processes below that; start it in the host's (Docker: --cgroupns=host)"
+                    );
+                }
+            }
+            Err(reason) if settings.mode == BpfMode::Required => return Err(reason.clone()),
+            Err(_) => {}
+        }
+        let this = Self { state };
+        this.follow_log_level();
+        tracing::info!("{}", this.status());
+        Ok(this)
+    }
+
+    /// A `Fastpath` that does nothing, as with [`BpfMode::Off`].
+    pub const fn off() -> Self {
+        Self { state: Err(Unavailable::Off) }
+    }
+
+    /// One line for people: what runs and where, or why nothing does and what to do about it.
+    pub fn status(&self) -> String {
+        match &self.state {
+            Ok(kernel) => {
+                format!("eBPF: program {} attached at {}", kernel.program_id(), kernel.cgroup().display())
+            }
+            Err(reason) => format!("eBPF: not used: {reason}"),
+        }
+    }
+
+    /// The loaded programs, if they are.
+    pub const fn kernel(&self) -> Option<&Kernel> {
+        match &self.state {
+            Ok(kernel) => Some(kernel),
+            Err(_) => None,
+        }
+    }
+
+    /// Why there is no kernel's help, if there is none.
+    pub const fn unavailable(&self) -> Option<&Unavailable> {
+        match &self.state {
+            Ok(_) => None,
+            Err(reason) => Some(reason),
+        }
+    }
+
+    /// Begins to count the sockets of a network namespace, known by its cookie (`SO_NETNS_COOKIE`).
+    ///
+    /// A namespace that several containers share is registered by each of them, and counted until the last of them
+    /// [unregisters](Self::unregister) it. A failure is logged, not returned: a container must not become unreachable
+    /// because it cannot be counted.
+    pub fn register(&self, cookie: u64) {
+        let Ok(kernel) = &self.state else { return };
+        if let Err(error) = kernel.register(cookie) {
+            tracing::warn!(netns = cookie, %error, "the sockets of a network namespace cannot be counted");
+        }
+    }
+
+    /// Takes back one [`register`](Self::register).
+    pub fn unregister(&self, cookie: u64) {
+        let Ok(kernel) = &self.state else { return };
+        if let Err(error) = kernel.unregister(cookie) {
+            tracing::warn!(netns = cookie, %error, "the sockets of a network namespace are still counted");
+        }
+    }
+
+    /// The counts of all registered namespaces together since the start; none without the kernel's help.
+    pub fn counters(&self) -> Option<Counters> {
+        self.read(Kernel::counters)
+    }
+
+    /// The counts of one registered namespace; none if it is not registered, or without the kernel's help.
+    pub fn counters_of(&self, cookie: u64) -> Option<Counters> {
+        self.read(|kernel| kernel.counters_of(cookie)).flatten()
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Kernel) -> std::io::Result<T>) -> Option<T> {
+        let kernel = self.state.as_ref().ok()?;
+        read(kernel).inspect_err(|error| tracing::warn!(%error, "the eBPF counters cannot be read")).ok()
+    }
+
+    /// Makes the programs write log records if, and only if, the target [`LOG_TARGET`] is logged at debug now. Called
+    /// again whenever the log level has changed.
+    pub fn follow_log_level(&self) {
+        let Ok(kernel) = &self.state else { return };
+        let wanted = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
+        if let Err(error) = kernel.log_events(wanted) {
+            tracing::warn!(%error, "the eBPF programs' log level cannot be changed");
+        }
+    }
+}
+
+/// The target of log lines that come from the programs in the kernel.
+pub const LOG_TARGET: &str = "portsplice::ebpf";

@@ -1,0 +1,286 @@
+//! Loads the programs, attaches them, and talks to them through their maps.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray};
+use aya::programs::{CgroupAttachMode, SockOps};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
+use caps::{CapSet, Capability};
+use parking_lot::Mutex;
+use proxy_common::{Counters, Settings, names};
+use tokio::task::AbortHandle;
+
+use super::logs::{self, Records};
+use super::unavailable::one_line;
+use super::{BpfSettings, Unavailable, cgroup, object};
+
+/// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).
+const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
+
+/// The programs, loaded and attached. Dropping it detaches and removes them.
+pub struct Kernel {
+    /// Holds the program and, through it, the attachment.
+    _ebpf: Ebpf,
+    program_id: u32,
+    cgroup: PathBuf,
+    namespaces: Mutex<Namespaces>,
+    total: PerCpuArray<MapData, Value<Counters>>,
+    settings: Mutex<Array<MapData, Value<Settings>>>,
+    logs: Mutex<Logs>,
+}
+
+/// Registered namespaces: the kernel's table, and how often each was registered.
+struct Namespaces {
+    map: BpfHashMap<MapData, u64, Value<Counters>>,
+    registrations: HashMap<u64, usize>,
+}
+
+/// Where the programs' log records go.
+enum Logs {
+    /// Nowhere yet.
+    Kept(Records),
+    /// To a task.
+    Forwarded(AbortHandle),
+    /// Nowhere any more.
+    Gone,
+}
+
+/// A value of `proxy-common` in a map.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Value<T>(T);
+
+// SAFETY: `Counters` is `repr(C)` and made of u64 alone, without padding (asserted beside it); any bit pattern is valid.
+unsafe impl aya::Pod for Value<Counters> {}
+// SAFETY: `Settings` is `repr(C)` and one u32; any bit pattern is valid.
+unsafe impl aya::Pod for Value<Settings> {}
+
+impl Kernel {
+    /// Loads the embedded object and attaches its program, whatever the settings' mode says.
+    ///
+    /// The attachment is a `bpf_link`: it adds to the programs of others at the same cgroup and to none of them does it
+    /// matter, and it goes when the process does.
+    ///
+    /// # Errors
+    ///
+    /// The reason why this host, this kernel or this process cannot have the programs.
+    pub fn load(settings: &BpfSettings) -> Result<Self, Unavailable> {
+        let object = object::embedded().ok_or(Unavailable::NotBuilt)?;
+        check_capabilities()?;
+        check_kernel()?;
+        let (path, cgroup) = open_cgroup(settings)?;
+
+        let mut ebpf = EbpfLoader::new().load(object)?;
+        let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(one_line(&error)))?;
+        let namespaces = Namespaces { map: take(&mut ebpf, names::NAMESPACES)?, registrations: HashMap::new() };
+        let total = take(&mut ebpf, names::TOTAL)?;
+        let settings = take(&mut ebpf, names::SETTINGS)?;
+
+        let program = ebpf.program_mut(names::SOCKET_EVENTS).ok_or_else(|| lacks(names::SOCKET_EVENTS))?;
+        let program: &mut SockOps = program.try_into()?;
+        program.load()?;
+        let program_id = program.info()?.id();
+        // `Single` means no flags, which is what bpf_link_create demands; a link always shares (BPF_F_ALLOW_MULTI).
+        program
+            .attach(&cgroup, CgroupAttachMode::Single)
+            .map_err(|error| Unavailable::Attach { path: path.clone(), error: one_line(&error) })?;
+
+        Ok(Self {
+            _ebpf: ebpf,
+            program_id,
+            cgroup: path,
+            namespaces: Mutex::new(namespaces),
+            total,
+            settings: Mutex::new(settings),
+            logs: Mutex::new(Logs::Kept(records)),
+        })
+    }
+
+    /// The kernel's number of the program, as `bpftool prog` shows it.
+    pub const fn program_id(&self) -> u32 {
+        self.program_id
+    }
+
+    /// The cgroup that the program is attached to.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Begins to count the sockets of a namespace, or adds one to the registrations that it has.
+    ///
+    /// Sockets that are listening or connected already are not counted, and neither is their end.
+    ///
+    /// # Errors
+    ///
+    /// `E2BIG` when [`proxy_common::MAX_NAMESPACES`] are registered, `ENOMEM`, or `EPERM` where a kernel older than 5.19
+    /// wants CAP_BPF for this too.
+    pub fn register(&self, cookie: u64) -> io::Result<()> {
+        let mut namespaces = self.namespaces.lock();
+        let Namespaces { map, registrations } = &mut *namespaces;
+        if let Some(count) = registrations.get_mut(&cookie) {
+            *count += 1;
+            return Ok(());
+        }
+        map.insert(cookie, Value(Counters::default()), 0).map_err(into_io)?;
+        registrations.insert(cookie, 1);
+        Ok(())
+    }
+
+    /// Takes back one registration; after the last one the namespace is not counted any more, and its counts are gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of the `bpf` system call; a namespace that is not registered is none.
+    pub fn unregister(&self, cookie: u64) -> io::Result<()> {
+        let mut namespaces = self.namespaces.lock();
+        let Namespaces { map, registrations } = &mut *namespaces;
+        match registrations.get_mut(&cookie) {
+            None => Ok(()),
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                Ok(())
+            }
+            Some(_) => {
+                map.remove(&cookie).map_err(into_io)?;
+                registrations.remove(&cookie);
+                Ok(())
+            }
+        }
+    }
+
+    /// The counts of all registered namespaces together since the start; what a namespace counted stays when it goes.
+    ///
+    /// # Errors
+    ///
+    /// Those of the `bpf` system call.
+    pub fn counters(&self) -> io::Result<Counters> {
+        let per_cpu = self.total.get(&0, 0).map_err(into_io)?;
+        Ok(per_cpu.iter().fold(Counters::default(), |sum, Value(counters)| sum.plus(counters)))
+    }
+
+    /// The counts of one namespace; none if it is not registered.
+    ///
+    /// # Errors
+    ///
+    /// Those of the `bpf` system call.
+    pub fn counters_of(&self, cookie: u64) -> io::Result<Option<Counters>> {
+        match self.namespaces.lock().map.get(&cookie, 0) {
+            Ok(Value(counters)) => Ok(Some(counters)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(into_io(error)),
+        }
+    }
+
+    /// Whether the programs write a log record for each event.
+    ///
+    /// # Errors
+    ///
+    /// Those of the `bpf` system call.
+    pub fn log_events(&self, on: bool) -> io::Result<()> {
+        let settings = Settings { log_events: u32::from(on) };
+        self.settings.lock().set(0, Value(settings), 0).map_err(into_io)
+    }
+
+    /// Forwards the programs' log records to `tracing`, in a task of the tokio runtime that it is called in.
+    pub fn forward_logs(&self) {
+        let mut logs = self.logs.lock();
+        match std::mem::replace(&mut *logs, Logs::Gone) {
+            Logs::Kept(records) => *logs = Logs::Forwarded(tokio::spawn(logs::forward(records)).abort_handle()),
+            forwarded => *logs = forwarded,
+        }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Logs::Forwarded(task) = self.logs.get_mut() {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel")
+            .field("program_id", &self.program_id)
+            .field("cgroup", &self.cgroup)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What loading takes: the first for maps and programs, the last for the type of program and its attachment. The middle
+/// one is for the verifier, which otherwise refuses arithmetic that speculation could abuse to read the kernel's memory;
+/// who has this capability may read it anyway, and the compiled log calls are full of such arithmetic.
+const NEEDED: [(Capability, &str); 3] = [
+    (Capability::CAP_BPF, "CAP_BPF"),
+    (Capability::CAP_PERFMON, "CAP_PERFMON"),
+    (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN"),
+];
+
+/// Fails with the names of the capabilities that are missing.
+///
+/// The kernel would answer EPERM, which can as well come from a security module; so it is better to ask first.
+fn check_capabilities() -> Result<(), Unavailable> {
+    // A process whose capabilities cannot be read shall try.
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(true);
+    if has(Capability::CAP_SYS_ADMIN) {
+        return Ok(()); // includes the others, where bpf(2) is concerned (`bpf_capable` in include/linux/capability.h)
+    }
+    let missing: Vec<_> = NEEDED.iter().filter(|(capability, _)| !has(*capability)).map(|&(_, name)| name).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Unavailable::Capabilities(missing)) }
+}
+
+fn check_kernel() -> Result<(), Unavailable> {
+    match KernelVersion::current() {
+        Ok(version) if version < OLDEST_KERNEL => {
+            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+            Err(Unavailable::KernelTooOld(release.trim().to_owned()))
+        }
+        // A version that cannot be read shall try.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn open_cgroup(settings: &BpfSettings) -> Result<(PathBuf, File), Unavailable> {
+    let path = match &settings.cgroup {
+        Some(path) => path.clone(),
+        None => {
+            let mountinfo = PathBuf::from("/proc/self/mountinfo");
+            let found = cgroup::find_root()
+                .map_err(|error| Unavailable::Cgroup { path: mountinfo, error: error.to_string() })?;
+            found.ok_or(Unavailable::NoCgroup)?
+        }
+    };
+    match File::open(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(error) => Err(Unavailable::Cgroup { path, error: error.to_string() }),
+    }
+}
+
+/// Takes a map out of the object, as the type that it must have.
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Unavailable>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| lacks(name))?;
+    M::try_from(map).map_err(|error| Unavailable::Refused(format!("the map {name}: {}", one_line(&error))))
+}
+
+/// The object is not the one that this code was written for.
+fn lacks(name: &str) -> Unavailable {
+    Unavailable::Refused(format!("the embedded object has no {name}: build it anew with `cargo xtask build-ebpf`"))
+}
+
+/// The system call's own error where there is one.
+fn into_io(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::IoError(error) => error,
+        other => io::Error::other(other),
+    }
+}

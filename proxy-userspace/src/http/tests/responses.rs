@@ -1,0 +1,113 @@
+use super::*;
+
+fn faulty(bytes: &str, asked: &Asked) -> ResponseFault {
+    match response(bytes.as_bytes(), asked) {
+        Ok(head) => panic!("{bytes:?} was accepted as {head:?}"),
+        Err(fault) => fault,
+    }
+}
+
+/// What has been asked by a request that offers these protocols.
+fn offering(protocols: &str) -> Asked {
+    let bytes = format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: {protocols}\r\n\r\n");
+    request(bytes.as_bytes()).unwrap().asked()
+}
+
+#[test]
+fn framing_by_status_and_method() {
+    let head_method = Asked { head_method: true, ..GET };
+    let framing = |bytes: &str, asked: &Asked| response(bytes.as_bytes(), asked).unwrap().framing;
+    for (bytes, expected) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ResponseFraming::Length(5)),
+        ("HTTP/1.1 200 \r\nTransfer-Encoding: Chunked\r\n\r\n", ResponseFraming::Chunked),
+        ("HTTP/1.1 200\r\n\r\n", ResponseFraming::UntilClose),
+        ("HTTP/1.0 200 OK\r\n\r\n", ResponseFraming::UntilClose),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", ResponseFraming::None),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ResponseFraming::None),
+        ("HTTP/1.1 100 Continue\r\n\r\n", ResponseFraming::Interim),
+        ("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n", ResponseFraming::Interim),
+        ("HTTP/1.1 404 \u{e9}\r\nContent-Length: 0\r\n\r\n", ResponseFraming::Length(0)),
+    ] {
+        assert_eq!(framing(bytes, &GET), expected, "{bytes:?}");
+    }
+    let bytes = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    assert_eq!(framing(bytes, &head_method), ResponseFraming::None);
+    assert_eq!(response(bytes.as_bytes(), &head_method).unwrap().content_length, Some(5));
+    assert_eq!(framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &head_method), ResponseFraming::None);
+}
+
+#[test]
+fn keep_alive() {
+    let keeps = |bytes: &str| response(bytes.as_bytes(), &GET).unwrap().keep_alive;
+    assert!(keeps("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"));
+    assert!(!keeps("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"));
+    assert!(!keeps("HTTP/1.1 200 OK\r\n\r\n"));
+    assert!(!keeps("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"));
+    assert!(keeps("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n"));
+}
+
+#[test]
+fn faults() {
+    for bytes in [
+        "HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n",
+        "HTTP/1.1 200 O\0K\r\n\r\n",
+        "HTTP/1.1  200 OK\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/1.1 099 OK\r\n\r\n",
+        "HTTP/1.1 600 OK\r\n\r\n",
+        "HTTP/1.1 +20 OK\r\n\r\n",
+        "HTTP/1.2 200 OK\r\n\r\n",
+        "HTTP/2 200 OK\r\n\r\n",
+        "http/1.1 200 OK\r\n\r\n",
+        "\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer_Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.0 100 Continue\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ] {
+        faulty(bytes, &GET);
+    }
+    let mut scanner = ResponseScanner::new(HeadLimits::default());
+    assert!(scanner.advance(b"220 mail").is_err());
+    let mut scanner = ResponseScanner::new(HeadLimits::default());
+    assert_eq!(scanner.advance(b"HTT"), Ok(None));
+    assert_eq!(scanner.advance(b"HTTP/1.1 2"), Ok(None));
+}
+
+#[test]
+fn switching_protocols() {
+    let answer = |lines: &str| format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
+    let websocket = answer("Upgrade: WebSocket\r\nConnection: Upgrade\r\n");
+    let head = response(websocket.as_bytes(), &offering("websocket, x/1")).unwrap().clone();
+    assert_eq!((head.framing, &head.upgrade[..]), (ResponseFraming::Switched, &["WebSocket"][..]));
+    let both = answer("Upgrade: x/1, websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n");
+    assert_eq!(response(both.as_bytes(), &offering("websocket, x/1")).unwrap().upgrade, ["x/1", "websocket"]);
+    for lines in [
+        "",
+        "Upgrade: websocket\r\n",
+        "Connection: upgrade\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket, h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket, a b\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        faulty(&answer(lines), &offering("websocket"));
+    }
+}

@@ -1,0 +1,206 @@
+//! Connects to a port inside a network namespace, wherever in it the server listens.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Netns, listeners};
+use crate::relay::sock::Sock;
+
+/// A peer that vanished without a word (its interface taken away) is noticed after 60 s + 4 x 15 s of silence.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+
+/// Ports of one container whose address is remembered; beyond that they are looked for each time.
+pub(super) const REMEMBERED_PORTS: usize = 1024;
+
+/// Why no connection could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nothing listens on this port, at any address of the namespace.
+    #[error("nothing listens on the port")]
+    NotListening,
+    /// The deadline passed first: the server's backlog is full, or a packet filter in the container drops the connection.
+    #[error("the port did not answer in time")]
+    Timeout,
+    /// The namespace could not be entered, the socket not be made, or what listens cannot be reached from inside.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Where the ports of one container were found the last time.
+///
+/// Holds an entry only for ports that answer somewhere else than at 127.0.0.1, so that for most containers looking into
+/// it costs a read lock of an empty map.
+#[derive(Debug, Default)]
+pub struct DialHints {
+    found_at: RwLock<HashMap<u16, SocketAddr>>,
+}
+
+impl DialHints {
+    pub(super) fn get(&self, port: u16) -> Option<SocketAddr> {
+        self.found_at.read().get(&port).copied()
+    }
+
+    pub(super) fn remember(&self, address: SocketAddr) {
+        let mut found_at = self.found_at.write();
+        if found_at.len() < REMEMBERED_PORTS || found_at.contains_key(&address.port()) {
+            found_at.insert(address.port(), address);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.found_at.read().len()
+    }
+
+    fn forget(&self, port: u16) {
+        self.found_at.write().remove(&port);
+    }
+}
+
+/// Connects to TCP `port` inside `netns` within `timeout`.
+///
+/// Tried in this order: the address remembered in `hints`, 127.0.0.1, `::1`, then the addresses that sockets listening
+/// on the port are bound to. The socket is made inside the namespace and connects only to an address that is local
+/// there, so no packet leaves the container. `TCP_NODELAY` and keepalive are on.
+///
+/// # Errors
+/// See [`DialError`].
+pub async fn dial(netns: &Netns, port: u16, hints: &DialHints, timeout: Duration) -> Result<Sock, DialError> {
+    let mut dialer = Dialer { netns, deadline: Instant::now() + timeout, unreachable: None };
+    let remembered = hints.get(port);
+    if let Some(address) = remembered {
+        match dialer.attempt(address).await {
+            Ok(Some(sock)) => return Ok(sock),
+            // A timeout says nothing about the address: the server is the same and has no time.
+            Ok(None) => hints.forget(port),
+            Err(error) => return Err(error),
+        }
+    }
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    for address in loopback.map(|ip| SocketAddr::new(ip, port)) {
+        if Some(address) != remembered
+            && let Some(sock) = dialer.attempt(address).await?
+        {
+            if address.is_ipv6() {
+                hints.remember(address);
+            }
+            return Ok(sock);
+        }
+    }
+    for address in dialer.listeners(port)? {
+        if let Some(sock) = dialer.attempt(address).await? {
+            hints.remember(address);
+            return Ok(sock);
+        }
+    }
+    Err(dialer.unreachable.map_or(DialError::NotListening, DialError::Io))
+}
+
+struct Dialer<'a> {
+    netns: &'a Netns,
+    deadline: Instant,
+    /// Why an address that something listens on could not be reached.
+    unreachable: Option<io::Error>,
+}
+
+impl Dialer<'_> {
+    /// `Ok(None)` when the next address should be tried.
+    async fn attempt(&mut self, address: SocketAddr) -> Result<Option<Sock>, DialError> {
+        let socket = match self.netns.run(|| new_socket(address))? {
+            Ok(socket) => socket,
+            // IPv6 is not compiled in or switched off.
+            Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let connected = async {
+            if !address.ip().is_loopback() {
+                stay_local(&socket, address)?;
+            }
+            Sock::connect(socket, address).await
+        };
+        match timeout_at(self.deadline, connected).await {
+            Err(_) => Err(DialError::Timeout),
+            Ok(Ok(sock)) => Ok(Some(sock)),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+            Ok(Err(e)) if is_out_of_reach(&e) => {
+                self.unreachable = Some(e);
+                Ok(None)
+            }
+            Ok(Err(e)) if e.raw_os_error() == Some(libc::ETIMEDOUT) => Err(DialError::Timeout),
+            Ok(Err(e)) => Err(e.into()),
+        }
+    }
+
+    /// What else listens on the port, and whether anything does: without a listener nothing was out of reach either.
+    fn listeners(&mut self, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+        let found = match self.netns.run(|| listeners::listening_on(port))? {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "sock_diag did not tell what listens in a container");
+                return Ok(Vec::new());
+            }
+        };
+        if found.is_empty() {
+            self.unreachable = None;
+        }
+        Ok(found.into_iter().filter(|address| !listeners::is_tried_by_loopback(address)).collect())
+    }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    Ok(socket)
+}
+
+/// Binds the socket to the very address it will connect to, which fails unless the address belongs to the namespace.
+///
+/// A server may listen on an address that is not its own (`IP_FREEBIND`); a connection to it would otherwise leave the
+/// container by its default route.
+fn stay_local(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    // The port is chosen by connect, when the whole 4-tuple is known (ip(7)); without it, many connections to one
+    // address would run out of ports. socket2 does not know the option.
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads an int of the given size, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut own = address;
+    own.set_port(0);
+    socket.bind(&SockAddr::from(own))
+}
+
+/// The address exists no more, its interface is down, or it has no route: another one may still answer.
+fn is_out_of_reach(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::EADDRNOTAVAIL
+                | libc::ENETDOWN
+                | libc::ENODEV
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EINVAL
+        )
+    )
+}

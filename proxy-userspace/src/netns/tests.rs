@@ -1,0 +1,279 @@
+//! Against real namespaces, so they need root. They make unnamed ones, which vanish with their last descriptor.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Whether a privileged test may be skipped: only when the environment says that skipping is meant.
+fn skipping() -> bool {
+    let skip = std::env::var_os("PORTSPLICE_SKIP_PRIVILEGED").is_some_and(|v| v == "1");
+    if skip {
+        eprintln!("skipped: PORTSPLICE_SKIP_PRIVILEGED=1");
+    }
+    skip
+}
+
+/// A new namespace with nothing but a `lo` that is down.
+fn bare() -> Netns {
+    std::thread::spawn(|| {
+        // SAFETY: changes only this thread's namespace, and the thread ends here.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{} (root?)", io::Error::last_os_error());
+        Netns::current().unwrap()
+    })
+    .join()
+    .expect("privileged tests need root; PORTSPLICE_SKIP_PRIVILEGED=1 skips them")
+}
+
+fn ip(netns: &Netns, arguments: &str) {
+    let status = netns.run(|| Command::new("ip").args(arguments.split(' ')).status().unwrap()).unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn with_loopback() -> Netns {
+    let netns = bare();
+    ip(&netns, "link set lo up");
+    netns
+}
+
+fn listen(netns: &Netns, address: &str) -> TcpListener {
+    netns.run(|| TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"))).unwrap()
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn dial_to(netns: &Netns, port: u16, hints: &DialHints) -> Result<SocketAddr, DialError> {
+    dial(netns, port, hints, 5 * SECOND).await.map(|sock| sock.socket().peer_addr().unwrap().as_socket().unwrap())
+}
+
+#[test]
+fn a_closure_runs_inside_and_the_thread_comes_back() {
+    if skipping() {
+        return;
+    }
+    let (home, netns) = (Netns::current().unwrap(), bare());
+    assert_ne!(home.id(), netns.id());
+    assert_ne!(home.cookie(), netns.cookie());
+    assert!(netns.cookie().is_some(), "Linux 5.14 and later have cookies");
+    let inside = netns.run(|| Netns::current().unwrap()).unwrap();
+    assert_eq!((inside.id(), inside.cookie()), (netns.id(), netns.cookie()));
+    assert_eq!(Netns::current().unwrap().id(), home.id());
+}
+
+#[test]
+fn calls_nest_and_a_panic_comes_back() {
+    if skipping() {
+        return;
+    }
+    let (home, a, b) = (Netns::current().unwrap(), bare(), bare());
+    let here = || Netns::current().unwrap().id();
+    let seen = a.run(|| [here(), b.run(here).unwrap(), here(), a.run(here).unwrap(), home.run(here).unwrap(), here()]);
+    assert_eq!(seen.unwrap(), [a.id(), b.id(), a.id(), a.id(), home.id(), a.id()]);
+    assert_eq!(here(), home.id());
+
+    assert!(catch_unwind(AssertUnwindSafe(|| a.run(|| panic!("inside")))).is_err());
+    assert_eq!(here(), home.id());
+    assert_eq!(b.run(here).unwrap(), b.id());
+    assert_eq!(here(), home.id());
+}
+
+#[test]
+fn each_thread_comes_back_to_its_own_namespace() {
+    if skipping() {
+        return;
+    }
+    let (a, b) = (bare(), bare());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            move_into_link_name_space(a.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            b.run(|| ()).unwrap();
+            assert_eq!(Netns::current().unwrap().id(), a.id());
+        });
+    });
+}
+
+#[test]
+fn only_a_network_namespace_is_taken() {
+    for path in ["/proc/self/ns/uts", "/dev/null", "/proc/self/stat"] {
+        let error = Netns::open(Path::new(path)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{path}");
+    }
+    assert_eq!(Netns::open(Path::new("/nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn entering_costs_microseconds() {
+    if skipping() {
+        return;
+    }
+    let netns = bare();
+    let once = || netns.run(|| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).unwrap();
+    drop(once());
+    let rounds = 2000;
+    let start = Instant::now();
+    for _ in 0..rounds {
+        drop(once());
+    }
+    let each = start.elapsed() / rounds;
+    println!("enter, make a socket, come back, close it: {each:?}");
+    assert!(each < Duration::from_micros(500), "{each:?}");
+}
+
+#[tokio::test]
+async fn a_server_is_found_wherever_it_listens() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    ip(&netns, "link add eth9 type bridge");
+    ip(&netns, "addr add 10.77.0.2/24 dev eth9");
+    ip(&netns, "addr add 10.77.0.3/24 dev eth9");
+    ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
+    ip(&netns, "addr add fe80::77/64 dev eth9 nodad");
+    ip(&netns, "link set eth9 up");
+    let index = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap()).unwrap();
+    let index = index.lines().find(|l| l.ends_with("eth9")).and_then(|l| l.split_whitespace().nth(1)).unwrap();
+    let link_local = format!("[fe80::77%{}]:7010", u32::from_str_radix(index, 16).unwrap());
+    let cases = [
+        ("127.0.0.1:7001", "127.0.0.1:7001"),
+        ("0.0.0.0:7002", "127.0.0.1:7002"),
+        ("[::1]:7003", "[::1]:7003"),
+        ("[::]:7004", "127.0.0.1:7004"),
+        ("10.77.0.2:7005", "10.77.0.2:7005"),
+        ("10.77.0.3:7006", "10.77.0.3:7006"), // a secondary address, whose local route prefers the primary as source
+        ("127.0.0.53:7007", "127.0.0.53:7007"),
+        ("[fd77::2]:7008", "[fd77::2]:7008"),
+        ("[::ffff:10.77.0.2]:7009", "10.77.0.2:7009"),
+        (&link_local, &link_local),
+    ];
+    for (bound, reached) in cases {
+        let server = listen(&netns, bound);
+        let port = server.local_addr().unwrap().port();
+        let hints = DialHints::default();
+        for _ in 0..2 {
+            assert_eq!(dial_to(&netns, port, &hints).await.unwrap(), reached.parse().unwrap(), "{bound}");
+        }
+        let default = reached.starts_with("127.0.0.1:");
+        assert_eq!(hints.get(port).is_none(), default, "{bound}");
+        drop(server);
+        assert!(matches!(dial_to(&netns, port, &hints).await, Err(DialError::NotListening)), "{bound}");
+        assert_eq!(hints.get(port), None, "{bound}: a refused address is forgotten");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_moves_is_found_again() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    let hints = DialHints::default();
+    for address in ["127.0.0.9:7100", "[::1]:7100", "127.0.0.1:7100", "127.0.0.8:7100"] {
+        let _server = listen(&netns, address);
+        assert_eq!(dial_to(&netns, 7100, &hints).await.unwrap(), address.parse().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn the_connection_is_made_in_the_namespace_and_nowhere_else() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let hints = DialHints::default();
+    assert!(matches!(dial_to(&netns, port, &hints).await, Err(DialError::NotListening)));
+    let inside = listen(&netns, &format!("127.0.0.1:{port}"));
+    let sock = dial(&netns, port, &hints, SECOND).await.unwrap();
+    assert!(sock.socket().tcp_nodelay().unwrap() && sock.socket().keepalive().unwrap());
+    let (accepted, peer) = inside.accept().unwrap();
+    assert_eq!(sock.socket().local_addr().unwrap().as_socket(), Some(peer));
+    drop(accepted);
+    // And the other way round: nothing of it is seen outside.
+    drop(server);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[tokio::test]
+async fn a_listener_on_a_foreign_address_is_not_followed_outside() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    ip(&netns, "link add eth9 type bridge");
+    ip(&netns, "addr add 10.77.0.2/24 dev eth9");
+    ip(&netns, "link set eth9 up");
+    ip(&netns, "route add default via 10.77.0.1");
+    let _server = netns
+        .run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_freebind_v4(true).unwrap();
+            socket.bind(&"192.0.2.1:7200".parse::<SocketAddr>().unwrap().into()).unwrap();
+            socket.listen(8).unwrap();
+            socket
+        })
+        .unwrap();
+    let result = dial_to(&netns, 7200, &DialHints::default()).await;
+    assert!(matches!(&result, Err(DialError::Io(e)) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL)), "{result:?}");
+}
+
+#[tokio::test]
+async fn without_loopback_or_ipv6_the_answer_comes_at_once() {
+    if skipping() {
+        return;
+    }
+    let start = Instant::now();
+    let netns = bare();
+    let hints = DialHints::default();
+    assert!(matches!(dial_to(&netns, 80, &hints).await, Err(DialError::NotListening)));
+    let _server = listen(&netns, "0.0.0.0:80");
+    assert!(matches!(dial_to(&netns, 80, &hints).await, Err(DialError::Io(_))));
+
+    let netns = with_loopback();
+    netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap()).unwrap();
+    assert!(matches!(dial_to(&netns, 80, &hints).await, Err(DialError::NotListening)));
+    let _server = listen(&netns, "127.0.0.5:80");
+    assert_eq!(dial_to(&netns, 80, &hints).await.unwrap(), "127.0.0.5:80".parse().unwrap());
+    assert!(start.elapsed() < 2 * SECOND);
+}
+
+#[tokio::test]
+async fn a_full_backlog_is_a_timeout() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    let hints = DialHints::default();
+    let server = netns
+        .run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&"127.0.0.1:7300".parse::<SocketAddr>().unwrap().into()).unwrap();
+            socket.listen(1).unwrap();
+            socket
+        })
+        .unwrap();
+    let mut held = Vec::new();
+    let start = Instant::now();
+    let outcome = loop {
+        match dial(&netns, 7300, &hints, SECOND / 4).await {
+            Ok(sock) => held.push(sock),
+            Err(error) => break error,
+        }
+        assert!(held.len() < 10);
+    };
+    assert!(matches!(outcome, DialError::Timeout), "{outcome:?}");
+    assert!(start.elapsed() < 2 * SECOND);
+    drop(server);
+}
+
+#[tokio::test]
+async fn hints_are_bounded() {
+    let hints = DialHints::default();
+    for port in 1..=2000 {
+        hints.remember(SocketAddr::from(([10, 0, 0, 1], port)));
+    }
+    assert_eq!(hints.len(), dial::REMEMBERED_PORTS);
+}

@@ -1,0 +1,107 @@
+//! The node's data path: accepts the controller's connections and serves each request on them.
+//!
+//! - [`accept`]: listeners, connection limits, TLS handshakes; each connection becomes one task.
+//! - [`session`]: the requests of one connection, one after the other.
+//! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
+//! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
+//! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
+
+pub mod accept;
+mod access_log;
+mod download;
+mod exchange;
+pub mod limits;
+mod origin;
+mod reply;
+mod request;
+mod route;
+mod session;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::container::Containers;
+use crate::http::HeadLimits;
+use crate::metrics::Metrics;
+use crate::relay::Engine;
+use limits::ConnectionLimits;
+
+/// What a node does with connections and requests; all of it can change while it runs and holds from the next request
+/// (or connection) on.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// Bounds of a message head, requests and responses alike.
+    pub head: HeadLimits,
+    /// Timeouts; a zero one is off.
+    pub timeouts: Timeouts,
+    /// How long a request waits for a port that nothing listens on yet.
+    pub hold: Duration,
+    /// Most connections in all and for each client address; 0 is no limit.
+    pub connections: u32,
+    /// Most connections of one client address; 0 is no limit.
+    pub connections_per_client: u32,
+    /// Most connections to one container, beside what its own policy says; 0 is no limit.
+    pub connections_per_container: u32,
+    /// Whether a line is logged for each request.
+    pub access_log: bool,
+    /// How bytes are moved.
+    pub engine: Engine,
+}
+
+/// How long the node waits for what; zero is for ever.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// From the first byte of a request head to its last.
+    pub head: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// For a connection to a container.
+    pub connect: Duration,
+    /// Between requests on a kept-alive connection.
+    pub keep_alive: Duration,
+    /// Without a byte in either direction while a request, response or tunnel is under way.
+    pub idle: Duration,
+    /// From a request's last byte to the head of its response.
+    pub answer: Duration,
+}
+
+/// The part of the node that all connections share.
+pub struct Node {
+    settings: ArcSwap<NodeSettings>,
+    containers: Arc<Containers>,
+    metrics: Arc<Metrics>,
+    connections: Arc<ConnectionLimits>,
+    origins: route::Connector,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// A node that reaches `containers`; it serves once [`Node::serve`] is called with a listener.
+    pub fn new(settings: NodeSettings, containers: Arc<Containers>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            containers,
+            metrics,
+            connections: ConnectionLimits::new(),
+            origins: route::Connector::new(),
+        })
+    }
+
+    /// Puts new settings in force for requests and connections that begin from now on.
+    pub fn reload(&self, settings: NodeSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Connections that are open now.
+    pub fn connections(&self) -> usize {
+        self.connections.open()
+    }
+}

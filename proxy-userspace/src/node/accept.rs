@@ -1,0 +1,197 @@
+//! Listeners: accepts connections within the limits, does the TLS handshake, and gives each connection its task.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{Socket, TcpKeepalive};
+use tokio::time::{sleep, timeout_at};
+
+use super::limits::Admission;
+use super::reply::{self, Reply, Wording};
+use super::route::deadline;
+use super::session::Session;
+use super::{Node, NodeSettings};
+use crate::auth::Authenticator;
+use crate::drain::DrainWatch;
+use crate::metrics::{Handshake, ListenerMetrics};
+use crate::refusal::{Refusal, Scope};
+use crate::relay::buffer::ReadBuffer;
+use crate::relay::sock::Sock;
+use crate::relay::{Meter, Stream};
+use crate::tls::{self, TlsIdentity, TlsSlot};
+
+/// How long accepting rests when the process has no descriptors left: connections wait in the backlog meanwhile.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A peer that does not answer for about five minutes is dead, and its connection with it.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30)).with_retries(6);
+
+/// A socket that listens for controllers.
+#[derive(Debug)]
+pub struct Listener {
+    /// Bound and listening.
+    pub socket: Socket,
+    /// What it presents, when it speaks TLS; a reload may replace it for connections that come later.
+    pub tls: Option<Arc<TlsSlot>>,
+    /// Which credentials it accepts.
+    pub authenticator: Arc<Authenticator>,
+}
+
+/// What the connections of one listener share.
+#[derive(Debug)]
+pub(super) struct Listening {
+    tls: Option<Arc<TlsSlot>>,
+    pub(super) authenticator: Arc<Authenticator>,
+    metrics: ListenerMetrics,
+}
+
+impl Node {
+    /// Accepts connections on `listener` until the drain begins; then the socket is closed. The connections go on as
+    /// tasks of their own, each of which holds `drain` open.
+    ///
+    /// # Errors
+    /// When the socket cannot be registered or has become unusable.
+    pub async fn serve(self: Arc<Self>, listener: Listener, drain: DrainWatch) -> io::Result<()> {
+        let Listener { socket, tls, authenticator } = listener;
+        // Accepted sockets inherit these; without them connections still work.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_keepalive(&KEEPALIVE);
+        let kind = if tls.is_some() { "tls" } else { "tcp" };
+        let address = socket.local_addr()?.as_socket().map_or_else(String::new, |address| address.to_string());
+        let metrics = self.metrics.listener(&format!("{kind} {address}"));
+        let acceptor = Sock::new(socket)?;
+        let listening = Arc::new(Listening { tls, authenticator, metrics });
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = drain.started() => return Ok(()),
+                accepted = poll_fn(|cx| acceptor.poll_readable(cx, Socket::accept)) => accepted,
+            };
+            match accepted {
+                Ok((socket, address)) => {
+                    let Some(peer) = address.as_socket() else { continue };
+                    self.admit(socket, peer, &listening, &drain);
+                }
+                Err(error) if is_exhaustion(&error) => {
+                    tracing::warn!(%error, "cannot accept: raise the limit of open files or lower `connections`");
+                    sleep(EXHAUSTED_PAUSE).await;
+                }
+                // The connection was gone before it was accepted, or the network had an error of its own: accept(2)
+                // says to try again for all of those.
+                Err(error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+            }
+        }
+    }
+
+    /// Starts the task of a new connection, or turns it away.
+    fn admit(self: &Arc<Self>, socket: Socket, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {
+        let settings = self.settings.load();
+        let place = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
+        let sock = match Sock::new(socket) {
+            Ok(sock) => sock,
+            Err(error) => return tracing::warn!(%error, "cannot watch a new connection"),
+        };
+        let (node, listening, drain) = (self.clone(), listening.clone(), drain.clone());
+        match place {
+            Ok(place) => {
+                tokio::spawn(node.connection(sock, peer, listening, drain, place));
+            }
+            Err(scope) => {
+                tokio::spawn(node.turn_away(sock, listening, scope));
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        sock: Sock,
+        peer: SocketAddr,
+        listening: Arc<Listening>,
+        drain: DrainWatch,
+        place: Admission,
+    ) {
+        let _counted = listening.metrics.connection();
+        tracing::debug!(%peer, "connection accepted");
+        let cut = drain.clone();
+        let served = async {
+            let settings = self.settings.load_full();
+            let identity = listening.tls.as_ref().map(|slot| slot.load_full());
+            let Some((client, exporter)) = self.secure(sock, identity.as_deref(), &settings, peer).await else { return };
+            let session = Session {
+                node: self.clone(),
+                listening,
+                client,
+                peer,
+                exporter,
+                identity,
+                drain,
+                read: ReadBuffer::default(),
+                origin: None,
+                meter: Meter::default(),
+            };
+            drop(settings);
+            session.run().await;
+        };
+        tokio::select! {
+            () = served => {}
+            () = cut.cut() => tracing::debug!(%peer, "connection cut at the drain's deadline"),
+        }
+        tracing::debug!(%peer, "connection closed");
+        drop(place);
+    }
+
+    /// The stream of a new connection, after the handshake where there is TLS.
+    async fn secure(
+        &self,
+        sock: Sock,
+        identity: Option<&TlsIdentity>,
+        settings: &NodeSettings,
+        peer: SocketAddr,
+    ) -> Option<(Stream, Option<[u8; 32]>)> {
+        let Some(identity) = identity else { return Some((Stream::Plain(sock), None)) };
+        let began = Instant::now();
+        let accepted = timeout_at(deadline(settings.timeouts.handshake), identity.acceptor.accept(sock)).await;
+        let (result, stream) = match accepted {
+            Ok(Ok(stream)) => (Handshake::Done, Some(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                (Handshake::Failed, None)
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "TLS handshake timed out");
+                (Handshake::Timeout, None)
+            }
+        };
+        self.metrics.handshake(result, began.elapsed());
+        let stream = stream?;
+        let exporter = tls::exporter(stream.get_ref().1);
+        Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), exporter))
+    }
+
+    /// Tells a client beyond the caps to come back, if that can be said without a handshake.
+    async fn turn_away(self: Arc<Self>, sock: Sock, listening: Arc<Listening>, scope: Scope) {
+        let refusal = Refusal::Busy(scope);
+        self.metrics.refusal(refusal.label());
+        let client = Stream::Plain(sock);
+        if listening.tls.is_some() {
+            return;
+        }
+        if let Some(right) = Reply::default().begin() {
+            let wording = Wording { close: true, ..Wording::default() };
+            let meter = Meter::default();
+            let written = reply::refuse(right, &client, &meter, &refusal, wording);
+            // A fresh connection takes these few bytes at once or never.
+            let _ = tokio::time::timeout(Duration::from_secs(1), written).await;
+            let _ = client.shutdown().await;
+        }
+    }
+}
+
+/// Whether `accept(2)` failed for want of resources of the process or the machine.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,42 @@
+//! One line a request, with target `portsplice::access` at level info.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::download::Seen;
+use super::request::Summary;
+use crate::metrics::Path;
+
+/// What the line says, beside what was read of the request.
+pub(super) struct Line<'a> {
+    pub(super) client: SocketAddr,
+    pub(super) summary: &'a Summary,
+    pub(super) seen: &'a Seen,
+    pub(super) began: Instant,
+    pub(super) bytes_up: u64,
+    pub(super) bytes_down: u64,
+    pub(super) path: Path,
+    /// The refusal's label, or why the connection was cut.
+    pub(super) note: Option<&'a str>,
+}
+
+impl Line<'_> {
+    pub(super) fn write(&self) {
+        let milliseconds = |at: Instant| at.duration_since(self.began).as_secs_f64() * 1e3;
+        tracing::info!(
+            target: "portsplice::access",
+            client = %self.client,
+            container = %self.summary.container,
+            port = self.summary.port,
+            method = %self.summary.method,
+            target = %self.summary.target,
+            status = self.seen.status.unwrap_or(0),
+            bytes_up = self.bytes_up,
+            bytes_down = self.bytes_down,
+            first_byte_ms = self.seen.first_byte.map(milliseconds),
+            duration_ms = milliseconds(Instant::now()),
+            path = self.path.label(),
+            note = self.note,
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! The response's half of an exchange: the container's head is checked and rewritten, its body relayed.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Instant;
+
+use super::reply::Reply;
+use super::upload::Sent;
+use crate::http::{
+    self, Asked, Chunked, ChunkMode, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
+};
+use crate::refusal::Refusal;
+use crate::relay::buffer::ReadBuffer;
+use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
+
+/// Chunk data of at least this many bytes is moved without being copied to userspace.
+const SPLICED_CHUNK: u64 = 64 * 1024;
+
+/// Body bytes up to this many that came together with the head leave in the same write as the head.
+const TOGETHER: usize = 16 * 1024;
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All of it is with the kernel.
+    Whole { keep_client: bool, keep_origin: bool },
+    /// 101: from here on the connection is opaque.
+    Switched,
+}
+
+/// Why there is no whole response.
+#[derive(Debug)]
+pub(super) enum DownloadError {
+    /// The container closed a kept-alive connection before it answered anything: the request may go out again.
+    Stale,
+    /// Nothing has been written to the client yet.
+    Refused(Refusal),
+    /// The response began and cannot be completed.
+    Cut(&'static str),
+    /// The client takes no more.
+    Client,
+}
+
+/// What the access log wants to know of the response.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) status: Option<u16>,
+    pub(super) first_byte: Option<Instant>,
+}
+
+/// The two ends of a response on its way.
+pub(super) struct Download<'a> {
+    pub(super) client: &'a Stream,
+    pub(super) origin: &'a Stream,
+    /// What was read of the container and not used yet.
+    pub(super) read: &'a mut ReadBuffer,
+    pub(super) meter: &'a Meter,
+    pub(super) engine: &'a Engine,
+    pub(super) limits: &'a HeadLimits,
+    pub(super) asked: &'a Asked,
+    pub(super) reply: &'a Reply,
+    pub(super) sent: &'a Sent,
+    pub(super) seen: &'a mut Seen,
+    pub(super) authorization_response: Option<&'a str>,
+    /// Whether the client wants to go on after this response.
+    pub(super) keep_alive: bool,
+    pub(super) expect_continue: bool,
+    /// Whether the connection to the container was used before.
+    pub(super) reused: bool,
+    /// Whether the node is shutting down, so that no connection should go on.
+    pub(super) draining: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What to do after a head.
+enum Next {
+    Interim,
+    Body { framing: ResponseFraming, keep_client: bool, keep_origin: bool, out: Vec<u8> },
+    Switched,
+}
+
+impl Download<'_> {
+    /// Relays interim responses and the final one.
+    pub(super) async fn run(&mut self) -> Result<Ended, DownloadError> {
+        loop {
+            let length = self.read_head().await?;
+            match self.pass_head(length).await? {
+                Next::Interim => {}
+                Next::Switched => return Ok(Ended::Switched),
+                Next::Body { framing, keep_client, keep_origin, out } => {
+                    let all = self.body(framing, out).await?;
+                    return Ok(Ended::Whole { keep_client, keep_origin: keep_origin && all });
+                }
+            }
+        }
+    }
+
+    /// Reads until a whole head is in the buffer; gives its length.
+    async fn read_head(&mut self) -> Result<usize, DownloadError> {
+        let mut scanner = ResponseScanner::new(*self.limits);
+        loop {
+            if let Some(length) = scanner.advance(self.read.unread()).map_err(|fault| self.bad(fault.reason()))? {
+                return Ok(length);
+            }
+            match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
+                Ok(1..) => self.meter.touch(),
+                Ok(0) | Err(_) if self.reused && self.read.is_empty() && !self.reply.begun() => {
+                    return Err(DownloadError::Stale);
+                }
+                Ok(0) | Err(_) => {
+                    return Err(match self.reply.begun() {
+                        true => DownloadError::Cut("the container closed the connection before its answer was whole"),
+                        false => DownloadError::Refused(Refusal::EarlyEnd),
+                    });
+                }
+            }
+        }
+    }
+
+    fn bad(&self, reason: &'static str) -> DownloadError {
+        if self.reply.begun() { DownloadError::Cut(reason) } else { DownloadError::Refused(Refusal::BadAnswer(reason)) }
+    }
+
+    /// Checks the head in the buffer, rewrites it, and passes it on as far as it does not wait for the body.
+    async fn pass_head(&mut self, length: usize) -> Result<Next, DownloadError> {
+        let mut out = Vec::new();
+        let (status, next) = {
+            let head = ResponseHead::parse(&self.read.unread()[..length], self.asked, self.limits)
+                .map_err(|fault| self.bad(fault.reason()))?;
+            let old_client = self.asked.version == Version::Http10;
+            let mut to = ToClient {
+                version: self.asked.version,
+                close: false,
+                dechunk: false,
+                authorization_response: self.authorization_response,
+            };
+            let next = match head.framing {
+                ResponseFraming::Interim if old_client => Next::Interim,
+                ResponseFraming::Interim => {
+                    out.reserve(length + 128);
+                    http::write_response(&head, &to, &mut out);
+                    Next::Interim
+                }
+                ResponseFraming::Switched => {
+                    out.reserve(length + 128);
+                    http::write_response(&head, &to, &mut out);
+                    Next::Switched
+                }
+                framing => {
+                    to.dechunk = old_client && framing == ResponseFraming::Chunked;
+                    let ends_by_close = to.dechunk || framing == ResponseFraming::UntilClose;
+                    // A body that was announced with `Expect` and answered before it began may come or not: only
+                    // closing tells the two apart (RFC 9110, 10.1.1).
+                    let in_doubt = self.expect_continue && !self.sent.body_seen() && !self.sent.whole();
+                    // A server that closes before it has read the request will not read the rest of it.
+                    let abandoned = self.sent.stopped() || (!head.keep_alive && !self.sent.whole());
+                    to.close = !self.keep_alive || ends_by_close || in_doubt || abandoned || (self.draining)();
+                    out.reserve(length + 128 + TOGETHER);
+                    http::write_response(&head, &to, &mut out);
+                    Next::Body {
+                        framing,
+                        keep_client: !to.close,
+                        keep_origin: head.keep_alive && framing != ResponseFraming::UntilClose,
+                        out: Vec::new(),
+                    }
+                }
+            };
+            (head.status, next)
+        };
+        self.read.consume(length);
+        self.meter.touch();
+        self.seen.status = Some(status);
+        match next {
+            Next::Body { framing, keep_client, keep_origin, .. } => {
+                Ok(Next::Body { framing, keep_client, keep_origin, out })
+            }
+            next => {
+                if !out.is_empty() {
+                    self.to_client(&out).await?;
+                }
+                Ok(next)
+            }
+        }
+    }
+
+    /// Relays the body behind the head in `out`; whether the container's connection is in step afterwards.
+    async fn body(&mut self, framing: ResponseFraming, mut out: Vec<u8>) -> Result<bool, DownloadError> {
+        match framing {
+            ResponseFraming::Length(length) => self.raw(out, length).await?,
+            ResponseFraming::UntilClose => self.raw(out, UNTIL_END).await?,
+            ResponseFraming::Chunked => {
+                let mode = match self.asked.version {
+                    Version::Http10 => ChunkMode::Dechunk,
+                    Version::Http11 => ChunkMode::Rechunk,
+                };
+                self.chunked(&mut out, mode).await?;
+            }
+            ResponseFraming::None | ResponseFraming::Interim | ResponseFraming::Switched => {
+                self.to_client(&out).await?;
+            }
+        }
+        // Bytes behind the response's end answer no request: such a connection is not used again.
+        Ok(self.read.is_empty())
+    }
+
+    /// Writes `out`, what was read already and everything up to `length` bytes, none of which needs to be looked at.
+    async fn raw(&mut self, mut out: Vec<u8>, length: u64) -> Result<(), DownloadError> {
+        let early = usize::try_from(length).unwrap_or(usize::MAX).min(self.read.unread().len());
+        out.extend_from_slice(&self.read.unread()[..early]);
+        self.read.consume(early);
+        if !out.is_empty() {
+            self.to_client(&out).await?;
+        }
+        drop(out);
+        let left = if length == UNTIL_END { UNTIL_END } else { length - early as u64 };
+        if left == 0 {
+            return Ok(());
+        }
+        let flow = Flow {
+            from: self.origin,
+            to: self.client,
+            direction: Direction::Down,
+            meter: self.meter,
+            engine: self.engine,
+        };
+        match flow.run(left).await {
+            Ok(moved) if left != UNTIL_END && moved < left => {
+                Err(DownloadError::Cut("the container's answer ended early"))
+            }
+            Ok(_) => Ok(()),
+            Err(FlowError::Read(_)) => Err(DownloadError::Cut("the container reset the connection")),
+            Err(FlowError::Write(_)) => Err(DownloadError::Client),
+        }
+    }
+
+    async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkMode) -> Result<(), DownloadError> {
+        let mut body = Chunked::new(mode);
+        loop {
+            let step = body
+                .advance(self.read.unread(), out)
+                .map_err(|_| self.bad("the container's chunked body is broken"))?;
+            self.read.consume(step.consumed);
+            if !out.is_empty() {
+                self.to_client(out).await?;
+                out.clear();
+            }
+            if step.done {
+                return Ok(());
+            }
+            let raw = body.data_remaining();
+            if raw >= SPLICED_CHUNK && self.read.is_empty() {
+                self.raw(Vec::new(), raw).await?;
+                body.data_moved(raw);
+            } else if self.read.is_empty() || step.consumed == 0 {
+                match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
+                    Ok(1..) => {}
+                    Ok(0) => return Err(DownloadError::Cut("the container's chunked body ended early")),
+                    Err(_) => return Err(DownloadError::Cut("the container reset the connection")),
+                }
+            }
+        }
+    }
+
+    /// Writes the container's bytes to the client; the first of them take the gateway's right to refuse.
+    async fn to_client(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
+        if self.reply.begin().is_some() {
+            self.seen.first_byte = Some(Instant::now());
+        }
+        let written: io::Result<()> = self.client.write_all(bytes, self.meter, Direction::Down).await;
+        written.map_err(|_| DownloadError::Client)
+    }
+}

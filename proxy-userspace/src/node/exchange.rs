@@ -1,0 +1,255 @@
+//! One request and its response: both directions at once, under one watch.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use super::download::{Download, DownloadError, Ended, Seen};
+use super::origin::Origin;
+use super::reply::Reply;
+use super::request::Request;
+use super::upload::{Sent, Upload, UploadError};
+use super::{NodeSettings, Timeouts};
+use crate::refusal::Refusal;
+use crate::relay::buffer::ReadBuffer;
+use crate::relay::{Meter, Stream, tunnel};
+
+/// A relay to a container that is gone is given up when nothing moved for this long: what its server still sent is
+/// delivered, and a connection that nobody can end any more is not kept.
+const GONE_GRACE: Duration = Duration::from_secs(10);
+
+/// How an exchange ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The response is whole.
+    Done { keep_client: bool, keep_origin: bool },
+    /// An upgraded connection ended in good order.
+    Tunneled,
+    /// The kept-alive connection to the container was closed before it answered; nothing was written to the client.
+    Stale,
+    /// Nothing was written to the client, and this is the answer.
+    Refused(Refusal),
+    /// The response cannot be completed: both connections are reset.
+    Cut(&'static str),
+    /// The client's connection broke.
+    ClientGone,
+}
+
+/// Wakes a connection's task for its timeouts, with one timer for its whole life.
+pub(super) struct Alarm<'p>(pub(super) Pin<&'p mut Sleep>);
+
+impl Alarm<'_> {
+    /// Ready at `at` or somewhat before: the caller then looks at what is really due.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+        if self.0.deadline() > at {
+            self.0.as_mut().reset(at);
+        }
+        self.0.as_mut().poll(cx)
+    }
+
+    /// Sets the timer after it went off.
+    pub(super) fn again(&mut self, at: Instant) {
+        self.0.as_mut().reset(at);
+    }
+}
+
+/// What an exchange needs of its connection.
+pub(super) struct Exchange<'a> {
+    pub(super) client: &'a Stream,
+    pub(super) read: &'a mut ReadBuffer,
+    pub(super) origin: &'a mut Origin,
+    pub(super) meter: &'a Meter,
+    pub(super) settings: &'a NodeSettings,
+    pub(super) reply: &'a Reply,
+    pub(super) seen: &'a mut Seen,
+    pub(super) authorization_response: Option<&'a str>,
+    pub(super) draining: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Exchange<'_> {
+    /// Sends `request`, whose head is `head`, and relays the answer.
+    pub(super) async fn run(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Outcome {
+        let container = self.origin.container.clone();
+        let watch = Watch { timeouts: &self.settings.timeouts, meter: self.meter, gone: &|| container.is_gone() };
+        match self.http(request, head, alarm, &watch).await {
+            Ok(Ended::Whole { keep_client, keep_origin }) => Outcome::Done { keep_client, keep_origin },
+            Ok(Ended::Switched) => self.opaque(alarm, &watch).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn http(
+        &mut self,
+        request: &Request,
+        head: Vec<u8>,
+        alarm: &mut Alarm<'_>,
+        watch: &Watch<'_>,
+    ) -> Result<Ended, Outcome> {
+        let sent = Sent::default();
+        let mut upload = Upload {
+            client: self.client,
+            read: self.read,
+            origin: &self.origin.stream,
+            meter: self.meter,
+            engine: &self.settings.engine,
+            sent: &sent,
+        };
+        let mut download = Download {
+            client: self.client,
+            origin: &self.origin.stream,
+            read: &mut self.origin.read,
+            meter: self.meter,
+            engine: &self.settings.engine,
+            limits: &self.settings.head,
+            asked: &request.asked,
+            reply: self.reply,
+            sent: &sent,
+            seen: self.seen,
+            authorization_response: self.authorization_response,
+            keep_alive: request.keep_alive,
+            expect_continue: request.expect_continue,
+            reused: self.origin.used,
+            draining: self.draining,
+        };
+        let mut up = pin!(async {
+            match upload.run(head, request.framing).await {
+                // The container may answer a request it does not read to the end.
+                Ok(()) | Err(UploadError::Origin) => upload.watch().await,
+                Err(error) => error,
+            }
+        });
+        let mut down = pin!(download.run());
+        let mut ended = None;
+        let mut check = watch.next_check();
+        self.meter.touch();
+        poll_fn(|cx| {
+            if let Poll::Ready(error) = up.as_mut().poll(cx) {
+                return Poll::Ready(Err(match error {
+                    UploadError::Request(refusal) if !self.reply.begun() => Outcome::Refused(refusal),
+                    UploadError::Request(_) => Outcome::Cut("the client broke off its request"),
+                    UploadError::Client | UploadError::Origin => Outcome::ClientGone,
+                }));
+            }
+            if ended.is_none()
+                && let Poll::Ready(result) = down.as_mut().poll(cx)
+            {
+                ended = Some(result.map_err(|error| match error {
+                    DownloadError::Stale if request.replayable => Outcome::Stale,
+                    DownloadError::Stale => Outcome::Refused(Refusal::EarlyEnd),
+                    DownloadError::Refused(refusal) => Outcome::Refused(refusal),
+                    DownloadError::Cut(reason) => Outcome::Cut(reason),
+                    DownloadError::Client => Outcome::ClientGone,
+                })?);
+            }
+            match ended {
+                // The rest of a request that was answered early still has to go where it belongs.
+                Some(Ended::Whole { keep_client: true, keep_origin: true }) if !sent.whole() && !sent.stopped() => {}
+                Some(Ended::Whole { keep_client, keep_origin }) => {
+                    let whole = sent.whole();
+                    let ended = Ended::Whole { keep_client: keep_client && whole, keep_origin: keep_origin && whole };
+                    return Poll::Ready(Ok(ended));
+                }
+                Some(Ended::Switched) => return Poll::Ready(Ok(Ended::Switched)),
+                None => {}
+            }
+            while alarm.poll(cx, check).is_ready() {
+                if let Some(reason) = watch.overdue(sent.whole(), self.reply.begun()) {
+                    return Poll::Ready(Err(reason.outcome(self.reply.begun())));
+                }
+                check = watch.next_check();
+                alarm.again(check);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Relays the connection after 101, whatever is on it.
+    async fn opaque(&mut self, alarm: &mut Alarm<'_>, watch: &Watch<'_>) -> Outcome {
+        let origin = (&self.origin.stream, &mut self.origin.read);
+        let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine));
+        let mut check = watch.next_check();
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = relay.as_mut().poll(cx) {
+                return Poll::Ready(match result {
+                    Ok(()) => Outcome::Tunneled,
+                    Err(_) => Outcome::Cut("an end of the tunnel was reset"),
+                });
+            }
+            while alarm.poll(cx, check).is_ready() {
+                if let Some(reason) = watch.overdue(true, true) {
+                    return Poll::Ready(reason.outcome(true));
+                }
+                check = watch.next_check();
+                alarm.again(check);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Relays a raw connection to the port; the gateway itself has said 101.
+    pub(super) async fn raw(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
+        let container = self.origin.container.clone();
+        let watch = Watch { timeouts: &self.settings.timeouts, meter: self.meter, gone: &|| container.is_gone() };
+        self.opaque(alarm, &watch).await
+    }
+}
+
+/// What is too late.
+enum Overdue {
+    Body,
+    Answer,
+    Idle,
+    Gone,
+}
+
+impl Overdue {
+    fn outcome(self, begun: bool) -> Outcome {
+        match self {
+            Self::Body if !begun => Outcome::Refused(Refusal::BodyTimeout),
+            Self::Answer if !begun => Outcome::Refused(Refusal::AnswerTimeout),
+            Self::Body | Self::Answer | Self::Idle => Outcome::Cut("nothing moved for the idle timeout"),
+            Self::Gone if !begun => Outcome::Refused(Refusal::EarlyEnd),
+            Self::Gone => Outcome::Cut("the container is gone"),
+        }
+    }
+}
+
+/// The timeouts of an exchange.
+struct Watch<'a> {
+    timeouts: &'a Timeouts,
+    meter: &'a Meter,
+    gone: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Watch<'_> {
+    fn next_check(&self) -> Instant {
+        let idle = self.meter.idle_for();
+        let left = |timeout: Duration| (!timeout.is_zero()).then(|| timeout.saturating_sub(idle));
+        let until = [Some(GONE_GRACE), left(self.timeouts.idle), left(self.timeouts.answer)];
+        let soonest = until.into_iter().flatten().min().unwrap_or(GONE_GRACE);
+        // An answer timeout that passed while the request was still on its way is looked at again a little later.
+        Instant::now() + soonest.max(Duration::from_millis(5))
+    }
+
+    /// `sent`: the request is whole; `begun`: its response has begun.
+    fn overdue(&self, sent: bool, begun: bool) -> Option<Overdue> {
+        let idle = self.meter.idle_for();
+        let over = |timeout: Duration| !timeout.is_zero() && idle >= timeout;
+        if idle >= GONE_GRACE && (self.gone)() {
+            return Some(Overdue::Gone);
+        }
+        if sent && !begun && over(self.timeouts.answer) {
+            return Some(Overdue::Answer);
+        }
+        over(self.timeouts.idle).then_some(match (sent, begun) {
+            (_, true) => Overdue::Idle,
+            (true, false) => Overdue::Answer,
+            (false, false) => Overdue::Body,
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! One request head: parsed, authenticated and rewritten for the container, in one go and without waiting for anything.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::auth::{Authenticator, Channel, Presented};
+use crate::http::{self, Asked, BodyFraming, HeadLimits, RequestHead};
+use crate::refusal::Refusal;
+
+/// What the access log says of a request, and what a refusal of it needs to know; filled as far as it could be read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Summary {
+    pub(super) method: String,
+    /// Without the query, which may carry tokens.
+    pub(super) target: String,
+    pub(super) container: String,
+    pub(super) port: u16,
+    /// The gateway's answering MAC, once the request is authenticated.
+    pub(super) authorization_response: Option<String>,
+    /// Whether the connection can carry another request when this one is refused: no body is on its way.
+    pub(super) reusable: bool,
+}
+
+impl Summary {
+    pub(super) fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+}
+
+/// A legal, authentic request, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// The head as the container gets it.
+    pub(super) head: Vec<u8>,
+    pub(super) framing: BodyFraming,
+    pub(super) asked: Asked,
+    /// Whether the client wants to go on after the response.
+    pub(super) keep_alive: bool,
+    pub(super) expect_continue: bool,
+    /// Whether it may be sent a second time when a kept-alive connection turns out closed (RFC 9110, 9.2.2).
+    pub(super) replayable: bool,
+    /// Whether it asks for the port itself instead of HTTP.
+    pub(super) tcp_tunnel: bool,
+}
+
+/// Checks `head` and writes what the container gets. `summary` is filled on the way, also when it is refused.
+pub(super) fn prepare(
+    head: &[u8],
+    limits: &HeadLimits,
+    authenticator: &Authenticator,
+    channel: &Channel<'_>,
+    summary: &mut Summary,
+) -> Result<Request, Refusal> {
+    let head = RequestHead::parse(head, limits)?;
+    summary.method = head.method.to_owned();
+    summary.target = without_query(&head.origin_target).to_owned();
+    let credential = head.credential()?;
+    let (uuid, port) = (credential.uuid.as_str(), credential.port.get());
+    summary.container = uuid.to_owned();
+    summary.port = port;
+    let presented =
+        Presented { uuid, port, method: head.method, target: head.target, authorization: credential.authorization };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let granted = authenticator.check(&presented, channel, now).map_err(Refusal::Unauthorized)?;
+    summary.authorization_response = Some(granted.response);
+    let bodiless = head.framing.is_empty();
+    summary.reusable = bodiless && head.keep_alive;
+
+    let mut out = Vec::with_capacity(1024);
+    http::write_request(&head, !head.keep_alive, port, &mut out);
+    let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE");
+    Ok(Request {
+        head: out,
+        framing: head.framing,
+        asked: head.asked(),
+        keep_alive: head.keep_alive,
+        expect_continue: head.expect_continue,
+        replayable: idempotent && bodiless && head.upgrade.is_none(),
+        tcp_tunnel: head.is_tcp_tunnel(),
+    })
+}
+
+fn without_query(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
+}

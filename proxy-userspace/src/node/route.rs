@@ -1,0 +1,182 @@
+//! From a container's name and port to an open connection, or to the reason why there is none.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::origin::Origin;
+use super::{Node, NodeSettings};
+use crate::container::{Container, OriginScheme, ResolveError};
+use crate::metrics::Dialed;
+use crate::netns::DialError;
+use crate::refusal::{Refusal, Scope};
+use crate::relay::Stream;
+use crate::relay::sock::Sock;
+
+/// The first pause of a request that waits for a listener; each further one is twice as long, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Whether a connection carries HTTP (in TLS where the container wants it) or the port's raw bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Http,
+    Tunnel,
+}
+
+/// What is needed to speak TLS to containers.
+pub(super) struct Connector {
+    tls: TlsConnector,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+impl Connector {
+    pub(super) fn new() -> Self {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(InsideTheNamespace(provider.clone()));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the cipher suites of TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { tls: TlsConnector::from(Arc::new(config)) }
+    }
+
+    /// Speaks TLS on a connection to a container's HTTPS port.
+    async fn secure(&self, sock: Sock) -> std::io::Result<Stream> {
+        let name = ServerName::try_from("localhost").expect("a legal DNS name");
+        self.tls.connect(name, sock).await.map(Stream::tls)
+    }
+}
+
+impl Node {
+    /// The container `name`, if it runs here and its policy allows connections to `port`.
+    pub(super) async fn find(&self, name: &str, port: u16) -> Result<Arc<Container>, Refusal> {
+        let container = self.containers.resolve(name).await.map_err(|error| match error {
+            ResolveError::NotHere => Refusal::NotHere,
+            ResolveError::Ambiguous => Refusal::Ambiguous,
+            ResolveError::EngineUnavailable => Refusal::EngineUnavailable,
+        })?;
+        container.policy.check(port).map_err(Refusal::Forbidden)?;
+        Ok(container)
+    }
+
+    /// Opens a connection to `port` of `container`, waiting for a listener as long as the settings hold a request.
+    pub(super) async fn connect(
+        &self,
+        settings: &NodeSettings,
+        container: Arc<Container>,
+        port: u16,
+        purpose: Purpose,
+    ) -> Result<Origin, Refusal> {
+        let slot = container.try_acquire(NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get)).ok_or(Refusal::Busy(Scope::Container))?;
+        let hold_until = Instant::now() + settings.hold;
+        let mut pause = FIRST_PAUSE;
+        let sock = loop {
+            match self.dial(settings, &container, port).await {
+                Ok(sock) => break sock,
+                Err(DialError::NotListening) if Instant::now() + pause <= hold_until && !container.is_gone() => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(DialError::NotListening) => return Err(Refusal::NotListening),
+                Err(DialError::Timeout) => return Err(Refusal::ConnectTimeout),
+                Err(DialError::Io(error)) => {
+                    tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
+                    return Err(Refusal::Unreachable);
+                }
+            }
+        };
+        let stream = match (purpose, container.policy.scheme(port)) {
+            (Purpose::Http, OriginScheme::Https) => {
+                let deadline = deadline(settings.timeouts.connect);
+                match timeout_at(deadline, self.origins.secure(sock)).await {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => {
+                        tracing::debug!(container = %container.name, port, %error, "TLS handshake with the container failed");
+                        return Err(Refusal::BadAnswer("the port does not speak TLS as its label says"));
+                    }
+                    Err(_) => return Err(Refusal::ConnectTimeout),
+                }
+            }
+            _ => Stream::Plain(sock),
+        };
+        Ok(Origin::new(stream, container, port, slot))
+    }
+
+    async fn dial(&self, settings: &NodeSettings, container: &Container, port: u16) -> Result<Sock, DialError> {
+        if container.is_gone() {
+            return Err(DialError::NotListening);
+        }
+        let began = Instant::now();
+        let result = container.dial(port, settings.timeouts.connect).await;
+        let counted = match &result {
+            Ok(_) => Dialed::Connected,
+            Err(DialError::NotListening) => Dialed::NotListening,
+            Err(DialError::Timeout) => Dialed::Timeout,
+            Err(DialError::Io(_)) => Dialed::Failed,
+        };
+        self.metrics.dialed(counted, began.elapsed());
+        result
+    }
+}
+
+/// A moment far enough away when the timeout is off.
+pub(super) fn deadline(timeout: Duration) -> Instant {
+    const OFF: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + if timeout.is_zero() { OFF } else { timeout.min(OFF) }
+}
+
+/// Accepts any certificate: the connection never leaves the container's own network namespace, which the request's
+/// credential named, and nobody outside the container can listen there. The handshake's signature is still checked.
+#[derive(Debug)]
+struct InsideTheNamespace(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for InsideTheNamespace {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,404 @@
+//! The requests of one connection, one after the other: each is authenticated, and each may go to another container.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
+
+use super::access_log::Line;
+use super::accept::Listening;
+use super::download::Seen;
+use super::exchange::{Alarm, Exchange, Outcome};
+use super::origin::Origin;
+use super::reply::{self, Reply, Wording};
+use super::request::{self, Request, Summary};
+use super::route::{Purpose, deadline};
+use super::{Node, NodeSettings};
+use crate::auth::Channel;
+use crate::drain::DrainWatch;
+use crate::http::HeadScanner;
+use crate::metrics::Path;
+use crate::refusal::Refusal;
+use crate::relay::buffer::{Buffer, ReadBuffer, SMALL};
+use crate::relay::{Direction, Meter, Stream};
+use crate::tls::TlsIdentity;
+
+/// How long, and for how many bytes, a connection is read after its last response, so that the peer gets to see it:
+/// closing with unread bytes would send RST, which may destroy the response on its way (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// A controller's connection.
+pub(super) struct Session {
+    pub(super) node: Arc<Node>,
+    pub(super) listening: Arc<Listening>,
+    pub(super) client: Stream,
+    pub(super) peer: SocketAddr,
+    /// RFC 9266 channel binding, on TLS.
+    pub(super) exporter: Option<[u8; 32]>,
+    /// What the listener presented to this connection.
+    pub(super) identity: Option<Arc<TlsIdentity>>,
+    pub(super) drain: DrainWatch,
+    pub(super) read: ReadBuffer,
+    pub(super) origin: Option<Origin>,
+    pub(super) meter: Meter,
+}
+
+/// What comes next on a connection.
+enum Next {
+    /// A head of so many bytes is in the buffer.
+    Head(usize),
+    /// What came is no legal head, or did not come in time.
+    Refuse(Refusal),
+    /// The connection ends, and nobody waits for anything.
+    End,
+}
+
+/// What becomes of the connection after a request.
+enum After {
+    KeepAlive,
+    Close,
+    Cut,
+}
+
+/// How a request ended, for the log.
+struct Report {
+    after: After,
+    note: Option<&'static str>,
+}
+
+impl Session {
+    /// Serves until either side ends the connection.
+    pub(super) async fn run(mut self) {
+        let timer = pin!(sleep_until(deadline(Duration::ZERO)));
+        let mut alarm = Alarm(timer);
+        loop {
+            let settings = self.node.settings.load_full();
+            let after = match self.next_head(&settings, &mut alarm).await {
+                Next::Head(length) => self.serve(&settings, length, &mut alarm).await,
+                Next::Refuse(refusal) => self.refuse_unread(&settings, refusal).await,
+                Next::End => return,
+            };
+            match after {
+                After::KeepAlive => {}
+                After::Close => return self.close().await,
+                After::Cut => return self.cut(),
+            }
+        }
+    }
+
+    /// Waits for a request head. In between the container's connection is watched, and let go when it ends.
+    async fn next_head(&mut self, settings: &NodeSettings, alarm: &mut Alarm<'_>) -> Next {
+        let Self { client, read, origin, drain, meter, .. } = self;
+        let mut scanner = HeadScanner::new(settings.head);
+        let mut started = pin!(drain.started());
+        let mut began: Option<Instant> = None;
+        meter.touch();
+        loop {
+            match scanner.advance(read.unread()) {
+                Ok(Some(length)) => return Next::Head(length),
+                Ok(None) => {}
+                Err(refusal) => return Next::Refuse(refusal),
+            }
+            if !read.is_empty() {
+                began.get_or_insert_with(Instant::now);
+            }
+            let waiting = began.is_none();
+            let due = match began {
+                Some(began) if !settings.timeouts.head.is_zero() => (began + settings.timeouts.head).into(),
+                Some(_) => deadline(Duration::ZERO),
+                None => deadline(settings.timeouts.keep_alive),
+            };
+            let event = poll_fn(|cx| {
+                if let Poll::Ready(result) = read.poll_fill(cx, client) {
+                    return Poll::Ready(Event::Read(result));
+                }
+                if waiting && started.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Drain);
+                }
+                if let Some(idle) = origin.as_ref()
+                    && idle.stream.poll_disturbed(cx).is_ready()
+                {
+                    *origin = None;
+                }
+                while alarm.poll(cx, due).is_ready() {
+                    if tokio::time::Instant::now() >= due {
+                        return Poll::Ready(Event::Due);
+                    }
+                    alarm.again(due);
+                }
+                Poll::Pending
+            });
+            match event.await {
+                Event::Read(Ok(1..)) => {}
+                Event::Due if !waiting => return Next::Refuse(Refusal::HeadTimeout),
+                // A connection that ends inside a head asks for nothing.
+                Event::Read(_) | Event::Drain | Event::Due => return Next::End,
+            }
+        }
+    }
+
+    /// Serves the request whose head is the first `length` bytes of the buffer.
+    async fn serve(&mut self, settings: &NodeSettings, length: usize, alarm: &mut Alarm<'_>) -> After {
+        let began = Instant::now();
+        let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
+        let mut summary = Summary::default();
+        let mut seen = Seen::default();
+        let channel =
+            Channel { exporter: self.exporter.as_ref(), certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]) };
+        let authenticator = &self.listening.authenticator;
+        let head = &self.read.unread()[..length];
+        let prepared = request::prepare(head, &settings.head, authenticator, &channel, &mut summary);
+        self.read.consume(length);
+        let report = match prepared {
+            Ok(request) => self.forward(settings, request, &mut summary, &mut seen, alarm).await,
+            Err(refusal) => self.refuse(&Reply::default(), refusal, &summary, &mut seen).await,
+        };
+        self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
+        report.after
+    }
+
+    /// Answers what could not even be read as a request.
+    async fn refuse_unread(&mut self, settings: &NodeSettings, refusal: Refusal) -> After {
+        let began = Instant::now();
+        let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
+        let (summary, mut seen) = (Summary::default(), Seen::default());
+        let report = self.refuse(&Reply::default(), refusal, &summary, &mut seen).await;
+        self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
+        report.after
+    }
+
+    /// Sends an authenticated request to its container and relays the answer.
+    async fn forward(
+        &mut self,
+        settings: &NodeSettings,
+        mut request: Request,
+        summary: &mut Summary,
+        seen: &mut Seen,
+        alarm: &mut Alarm<'_>,
+    ) -> Report {
+        let reply = Reply::default();
+        if self.drain.draining() {
+            return self.refuse(&reply, Refusal::Draining, summary, seen).await;
+        }
+        let mut head = std::mem::take(&mut request.head);
+        loop {
+            let mut origin = match self.origin_for(settings, &request, summary).await {
+                Ok(origin) => origin,
+                Err(refusal) => return self.refuse(&reply, refusal, summary, seen).await,
+            };
+            if request.tcp_tunnel && let Err(report) = self.open_tunnel(&reply, summary, seen).await {
+                return report;
+            }
+            // Only a connection that was used before can turn out stale, and only then a second copy is needed.
+            let copy = if origin.used && request.replayable { head.clone() } else { Vec::new() };
+            let drain = self.drain.clone();
+            let mut exchange = Exchange {
+                client: &self.client,
+                read: &mut self.read,
+                origin: &mut origin,
+                meter: &self.meter,
+                settings,
+                reply: &reply,
+                seen,
+                authorization_response: summary.authorization_response.as_deref(),
+                draining: &|| drain.draining(),
+            };
+            let guard = CutOnDrop(Some(&self.client));
+            let outcome = match request.tcp_tunnel {
+                true => exchange.raw(alarm).await,
+                false => exchange.run(&request, head, alarm).await,
+            };
+            guard.disarm();
+            if matches!(outcome, Outcome::Stale) {
+                head = copy;
+                continue;
+            }
+            return self.conclude(outcome, origin, &reply, summary, seen).await;
+        }
+    }
+
+    /// The connection that `request` goes out on: the one that is open, if it leads to the same place, or a new one.
+    async fn origin_for(
+        &mut self,
+        settings: &NodeSettings,
+        request: &Request,
+        summary: &Summary,
+    ) -> Result<Origin, Refusal> {
+        let container = self.node.find(&summary.container, summary.port).await?;
+        let kept = self.origin.take();
+        if !request.tcp_tunnel
+            && let Some(kept) = kept
+            && kept.serves(&container, summary.port).await
+        {
+            return Ok(kept);
+        }
+        let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http };
+        self.node.connect(settings, container, summary.port, purpose).await
+    }
+
+    /// Tells the client that the port's raw bytes follow.
+    async fn open_tunnel(&self, reply: &Reply, summary: &Summary, seen: &mut Seen) -> Result<(), Report> {
+        let mut out = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n".to_vec();
+        if let Some(response) = &summary.authorization_response {
+            out.extend_from_slice(format!("X-Arvados-Authorization-Response: {response}\r\n").as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        reply.begin();
+        seen.status = Some(101);
+        seen.first_byte = Some(Instant::now());
+        let written = self.client.write_all(&out, &self.meter, Direction::Down).await;
+        written.map_err(|_| Report { after: After::Cut, note: Some("client-gone") })
+    }
+
+    /// Draws the consequences of an exchange for both connections.
+    async fn conclude(
+        &mut self,
+        outcome: Outcome,
+        mut origin: Origin,
+        reply: &Reply,
+        summary: &Summary,
+        seen: &mut Seen,
+    ) -> Report {
+        match outcome {
+            Outcome::Done { keep_client, keep_origin } => {
+                if keep_client && keep_origin {
+                    origin.used = true;
+                    self.origin = Some(origin);
+                }
+                Report { after: if keep_client { After::KeepAlive } else { After::Close }, note: None }
+            }
+            Outcome::Tunneled => Report { after: After::Close, note: None },
+            Outcome::Refused(refusal) => {
+                origin.stream.reset_on_close();
+                drop(origin);
+                self.refuse(reply, refusal, summary, seen).await
+            }
+            Outcome::Cut(reason) => {
+                origin.stream.reset_on_close();
+                tracing::debug!(container = %summary.container, port = summary.port, reason, "connection cut");
+                Report { after: After::Cut, note: Some(reason) }
+            }
+            Outcome::Stale | Outcome::ClientGone => {
+                origin.stream.reset_on_close();
+                Report { after: After::Cut, note: Some("the client closed the connection") }
+            }
+        }
+    }
+
+    /// Answers with `refusal`, unless the container has begun to answer.
+    async fn refuse(&self, reply: &Reply, refusal: Refusal, summary: &Summary, seen: &mut Seen) -> Report {
+        self.node.metrics.refusal(refusal.label());
+        let note = Some(refusal.label());
+        let Some(right) = reply.begin() else { return Report { after: After::Cut, note } };
+        let close = refusal.closes() || !summary.reusable || self.drain.draining();
+        let wording = Wording {
+            authorization_response: summary.authorization_response.as_deref(),
+            head_request: summary.is_head(),
+            close,
+        };
+        seen.status = Some(refusal.status());
+        seen.first_byte = Some(Instant::now());
+        let written = reply::refuse(right, &self.client, &self.meter, &refusal, wording).await;
+        let after = match (written, close) {
+            (Err(_), _) => After::Cut,
+            (Ok(()), true) => After::Close,
+            (Ok(()), false) => After::KeepAlive,
+        };
+        Report { after, note }
+    }
+
+    /// Logs a request and adds it to the metrics.
+    fn account(&self, settings: &NodeSettings, account: &Account<'_>) {
+        let path = match (self.client.plain(), self.meter.take_spliced()) {
+            (None, _) => Path::Tls,
+            (Some(_), true) => Path::Splice,
+            (Some(_), false) => Path::Copy,
+        };
+        let [up, down] = [Direction::Up, Direction::Down]
+            .map(|direction| self.meter.bytes(direction) - account.bytes[direction as usize]);
+        let metrics = &self.node.metrics;
+        metrics.request(account.seen.status.unwrap_or(0), Some(path));
+        if let Some(first_byte) = account.seen.first_byte {
+            metrics.first_byte(first_byte.duration_since(account.began));
+        }
+        metrics.bytes(Direction::Up, path, up);
+        metrics.bytes(Direction::Down, path, down);
+        if settings.access_log {
+            let line = Line {
+                client: self.peer,
+                summary: account.summary,
+                seen: account.seen,
+                began: account.began,
+                bytes_up: up,
+                bytes_down: down,
+                path,
+                note: account.note,
+            };
+            line.write();
+        }
+    }
+
+    /// Ends the connection so that the last response arrives.
+    async fn close(self) {
+        drop(self.origin);
+        if self.client.shutdown().await.is_err() {
+            return;
+        }
+        let discard = async {
+            let mut left = LINGER_BYTES;
+            let mut buffer = Buffer::take(SMALL);
+            while left > 0 {
+                match poll_fn(|cx| self.client.poll_read(cx, &mut buffer)).await {
+                    Ok(n @ 1..) => left = left.saturating_sub(n),
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        };
+        // Whoever still sends after that gets RST, as it must.
+        let _ = tokio::time::timeout(LINGER, discard).await;
+    }
+
+    /// Ends the connection so that the client knows that bytes are missing.
+    fn cut(self) {
+        self.client.reset_on_close();
+    }
+}
+
+/// What a request's line and counters are made of.
+struct Account<'a> {
+    began: Instant,
+    /// The meter's counts when it began.
+    bytes: [u64; 2],
+    summary: &'a Summary,
+    seen: &'a Seen,
+    note: Option<&'static str>,
+}
+
+enum Event {
+    Read(std::io::Result<usize>),
+    Drain,
+    Due,
+}
+
+/// An exchange that is dropped half way, at the drain's deadline, resets the client's connection: an orderly end would
+/// pass for the end of a response that is delimited by it.
+struct CutOnDrop<'a>(Option<&'a Stream>);
+
+impl CutOnDrop<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CutOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0 {
+            stream.reset_on_close();
+        }
+    }
+}

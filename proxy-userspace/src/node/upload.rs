@@ -1,0 +1,180 @@
+//! The request's half of an exchange: its head and body go to the container as they come.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::http::{BodyFraming, Chunked, ChunkMode};
+use crate::refusal::Refusal;
+use crate::relay::buffer::ReadBuffer;
+use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream};
+
+/// Chunk data of at least this many bytes is moved without being copied to userspace.
+const SPLICED_CHUNK: u64 = 64 * 1024;
+
+const ENDED_EARLY: &str = "its body ended early";
+
+/// Why a request could not be sent whole.
+#[derive(Debug)]
+pub(super) enum UploadError {
+    /// The client is gone: its connection was reset.
+    Client,
+    /// The client broke its own framing, or ended in the middle of the body.
+    Request(Refusal),
+    /// The container takes no more; it may still answer.
+    Origin,
+}
+
+/// How far the request got; the response's half reads it while this half runs.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    state: AtomicU64,
+}
+
+const WHOLE: u64 = 1;
+const STOPPED: u64 = 2;
+const BODY_SEEN: u64 = 4;
+
+impl Sent {
+    /// Every byte of it is with the kernel.
+    pub(super) fn whole(&self) -> bool {
+        self.state.load(Relaxed) & WHOLE != 0
+    }
+
+    /// The container refused to take more of it.
+    pub(super) fn stopped(&self) -> bool {
+        self.state.load(Relaxed) & STOPPED != 0
+    }
+
+    /// At least a byte of the body has come from the client.
+    pub(super) fn body_seen(&self) -> bool {
+        self.state.load(Relaxed) & BODY_SEEN != 0
+    }
+
+    fn set(&self, flag: u64) {
+        self.state.fetch_or(flag, Relaxed);
+    }
+}
+
+/// The two ends of a request on its way.
+pub(super) struct Upload<'a> {
+    pub(super) client: &'a Stream,
+    /// What was read of the client beyond the head.
+    pub(super) read: &'a mut ReadBuffer,
+    pub(super) origin: &'a Stream,
+    pub(super) meter: &'a Meter,
+    pub(super) engine: &'a Engine,
+    pub(super) sent: &'a Sent,
+}
+
+impl Upload<'_> {
+    /// Sends `head` and then the body.
+    pub(super) async fn run(&mut self, head: Vec<u8>, framing: BodyFraming) -> Result<(), UploadError> {
+        let result = match framing {
+            BodyFraming::None => self.to_origin(&head).await,
+            BodyFraming::Length(length) => self.length(head, length).await,
+            BodyFraming::Chunked => self.chunked(head).await,
+        };
+        match &result {
+            Ok(()) => self.sent.set(WHOLE),
+            Err(UploadError::Origin) => self.sent.set(STOPPED),
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn length(&mut self, mut head: Vec<u8>, length: u64) -> Result<(), UploadError> {
+        let early = usize::try_from(length).unwrap_or(usize::MAX).min(self.read.unread().len());
+        if early > 0 {
+            self.sent.set(BODY_SEEN);
+        }
+        head.extend_from_slice(&self.read.unread()[..early]);
+        self.read.consume(early);
+        self.to_origin(&head).await?;
+        drop(head);
+        self.raw(length - early as u64).await
+    }
+
+    async fn chunked(&mut self, mut out: Vec<u8>) -> Result<(), UploadError> {
+        let mut body = Chunked::new(ChunkMode::Rechunk);
+        loop {
+            let step = body.advance(self.read.unread(), &mut out).map_err(|error| UploadError::Request(error.into()))?;
+            if step.consumed > 0 {
+                self.sent.set(BODY_SEEN);
+            }
+            self.read.consume(step.consumed);
+            if !out.is_empty() {
+                self.to_origin(&out).await?;
+                out.clear();
+            }
+            if step.done {
+                return Ok(());
+            }
+            let raw = body.data_remaining();
+            if raw >= SPLICED_CHUNK && self.read.is_empty() {
+                self.raw(raw).await?;
+                body.data_moved(raw);
+            } else if self.read.is_empty() || step.consumed == 0 {
+                self.fill().await?;
+            }
+        }
+    }
+
+    /// Moves exactly `length` bytes of the body that need not be looked at.
+    async fn raw(&mut self, length: u64) -> Result<(), UploadError> {
+        if length == 0 {
+            return Ok(());
+        }
+        // The first byte decides what `Expect: 100-continue` leaves in doubt, so it is not hidden in a splice.
+        if !self.sent.body_seen() {
+            self.fill().await?;
+            self.sent.set(BODY_SEEN);
+            let early = usize::try_from(length).unwrap_or(usize::MAX).min(self.read.unread().len());
+            self.to_origin(&self.read.unread()[..early]).await?;
+            self.read.consume(early);
+            return Box::pin(self.raw(length - early as u64)).await;
+        }
+        let flow = Flow {
+            from: self.client,
+            to: self.origin,
+            direction: Direction::Up,
+            meter: self.meter,
+            engine: self.engine,
+        };
+        match flow.run(length).await {
+            Ok(moved) if moved == length => Ok(()),
+            Ok(_) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
+            Err(FlowError::Read(_)) => Err(UploadError::Client),
+            Err(FlowError::Write(_)) => Err(UploadError::Origin),
+        }
+    }
+
+    /// Reads more of the client, at least a byte.
+    async fn fill(&mut self) -> Result<(), UploadError> {
+        match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
+            Ok(0) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
+            Ok(_) => {
+                self.meter.touch();
+                Ok(())
+            }
+            Err(_) => Err(UploadError::Client),
+        }
+    }
+
+    async fn to_origin(&self, bytes: &[u8]) -> Result<(), UploadError> {
+        self.origin.write_all(bytes, self.meter, Direction::Up).await.map_err(|_| UploadError::Origin)
+    }
+
+    /// After the request is sent: notices that the client is gone while its response is under way. At most one read of
+    /// what it pipelined is taken; the rest stays in the kernel until its turn.
+    pub(super) async fn watch(&mut self) -> UploadError {
+        if self.read.is_empty() {
+            match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
+                // More requests, or the orderly end of them; the response is wanted either way.
+                Ok(_) => {}
+                Err(_) => return UploadError::Client,
+            }
+        }
+        self.client.broken().await;
+        UploadError::Client
+    }
+}

@@ -1,0 +1,354 @@
+//! Every way in which the gateway says no, in one exhaustive type: status, metric label, log level and advice in one place.
+//!
+//! A refusal is the gateway's own answer. It may be written only while no byte of the container's answer can have reached
+//! the client; afterwards the connection is cut instead.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use tracing::Level;
+
+use crate::auth::AuthFailure;
+
+/// Why a policy forbids a connection for good (403).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// The container accepts no connections at all (`portsplice.deny`).
+    Denied,
+    /// The port is not on the container's list of allowed ports.
+    Port,
+    /// The container shares the host's network and the configuration does not allow that.
+    HostNetwork,
+    /// The container's own cap on connections is zero.
+    NoConnections,
+}
+
+/// Whose cap on connections is reached for the moment (503).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole node.
+    Node,
+    /// The container named by the request.
+    Container,
+    /// The client's address.
+    Client,
+}
+
+/// An answer of the gateway itself instead of the container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The head is not strictly RFC 9112, or its framing could be read in two ways. The text completes the sentence
+    /// "the request was not understood: …" and never holds bytes of the request.
+    Malformed(&'static str),
+    /// The head is larger, or has more or longer fields, than the configuration allows.
+    HeadTooLarge,
+    /// The request target is longer than the configuration allows.
+    TargetTooLong,
+    /// A transfer coding other than `chunked` alone.
+    UnsupportedTransferCoding,
+    /// A version of HTTP other than 1.0 and 1.1.
+    UnsupportedVersion,
+    /// CONNECT: a gateway is no forward proxy.
+    ConnectRefused,
+    /// An `Expect` other than `100-continue`.
+    ExpectationFailed,
+    /// The credential is missing, wrong, stale or replayed.
+    Unauthorized(AuthFailure),
+    /// No such container runs on this node.
+    NotHere,
+    /// More than one running container answers to the name.
+    Ambiguous,
+    /// The container engine could not be asked, so nothing is known about the name.
+    EngineUnavailable,
+    /// Policy forbids it.
+    Forbidden(Denied),
+    /// A cap on connections is reached; later it may work.
+    Busy(Scope),
+    /// Nothing listens on the port inside the container.
+    NotListening,
+    /// The port could not be reached for a reason other than that nothing listens.
+    Unreachable,
+    /// The container's answer is no HTTP that can be read in one way only.
+    BadAnswer(&'static str),
+    /// The container closed its connection before its answer was whole.
+    EarlyEnd,
+    /// The container's port did not accept in time.
+    ConnectTimeout,
+    /// The container did not answer in time.
+    AnswerTimeout,
+    /// The request head did not arrive in time.
+    HeadTimeout,
+    /// The request body stopped arriving.
+    BodyTimeout,
+    /// The node is shutting down.
+    Draining,
+    /// The gateway failed in a way that has no better name; the last resort.
+    Internal,
+}
+
+impl Refusal {
+    /// The status code of the answer.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::Unauthorized(_) => 401,
+            Self::Forbidden(_) => 403,
+            Self::ConnectRefused => 405,
+            Self::HeadTimeout | Self::BodyTimeout => 408,
+            Self::TargetTooLong => 414,
+            Self::ExpectationFailed => 417,
+            Self::NotHere | Self::Ambiguous => 421,
+            Self::HeadTooLarge => 431,
+            Self::Internal => 500,
+            Self::UnsupportedTransferCoding => 501,
+            Self::NotListening | Self::Unreachable | Self::BadAnswer(_) | Self::EarlyEnd => 502,
+            Self::EngineUnavailable | Self::Busy(_) | Self::Draining => 503,
+            Self::ConnectTimeout | Self::AnswerTimeout => 504,
+            Self::UnsupportedVersion => 505,
+        }
+    }
+
+    /// The label of the refusal in metrics and logs; stable, lower case, words joined by `_`.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::UnsupportedTransferCoding => "unsupported_transfer_coding",
+            Self::UnsupportedVersion => "unsupported_version",
+            Self::ConnectRefused => "connect_refused",
+            Self::ExpectationFailed => "expectation_failed",
+            Self::Unauthorized(failure) => failure.label(),
+            Self::NotHere => "not_here",
+            Self::Ambiguous => "ambiguous_container",
+            Self::EngineUnavailable => "engine_unavailable",
+            Self::Forbidden(Denied::Denied) => "denied",
+            Self::Forbidden(Denied::Port) => "denied_port",
+            Self::Forbidden(Denied::HostNetwork) => "denied_host_network",
+            Self::Forbidden(Denied::NoConnections) => "denied_no_connections",
+            Self::Busy(Scope::Node) => "busy_node",
+            Self::Busy(Scope::Container) => "busy_container",
+            Self::Busy(Scope::Client) => "busy_client",
+            Self::NotListening => "not_listening",
+            Self::Unreachable => "unreachable",
+            Self::BadAnswer(_) => "bad_answer",
+            Self::EarlyEnd => "early_end",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::AnswerTimeout => "answer_timeout",
+            Self::HeadTimeout => "head_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// How loudly the refusal is logged: what a client or a container can cause at will is no error of the node.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Internal => Level::ERROR,
+            Self::Unauthorized(_) | Self::EngineUnavailable | Self::Busy(Scope::Node) => Level::WARN,
+            Self::Malformed(_)
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::UnsupportedTransferCoding
+            | Self::UnsupportedVersion
+            | Self::ConnectRefused
+            | Self::ExpectationFailed
+            | Self::NotHere
+            | Self::Ambiguous
+            | Self::Forbidden(_)
+            | Self::Busy(Scope::Container | Scope::Client)
+            | Self::Unreachable
+            | Self::BadAnswer(_)
+            | Self::EarlyEnd
+            | Self::ConnectTimeout
+            | Self::AnswerTimeout => Level::INFO,
+            Self::NotListening | Self::HeadTimeout | Self::BodyTimeout | Self::Draining => Level::DEBUG,
+        }
+    }
+
+    /// The body of the answer: one line that says what to do next. It names no secret, no header value and no container.
+    #[must_use]
+    pub fn advice(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Malformed(why) => {
+                return Cow::Owned(format!(
+                    "The request was not understood: {why}. Send it as RFC 9112 requires, on a new connection."
+                ));
+            }
+            Self::BadAnswer(why) => {
+                return Cow::Owned(format!(
+                    "The server in the container did not answer in HTTP/1.1: {why}. Check which program listens on this port."
+                ));
+            }
+            Self::Unauthorized(failure) => failure.advice(),
+            Self::HeadTooLarge => "The request's header is too large. Send fewer or shorter fields, cookies above all.",
+            Self::TargetTooLong => "The request's target is too long. Send the data in the body instead of the URL.",
+            Self::UnsupportedTransferCoding => {
+                "Only the transfer coding \"chunked\", alone, is understood. Send the body with it or with a Content-Length."
+            }
+            Self::UnsupportedVersion => "Only HTTP/1.1 and HTTP/1.0 are spoken here. Send the request in one of them.",
+            Self::ConnectRefused => {
+                "CONNECT is refused. For a raw TCP tunnel send GET with \"Connection: Upgrade\" and \"Upgrade: tcp\"."
+            }
+            Self::ExpectationFailed => {
+                "The only expectation understood is \"100-continue\". Send the request without the Expect field."
+            }
+            Self::NotHere => {
+                "This container does not run on this node. Ask the controller where it runs, and send the request there."
+            }
+            Self::Ambiguous => {
+                "More than one container on this node answers to this name. Name the container by its full identity."
+            }
+            Self::EngineUnavailable => {
+                "The container engine of this node cannot be reached at the moment. Try again in a few seconds."
+            }
+            Self::Forbidden(Denied::Denied) => {
+                "Connections to this container are prohibited. Ask its owner to allow them."
+            }
+            Self::Forbidden(Denied::Port) => {
+                "This port is not among the container's allowed ports. Ask its owner to allow it."
+            }
+            Self::Forbidden(Denied::HostNetwork) => {
+                "This container shares the host's network, which this node does not serve. Run it with a network of its own."
+            }
+            Self::Forbidden(Denied::NoConnections) => {
+                "This container's limit allows no connections. Ask its owner to raise the limit."
+            }
+            Self::Busy(Scope::Node) => "This node serves as many connections as it may. Try again in a moment.",
+            Self::Busy(Scope::Container) => {
+                "This container has as many connections as it may have. Close one, or try again in a moment."
+            }
+            Self::Busy(Scope::Client) => {
+                "Your address has as many connections as it may have. Close one, or try again in a moment."
+            }
+            Self::NotListening => {
+                "Nothing listens on this port in the container. Start the server, or check the port number, and try again."
+            }
+            Self::Unreachable => {
+                "The container's port cannot be reached. Check the server in the container, and try again."
+            }
+            Self::EarlyEnd => {
+                "The server in the container closed the connection before it had answered. Look into its log, then try again."
+            }
+            Self::ConnectTimeout => {
+                "The container's port did not accept the connection in time. Check whether its server hangs, and try again."
+            }
+            Self::AnswerTimeout => {
+                "The server in the container did not answer in time. Check whether it hangs, and try again."
+            }
+            Self::HeadTimeout => "The request's header did not arrive in time. Send it at once, on a new connection.",
+            Self::BodyTimeout => "The request's body stopped arriving. Send the request again on a new connection.",
+            Self::Draining => "This node is shutting down. Send the request again on a new connection.",
+            Self::Internal => "The gateway failed. Try again, and if it happens again tell the operator of this node.",
+        })
+    }
+
+    /// Whether the connection must be closed after this answer, because what follows on it cannot be trusted or is not
+    /// wanted. Where this is `false`, the caller still has to close when the refused request's body was not read.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        match self {
+            Self::Malformed(_)
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::UnsupportedTransferCoding
+            | Self::UnsupportedVersion
+            | Self::ConnectRefused
+            | Self::ExpectationFailed
+            | Self::Unauthorized(_)
+            | Self::Busy(Scope::Node | Scope::Client)
+            | Self::HeadTimeout
+            | Self::BodyTimeout
+            | Self::Draining
+            | Self::Internal => true,
+            Self::NotHere
+            | Self::Ambiguous
+            | Self::EngineUnavailable
+            | Self::Forbidden(_)
+            | Self::Busy(Scope::Container)
+            | Self::NotListening
+            | Self::Unreachable
+            | Self::BadAnswer(_)
+            | Self::EarlyEnd
+            | Self::ConnectTimeout
+            | Self::AnswerTimeout => false,
+        }
+    }
+
+    /// The seconds of a `Retry-After` field (RFC 9110 10.2.3), where another attempt makes sense.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::Busy(_) | Self::Draining => Some(1),
+            Self::EngineUnavailable => Some(5),
+            _ => None,
+        }
+    }
+
+    /// Appends the whole answer to `out`.
+    ///
+    /// `authorization_response` is given once the request's credential was good. With `head_request` the body is left out,
+    /// its length is not. `close` asks for `Connection: close` where [`Refusal::closes`] does not demand it anyway; it has
+    /// to be set for HTTP/1.0 clients, which keep a connection only when told so.
+    pub fn render(&self, authorization_response: Option<&str>, head_request: bool, close: bool, out: &mut Vec<u8>) {
+        let body = self.advice();
+        let status = self.status();
+        // Writing to a Vec cannot fail.
+        let _ = write!(
+            out,
+            "HTTP/1.1 {status} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
+            reason(status),
+            body.len() + 1
+        );
+        match self {
+            // RFC 9110 15.5.2 and 15.5.6 demand these two fields.
+            Self::Unauthorized(_) => out.extend_from_slice(b"WWW-Authenticate: X-Arvados-Authorization\r\n"),
+            Self::ConnectRefused => {
+                out.extend_from_slice(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE\r\n");
+            }
+            _ => {}
+        }
+        if let Some(seconds) = self.retry_after() {
+            let _ = write!(out, "Retry-After: {seconds}\r\n");
+        }
+        if let Some(response) = authorization_response {
+            let _ = write!(out, "X-Arvados-Authorization-Response: {response}\r\n");
+        }
+        if close || self.closes() {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !head_request {
+            out.extend_from_slice(body.as_bytes());
+            out.push(b'\n');
+        }
+    }
+}
+
+/// The reason phrase of a status that a refusal can have (RFC 9110 15, RFC 6585 5).
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Internal Server Error",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+use super::*;
+
+/// One of each variant, and of each of its own variants.
+fn all() -> Vec<Refusal> {
+    use Refusal::*;
+    let mut all = vec![
+        Malformed("a reason"),
+        HeadTooLarge,
+        TargetTooLong,
+        UnsupportedTransferCoding,
+        UnsupportedVersion,
+        ConnectRefused,
+        ExpectationFailed,
+        NotHere,
+        Ambiguous,
+        EngineUnavailable,
+        NotListening,
+        Unreachable,
+        BadAnswer("a reason"),
+        EarlyEnd,
+        ConnectTimeout,
+        AnswerTimeout,
+        HeadTimeout,
+        BodyTimeout,
+        Draining,
+        Internal,
+    ];
+    all.extend([Denied::Denied, Denied::Port, Denied::HostNetwork, Denied::NoConnections].map(Forbidden));
+    all.extend([Scope::Node, Scope::Container, Scope::Client].map(Busy));
+    use AuthFailure as Auth;
+    all.extend(
+        [Auth::Missing, Auth::Duplicate, Auth::Malformed, Auth::Wrong, Auth::Stale, Auth::Replayed].map(Unauthorized),
+    );
+    all
+}
+
+#[test]
+fn every_refusal_is_one_complete_message() {
+    for refusal in all() {
+        let mut out = Vec::new();
+        refusal.render(Some("f00d"), false, false, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {} ", refusal.status())), "{head}");
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        assert!(head.contains("\r\nX-Arvados-Authorization-Response: f00d"), "{head}");
+        assert_eq!(head.contains("\r\nConnection: close"), refusal.closes(), "{head}");
+        assert_eq!(body.lines().count(), 1, "{body}");
+        assert!(body.ends_with(".\n") && body.len() > 40, "{body}");
+        assert_eq!(reason(refusal.status()) == "Internal Server Error", refusal.status() == 500);
+    }
+}
+
+#[test]
+fn labels_are_distinct_and_fit_for_metrics() {
+    let mut labels: Vec<_> = all().iter().map(Refusal::label).collect();
+    assert!(labels.iter().all(|label| label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+    labels.sort_unstable();
+    let count = labels.len();
+    labels.dedup();
+    assert_eq!(labels.len(), count);
+}
+
+#[test]
+fn the_answer_to_head_has_no_body() {
+    let mut out = Vec::new();
+    Refusal::NotHere.render(None, true, true, &mut out);
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.ends_with("Connection: close\r\n\r\n"));
+    assert!(!text.contains("Content-Length: 0"));
+}
+
+#[test]
+fn required_fields_are_there() {
+    let render = |refusal: Refusal| {
+        let mut out = Vec::new();
+        refusal.render(None, false, false, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    assert!(render(Refusal::ConnectRefused).contains("\r\nAllow: GET, "));
+    assert!(render(Refusal::Unauthorized(AuthFailure::Missing)).contains("\r\nWWW-Authenticate: "));
+    assert!(render(Refusal::Busy(Scope::Container)).contains("\r\nRetry-After: 1\r\n"));
+}

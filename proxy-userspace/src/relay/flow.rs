@@ -1,0 +1,141 @@
+//! One direction of a relay: bytes from one stream to the other, by splice(2) or by copying.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::buffer::{Buffer, LARGE, SMALL};
+use super::meter::{Direction, Meter};
+use super::pipe::PipePool;
+use super::sock::Sock;
+use super::stream::Stream;
+
+/// As many bytes as come, until the stream ends.
+pub const UNTIL_END: u64 = u64::MAX;
+
+/// A step of at least this many bytes is bulk: moving pages beats copying from about here on.
+pub const BULK: u64 = SMALL as u64;
+
+/// What all relays of a node share.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Pipes for splice(2); without them everything is copied.
+    pub pipes: Option<Arc<PipePool>>,
+}
+
+/// Which end failed.
+#[derive(Debug)]
+pub enum FlowError {
+    /// The stream that bytes come from.
+    Read(io::Error),
+    /// The stream that bytes go to.
+    Write(io::Error),
+}
+
+/// One direction between two streams.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow<'a> {
+    /// Where bytes come from.
+    pub from: &'a Stream,
+    /// Where they go.
+    pub to: &'a Stream,
+    /// Which way that is.
+    pub direction: Direction,
+    /// What counts them.
+    pub meter: &'a Meter,
+    /// What moves them.
+    pub engine: &'a Engine,
+}
+
+/// What one step did: 0 bytes are the end of the stream.
+struct Step {
+    moved: u64,
+    bulk: bool,
+}
+
+impl<'a> Flow<'a> {
+    /// Moves bytes until `limit` of them are through or the stream ends; gives their number.
+    ///
+    /// Never more than one pipe or one buffer of bytes is between the two sockets, none while nothing comes, and each
+    /// step hands everything it read to the kernel before it reads again: a token of a stream leaves when it arrives.
+    ///
+    /// # Errors
+    /// Which end failed, and how.
+    pub async fn run(&self, limit: u64) -> Result<u64, FlowError> {
+        let mut done = 0;
+        // A body known to be long starts with splice(2); of a stream, only its behaviour tells.
+        let mut bulk = limit != UNTIL_END && limit >= BULK;
+        while done < limit {
+            let left = limit - done;
+            let step = match self.pipes_between() {
+                Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left).await?,
+                _ => self.copy(left, bulk).await?,
+            };
+            if step.moved == 0 {
+                break;
+            }
+            done += step.moved;
+            bulk = step.bulk;
+        }
+        Ok(done)
+    }
+
+    /// The sockets and the pipes between them, where splice(2) can serve.
+    fn pipes_between(&self) -> Option<(&'a PipePool, &'a Sock, &'a Sock)> {
+        Some((self.engine.pipes.as_deref()?, self.from.plain()?, self.to.plain()?))
+    }
+
+    async fn splice(&self, pipes: &PipePool, from: &Sock, to: &Sock, limit: u64) -> Result<Step, FlowError> {
+        let mut taken = None;
+        let filled = poll_fn(|cx| {
+            let pipe = match &mut taken {
+                Some(pipe) => pipe,
+                None => match pipes.take() {
+                    Ok(pipe) => taken.insert(pipe),
+                    Err(_) => return Poll::Ready(Ok(None)),
+                },
+            };
+            let result = from.poll_readable(cx, |socket| pipe.fill(socket, limit));
+            if result.is_pending() {
+                taken = None;
+            }
+            result.map_ok(Some)
+        });
+        let Some(moved) = filled.await.map_err(FlowError::Read)? else {
+            // No descriptors for a pipe: slower, but never worse.
+            return self.copy(limit, false).await;
+        };
+        if let Some(mut pipe) = taken {
+            while pipe.held() > 0 {
+                let left = poll_fn(|cx| to.poll_writable(cx, |socket| pipe.drain(socket)));
+                let n = left.await.map_err(FlowError::Write)?;
+                if n == 0 {
+                    return Err(FlowError::Write(io::ErrorKind::WriteZero.into()));
+                }
+                self.meter.moved(self.direction, n as u64);
+            }
+            self.meter.spliced();
+        }
+        Ok(Step { moved: moved as u64, bulk: moved as u64 >= BULK })
+    }
+
+    async fn copy(&self, limit: u64, bulk: bool) -> Result<Step, FlowError> {
+        let want = if bulk { LARGE } else { SMALL };
+        let mut taken = None;
+        let filled = poll_fn(|cx| {
+            let buffer = taken.get_or_insert_with(|| Buffer::take(want));
+            let len = usize::try_from(limit).unwrap_or(usize::MAX).min(buffer.len());
+            let result = self.from.poll_read(cx, &mut buffer[..len]);
+            if result.is_pending() {
+                taken = None;
+            }
+            result
+        });
+        let n = filled.await.map_err(FlowError::Read)?;
+        if let Some(buffer) = taken {
+            self.to.write_all(&buffer[..n], self.meter, self.direction).await.map_err(FlowError::Write)?;
+        }
+        Ok(Step { moved: n as u64, bulk: n as u64 >= BULK })
+    }
+}

@@ -1,0 +1,62 @@
+//! What moved, and when it last did: the idle timeout, the access log and the byte counters read it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The way bytes go, seen from the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the controller to the container.
+    Up,
+    /// From the container to the controller.
+    Down,
+}
+
+/// Counts of one connection. The two directions are futures of one task, so relaxed atomics are merely what lets them
+/// share it by reference.
+#[derive(Debug)]
+pub struct Meter {
+    epoch: Instant,
+    last: AtomicU64,
+    bytes: [AtomicU64; 2],
+    spliced: AtomicBool,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { epoch: Instant::now(), last: AtomicU64::new(0), bytes: Default::default(), spliced: AtomicBool::new(false) }
+    }
+}
+
+impl Meter {
+    /// Notes `n` bytes that were handed to the kernel in `direction`.
+    pub fn moved(&self, direction: Direction, n: u64) {
+        self.bytes[direction as usize].fetch_add(n, Relaxed);
+        self.touch();
+    }
+
+    /// Notes that splice(2) moved bytes of the current request.
+    pub fn spliced(&self) {
+        self.spliced.store(true, Relaxed);
+    }
+
+    /// Notes activity that moves no counted bytes.
+    pub fn touch(&self) {
+        self.last.store(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// How long nothing has moved, to the millisecond.
+    pub fn idle_for(&self) -> Duration {
+        self.epoch.elapsed().saturating_sub(Duration::from_millis(self.last.load(Relaxed)))
+    }
+
+    /// Bytes moved in `direction` since the connection began.
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.bytes[direction as usize].load(Relaxed)
+    }
+
+    /// Whether splice(2) moved anything since the last call.
+    pub fn take_spliced(&self) -> bool {
+        self.spliced.swap(false, Relaxed)
+    }
+}

@@ -1,0 +1,119 @@
+//! One end of a relayed connection: a plain socket, or TLS over one.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+
+use super::meter::{Direction, Meter};
+use super::sock::Sock;
+
+/// A connection that two futures of one task may read and write through a shared reference.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP as it is.
+    Plain(Sock),
+    /// TLS in userspace. The lock is held within a single poll only and both directions live in one task, so it is
+    /// never contended; it exists because a TLS read may have to write and the other way round.
+    Tls(Box<Mutex<TlsStream<Sock>>>),
+}
+
+impl Stream {
+    /// Wraps an established TLS session.
+    pub fn tls(stream: impl Into<TlsStream<Sock>>) -> Self {
+        Self::Tls(Box::new(Mutex::new(stream.into())))
+    }
+
+    /// The socket, if bytes on it are the stream's bytes: what splice(2) needs.
+    pub fn plain(&self) -> Option<&Sock> {
+        match self {
+            Self::Plain(sock) => Some(sock),
+            Self::Tls(_) => None,
+        }
+    }
+
+    /// Reads into `buf`; 0 is the end of the stream. A TLS stream that ends without close_notify is an error.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(sock) => sock.poll_recv(cx, buf),
+            Self::Tls(tls) => {
+                let mut buf = ReadBuf::new(buf);
+                ready!(Pin::new(&mut *tls.lock()).poll_read(cx, &mut buf))?;
+                Poll::Ready(Ok(buf.filled().len()))
+            }
+        }
+    }
+
+    /// Writes from `buf`; may take less than all of it, and with TLS may keep it until [`Self::poll_flush`].
+    pub fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(sock) => sock.poll_send(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut *tls.lock()).poll_write(cx, buf),
+        }
+    }
+
+    /// Hands what TLS still holds to the kernel; nothing to do for a plain socket.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(&mut *tls.lock()).poll_flush(cx),
+        }
+    }
+
+    /// Ends this direction: FIN, after close_notify where there is TLS.
+    ///
+    /// # Errors
+    /// The error of the socket; one that is already gone is no error.
+    pub async fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(sock) => sock.shutdown_write(),
+            Self::Tls(tls) => poll_fn(|cx| Pin::new(&mut *tls.lock()).poll_shutdown(cx)).await,
+        }
+    }
+
+    /// Writes all of `bytes` and flushes; every part that leaves counts as activity on `meter`.
+    ///
+    /// # Errors
+    /// The error of the write; a stream that takes no more bytes is `WriteZero`.
+    pub async fn write_all(&self, mut bytes: &[u8], meter: &Meter, direction: Direction) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            meter.moved(direction, n as u64);
+            bytes = &bytes[n..];
+        }
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Waits until the connection is found broken (a reset, a timeout), not merely ended.
+    pub async fn broken(&self) -> io::Error {
+        let error = match self {
+            Self::Plain(sock) => sock.broken().await,
+            // The end of a TLS stream is seen by reading it; afterwards only a write can tell.
+            Self::Tls(_) => std::future::pending().await,
+        };
+        error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+    }
+
+    /// Whether something (bytes nobody asked for, or the end) has come on a connection that should be silent.
+    pub fn poll_disturbed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(sock) => sock.poll_peek(cx).map(|_| ()),
+            Self::Tls(_) => self.poll_read(cx, &mut [0; 1]).map(|_| ()),
+        }
+    }
+
+    /// Makes the coming close an abort (RST), so that the peer learns that bytes are missing.
+    pub fn reset_on_close(&self) {
+        match self {
+            Self::Plain(sock) => sock.reset_on_close(),
+            Self::Tls(tls) => tls.lock().get_ref().0.reset_on_close(),
+        }
+    }
+}

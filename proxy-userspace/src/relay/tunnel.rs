@@ -1,0 +1,58 @@
+//! An opaque connection between the two ends: both directions at once, each ended by its own FIN.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
+
+use super::buffer::ReadBuffer;
+use super::flow::{Engine, Flow, FlowError, UNTIL_END};
+use super::meter::{Direction, Meter};
+use super::stream::Stream;
+
+/// Relays between `client` and `origin` until both have ended. What was read of each already goes first.
+///
+/// # Errors
+/// The first failure of either side; the caller then resets both, so that a broken end is never mistaken for an
+/// orderly one.
+pub async fn tunnel(
+    client: (&Stream, &mut ReadBuffer),
+    origin: (&Stream, &mut ReadBuffer),
+    meter: &Meter,
+    engine: &Engine,
+) -> Result<(), FlowError> {
+    let (client, client_read) = client;
+    let (origin, origin_read) = origin;
+    let ended = [AtomicBool::new(false), AtomicBool::new(false)];
+    let up = Flow { from: client, to: origin, direction: Direction::Up, meter, engine };
+    let down = Flow { from: origin, to: client, direction: Direction::Down, meter, engine };
+    let mut up = pin!(one_way(up, client_read, &ended[0]));
+    let mut down = pin!(one_way(down, origin_read, &ended[1]));
+    poll_fn(|cx| {
+        // Neither future ends but by an error, see `one_way`.
+        for result in [up.as_mut().poll(cx), down.as_mut().poll(cx)] {
+            if let Poll::Ready(error) = result {
+                return Poll::Ready(Err(error));
+            }
+        }
+        if ended.iter().all(|ended| ended.load(Relaxed)) { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// Moves one direction to its end, passes the end on, and from then on watches the source for a reset: nobody reads it
+/// any more, so that a peer that dies after its FIN would go unnoticed while the other direction is silent.
+async fn one_way(flow: Flow<'_>, read: &mut ReadBuffer, ended: &AtomicBool) -> FlowError {
+    let moved = async {
+        flow.to.write_all(read.unread(), flow.meter, flow.direction).await.map_err(FlowError::Write)?;
+        read.consume(read.unread().len());
+        flow.run(UNTIL_END).await?;
+        flow.to.shutdown().await.map_err(FlowError::Write)
+    };
+    if let Err(error) = moved.await {
+        return error;
+    }
+    flow.meter.touch();
+    ended.store(true, Relaxed);
+    FlowError::Read(flow.from.broken().await)
+}

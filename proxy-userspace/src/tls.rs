@@ -1,0 +1,147 @@
+//! TLS towards controllers: the certificate that a listener presents, and what binds a credential to the connection.
+//!
+//! The certificate proves nothing by itself and no authority signs it. A controller's credential either covers it
+//! (`certificate`) or covers the connection's exporter (`bound`), so that a man in the middle, who would have another
+//! certificate and other keys, is found out at the first request.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use arc_swap::ArcSwap;
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, date_time_ymd};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ServerConfig, ServerConnection};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+use crate::config::CertificateFiles;
+
+/// RFC 9266 section 2.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+/// How long a certificate made at start is valid. The process ends long before.
+const VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How far in the past it begins to be valid, for clients whose clocks are behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
+/// More than any real chain or key; a path to something endless must not fill the memory.
+const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// What a listener presents, and how it accepts handshakes with it.
+pub struct TlsIdentity {
+    /// Does the server's side of handshakes.
+    pub acceptor: TlsAcceptor,
+    /// The leaf certificate in DER, which the `certificate` credential covers.
+    pub certificate_der: Vec<u8>,
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsIdentity").field("certificate_bytes", &self.certificate_der.len()).finish_non_exhaustive()
+    }
+}
+
+/// A listener's identity, which a reload may replace. A connection takes the present one once, when it is accepted, so
+/// that the certificate its credentials are checked against is the one it was shown.
+pub type TlsSlot = ArcSwap<TlsIdentity>;
+
+impl TlsIdentity {
+    /// Makes a key and a self-signed certificate: ECDSA on P-256, about ten years, for localhost and `host`.
+    ///
+    /// # Errors
+    /// When the random number generator or the encoder fails.
+    pub fn generate(host: &str) -> Result<Self> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a TLS key")?;
+        let mut names = vec!["localhost".to_owned()];
+        // A host name that DNS could not carry is left out; nobody verifies the names anyway.
+        let is_dns = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+        if is_dns && host != "localhost" {
+            names.push(host.to_owned());
+        }
+        let mut params = CertificateParams::new(names).context("cannot name a TLS certificate")?;
+        params.distinguished_name.push(DnType::CommonName, "portsplice");
+        let now = date_time_ymd(1970, 1, 1) + since_epoch();
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + VALIDITY;
+        let certificate = params.self_signed(&key).context("cannot sign a TLS certificate")?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
+        Self::new(vec![certificate.der().clone()], key)
+    }
+
+    /// Reads a certificate chain and its key from PEM files.
+    ///
+    /// # Errors
+    /// When a file cannot be read or holds something else, when everybody may read the key, or when the two do not belong
+    /// together; the text says what to do.
+    pub fn load(files: &CertificateFiles) -> Result<Self> {
+        let path = files.certificate.display();
+        let pem = read_pem(&files.certificate, false)?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{path} is no PEM file of certificates"))?;
+        ensure!(!chain.is_empty(), "{path} holds no certificate; it must begin with -----BEGIN CERTIFICATE-----");
+        let path = files.key.display();
+        let pem = read_pem(&files.key, true)?;
+        let key = PrivateKeyDer::from_pem_slice(&pem)
+            .with_context(|| format!("{path} holds no private key in PEM (PKCS #8, PKCS #1 or SEC1, not encrypted)"))?;
+        Self::new(chain, key).with_context(|| {
+            format!("{} and {path} cannot be used; do they belong together?", files.certificate.display())
+        })
+    }
+
+    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
+        let certificate_der = chain.first().context("an empty certificate chain")?.to_vec();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Without the extended master secret a TLS 1.2 exporter does not identify the connection (RFC 7627 section 1,
+        // RFC 9266 section 3).
+        config.require_ems = true;
+        // No resumption: each connection sees the certificate, which a credential may cover, and a replaced one is in
+        // force at once. Controllers keep connections open, so that a signature more on each is cheap.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate_der })
+    }
+}
+
+/// The cryptography of the whole process.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(ring::default_provider())))
+}
+
+/// The `tls-exporter` channel binding of RFC 9266; `None` before the handshake is complete.
+pub fn exporter(connection: &ServerConnection) -> Option<[u8; 32]> {
+    // A context of zero length, not none: RFC 9266 section 2. In TLS 1.2 they differ.
+    connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(b"")).ok()
+}
+
+fn since_epoch() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn read_pem(path: &std::path::Path, secret: bool) -> Result<Zeroizing<Vec<u8>>> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
+    ensure!(metadata.is_file(), "{shown} is no regular file");
+    if secret && metadata.permissions().mode() & 0o007 != 0 {
+        bail!("{shown} holds a private key and everybody may access it; run: chmod o= {shown}");
+    }
+    let mut pem = Zeroizing::new(Vec::new());
+    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut pem).with_context(|| format!("cannot read {shown}"))?;
+    ensure!(pem.len() as u64 <= MAX_PEM_BYTES, "{shown} is longer than a certificate chain can be");
+    Ok(pem)
+}
+
+#[cfg(test)]
+mod tests;

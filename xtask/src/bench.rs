@@ -1,0 +1,236 @@
+//! `cargo xtask bench`: the data paths beside the direct connection and beside other proxies.
+//!
+//! Three network namespaces stand for controller, node and container. In each round every system is tried in turn, the
+//! order shifted by one from round to round, and each reading is set in relation to the direct way's of the same
+//! round; what is reported are medians over the rounds, with their spread. No time is ever asserted.
+
+mod load;
+mod machine;
+mod measure;
+mod origin;
+mod peers;
+mod report;
+mod route;
+mod stats;
+mod system;
+mod topology;
+mod wire;
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Subcommand;
+
+use self::load::Amounts;
+use self::measure::{Measure, Trial};
+use self::report::{Facts, Results};
+use self::system::{Launcher, Running, System};
+use self::topology::Topology;
+use crate::child::Guarded;
+use crate::{interrupt, workspace};
+
+/// Above this share of the machine in use by others, the results say more about the others.
+const TOO_BUSY: f64 = 0.1;
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Measure only this (may be given several times)
+    #[arg(long, value_name = "MEASURE")]
+    only: Vec<Measure>,
+    /// Compare only these with the direct way
+    #[arg(long, value_name = "SYSTEM", value_delimiter = ',')]
+    systems: Vec<System>,
+    /// Rounds, at least 5
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(5..=99))]
+    runs: u16,
+    /// Write rows {measure, system, value, unit, ratio_to_direct} to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Less of everything, in about a minute: does it work, not how fast is it
+    #[arg(long)]
+    quick: bool,
+    /// Write table and chart to this folder [default: docs/bench for a full run, else none]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Use this `portsplice` instead of building one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What xtask starts itself as.
+#[derive(Subcommand)]
+enum Role {
+    /// The server in the container
+    #[command(hide = true)]
+    Origin,
+}
+
+/// Runs `cargo xtask bench`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(Role::Origin) = args.role {
+        return origin::serve();
+    }
+    ensure!(rustix::process::geteuid().is_root(), "the bench makes network namespaces: run it as root (sudo -E)");
+    let systems = wanted_systems(&args.systems);
+    ensure_installed(&systems)?;
+    let binary = if systems.iter().any(|s| s.is_ours()) { portsplice(args.binary.as_deref())? } else { PathBuf::new() };
+    interrupt::watch()?;
+    raise_file_limit();
+    warn_if_busy()?;
+
+    let started = Instant::now();
+    let amounts = if args.quick { Amounts::QUICK } else { Amounts::FULL };
+    let trials = wanted_trials(&args.only);
+    let results = measure_all(&systems, &trials, amounts, args.runs, &binary)?;
+    let facts = Facts::gather(&systems, &binary, args.runs, args.quick, started.elapsed())?;
+
+    print!("{}", report::markdown::render(&results, &facts));
+    if let Some(file) = &args.json {
+        report::write_json(&results, file)?;
+    }
+    let whole = args.only.is_empty() && args.systems.is_empty() && !args.quick;
+    let out = args.out.or_else(|| whole.then(|| workspace::root().join("docs/bench")));
+    if let Some(folder) = out {
+        report::write_folder(&results, &facts, &folder)?;
+    }
+    Ok(())
+}
+
+/// The systems asked for, with the yardstick first in any case.
+fn wanted_systems(asked: &[System]) -> Vec<System> {
+    let wanted = |s: &System| *s == System::Direct || asked.is_empty() || asked.contains(s);
+    System::ALL.into_iter().filter(wanted).collect()
+}
+
+fn wanted_trials(asked: &[Measure]) -> Vec<Trial> {
+    let wanted = |t: &Trial| asked.is_empty() || t.measures().iter().any(|m| asked.contains(m));
+    Trial::ALL.into_iter().filter(wanted).collect()
+}
+
+fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
+    for (system, program) in [
+        (System::HaproxyHttp, "haproxy"),
+        (System::HaproxyTcp, "haproxy"),
+        (System::Nginx, "nginx"),
+        (System::Direct, "ip"),
+    ] {
+        let found = !systems.contains(&system) || machine::program(program).is_file();
+        ensure!(found, "`{program}` is missing: apt-get install haproxy nginx-light iproute2, or choose --systems");
+    }
+    Ok(())
+}
+
+/// The binary under test, built for release unless one is given.
+fn portsplice(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
+    }
+    eprintln!("$ cargo build --release --package portsplice");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).args(["build", "--release", "--package", "portsplice"]).status()?;
+    ensure!(status.success(), "building portsplice failed");
+    Ok(workspace::target_dir().join("release/portsplice"))
+}
+
+/// 2,000 idle connections are twice as many descriptors in a proxy.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Should it fail, connecting will say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+fn warn_if_busy() -> anyhow::Result<()> {
+    let busy = machine::busy_share()?;
+    if busy > TOO_BUSY {
+        eprintln!("warning: {:.0} % of this machine is busy with something else; expect noise", busy * 100.0);
+    }
+    Ok(())
+}
+
+fn measure_all(
+    systems: &[System],
+    trials: &[Trial],
+    mut amounts: Amounts,
+    rounds: u16,
+    binary: &Path,
+) -> anyhow::Result<Results> {
+    let folder = tempfile::Builder::new().prefix("portsplice-bench-").tempdir().context("make a folder")?;
+    let topology = Topology::new()?;
+    let mut server = start_origin(&topology, folder.path())?;
+    let launcher = Launcher::new(&topology, folder.path(), binary, server.id())?;
+    let mut results = Results::new(systems);
+    let (lasting, fresh): (Vec<_>, Vec<_>) = trials.iter().partition(|t| **t != Trial::Idle);
+
+    if !lasting.is_empty() {
+        let mut running = systems.iter().map(|s| launcher.start(*s)).collect::<anyhow::Result<Vec<_>>>()?;
+        fit_to_machine(&mut amounts, &topology, &running[0])?;
+        for trial in lasting {
+            eprintln!("{}: {rounds} rounds", names(trial));
+            for round in 0..usize::from(rounds) {
+                for at in 0..systems.len() {
+                    let on = &mut running[(round + at) % systems.len()];
+                    attempt(trial, &topology, on, &amounts, round, &mut results)?;
+                }
+                server.ensure_running()?;
+            }
+        }
+    }
+    for trial in fresh {
+        eprintln!("{}: {rounds} rounds", names(trial));
+        for round in 0..usize::from(rounds) {
+            for at in 0..systems.len() {
+                let mut on = launcher.start(systems[(round + at) % systems.len()])?;
+                attempt(trial, &topology, &mut on, &amounts, round, &mut results)?;
+            }
+        }
+    }
+    Ok(results)
+}
+
+/// Sizes the bulk transfers by the direct way's speed, the better of two tries.
+fn fit_to_machine(amounts: &mut Amounts, topology: &Topology, direct: &Running) -> anyhow::Result<()> {
+    let route = &direct.route;
+    let probe = || topology.controller.run(|| load::bulk::download(route, Amounts::PROBE));
+    amounts.fit(Amounts::PROBE, probe()?.min(probe()?));
+    eprintln!("bulk transfers of {} MB", amounts.bulk_bytes / 1_000_000);
+    Ok(())
+}
+
+fn attempt(
+    trial: Trial,
+    topology: &Topology,
+    on: &mut Running,
+    amounts: &Amounts,
+    round: usize,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    interrupt::check()?;
+    let readings = trial.run(&topology.controller, on, amounts);
+    on.ensure_running()?;
+    let readings = readings.with_context(|| format!("{} through {}", names(trial), on.system.name()))?;
+    for (measure, value) in readings {
+        results.add(measure, on.system, round, value);
+    }
+    Ok(())
+}
+
+fn names(trial: Trial) -> String {
+    trial.measures().iter().map(|m| m.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Starts the server as a process inside the container's namespace.
+fn start_origin(topology: &Topology, folder: &Path) -> anyhow::Result<Guarded> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.args(["bench", "origin"]);
+    let mut server =
+        Guarded::spawn("server", &mut command, &folder.join("server.log"), Some(topology.container.as_fd()))?;
+    server.line(Duration::from_secs(10))?;
+    Ok(server)
+}

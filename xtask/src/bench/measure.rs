@@ -1,0 +1,174 @@
+//! What is measured, and the trials that measure it.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::load::{Amounts, bulk, echo, idle, requests, sse};
+use super::machine;
+use super::stats::percentile_us;
+use super::system::Running;
+use super::topology::Netns;
+
+/// One quantity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Measure {
+    /// Download over one connection
+    BulkDown,
+    /// Upload over one connection
+    BulkUp,
+    /// CPU time of the whole machine for each GB downloaded
+    CpuPerGb,
+    /// Round trip of 64 bytes in a tunnel, median
+    RttP50,
+    /// Round trip of 64 bytes in a tunnel, 99th percentile
+    RttP99,
+    /// Requests for 1 KiB on 32 kept-alive connections
+    #[value(name = "rps_1k")]
+    Rps1k,
+    /// Connections opened for one request each
+    ConnsPerS,
+    /// Latency added to server-sent events, 99th percentile
+    SseAddedP99,
+    /// Memory of the proxy for each idle kept-alive connection
+    RssIdleConn,
+}
+
+impl Measure {
+    /// The name in results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BulkDown => "bulk_down",
+            Self::BulkUp => "bulk_up",
+            Self::CpuPerGb => "cpu_per_gb",
+            Self::RttP50 => "rtt_p50",
+            Self::RttP99 => "rtt_p99",
+            Self::Rps1k => "rps_1k",
+            Self::ConnsPerS => "conns_per_s",
+            Self::SseAddedP99 => "sse_added_p99",
+            Self::RssIdleConn => "rss_idle_conn",
+        }
+    }
+
+    /// A short title for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::BulkDown => "Bulk download",
+            Self::BulkUp => "Bulk upload",
+            Self::CpuPerGb => "CPU per GB downloaded",
+            Self::RttP50 => "64-byte round trip, p50",
+            Self::RttP99 => "64-byte round trip, p99",
+            Self::Rps1k => "1 KiB requests, 32 connections",
+            Self::ConnsPerS => "New connections",
+            Self::SseAddedP99 => "Server-sent events, added p99",
+            Self::RssIdleConn => "Memory per idle connection",
+        }
+    }
+
+    /// The unit of its values. GB is 10^9 bytes, KiB 2^10.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::BulkDown | Self::BulkUp => "GB/s",
+            Self::CpuPerGb => "s/GB",
+            Self::RttP50 | Self::RttP99 | Self::SseAddedP99 => "us",
+            Self::Rps1k | Self::ConnsPerS => "1/s",
+            Self::RssIdleConn => "KiB",
+        }
+    }
+
+    /// Whether more is better.
+    pub(crate) fn higher_is_better(self) -> bool {
+        matches!(self, Self::BulkDown | Self::BulkUp | Self::Rps1k | Self::ConnsPerS)
+    }
+
+    /// Whether the value is what a system adds to the direct way's of the same round, not the reading itself. The
+    /// ratio is that of the readings all the same.
+    pub(crate) fn is_added(self) -> bool {
+        self == Self::SseAddedP99
+    }
+
+    /// Whether a ratio to the direct way means anything: without a proxy there is no proxy's memory.
+    pub(crate) fn has_ratio(self) -> bool {
+        self != Self::RssIdleConn
+    }
+}
+
+/// One reading.
+pub(crate) type Reading = (Measure, f64);
+
+/// Something done to a system that gives one reading or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trial {
+    Download,
+    Upload,
+    Echo,
+    Requests,
+    Connections,
+    Events,
+    /// Wants a system that has just been started.
+    Idle,
+}
+
+impl Trial {
+    /// All of them, [`Trial::Idle`] last.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Download, Self::Upload, Self::Echo, Self::Requests, Self::Connections, Self::Events, Self::Idle];
+
+    /// What it gives readings of.
+    pub(crate) fn measures(self) -> &'static [Measure] {
+        match self {
+            Self::Download => &[Measure::BulkDown, Measure::CpuPerGb],
+            Self::Upload => &[Measure::BulkUp],
+            Self::Echo => &[Measure::RttP50, Measure::RttP99],
+            Self::Requests => &[Measure::Rps1k],
+            Self::Connections => &[Measure::ConnsPerS],
+            Self::Events => &[Measure::SseAddedP99],
+            Self::Idle => &[Measure::RssIdleConn],
+        }
+    }
+
+    /// Does it once, from inside `controller`.
+    pub(crate) fn run(self, controller: &Netns, on: &Running, amounts: &Amounts) -> anyhow::Result<Vec<Reading>> {
+        let route = &on.route;
+        let processes = on.processes();
+        controller.run(|| {
+            Ok(match self {
+                Self::Download => {
+                    let before = machine::cpu_seconds()?;
+                    let time = bulk::download(route, amounts.bulk_bytes)?;
+                    let spent = machine::cpu_seconds()? - before;
+                    let gb = amounts.bulk_bytes as f64 / 1e9;
+                    vec![(Measure::BulkDown, gb / time.as_secs_f64()), (Measure::CpuPerGb, spent / gb)]
+                }
+                Self::Upload => {
+                    let time = bulk::upload(route, amounts.bulk_bytes)?;
+                    vec![(Measure::BulkUp, amounts.bulk_bytes as f64 / 1e9 / time.as_secs_f64())]
+                }
+                Self::Echo => {
+                    let mut times = echo::round_trips(route, amounts.round_trips)?;
+                    let (p50, p99) = (percentile_us(&mut times, 50), percentile_us(&mut times, 99));
+                    vec![(Measure::RttP50, p50), (Measure::RttP99, p99)]
+                }
+                Self::Requests => {
+                    vec![(Measure::Rps1k, rate(amounts.requests, requests::kept_alive(route, amounts.requests)?))]
+                }
+                Self::Connections => {
+                    let time = requests::fresh(route, amounts.connections)?;
+                    vec![(Measure::ConnsPerS, rate(amounts.connections, time))]
+                }
+                Self::Events => {
+                    vec![(Measure::SseAddedP99, percentile_us(&mut sse::delays(route, amounts.events)?, 99))]
+                }
+                Self::Idle if processes.is_empty() => vec![(Measure::RssIdleConn, 0.0)],
+                Self::Idle => {
+                    vec![(Measure::RssIdleConn, idle::bytes_a_connection(route, &processes, amounts.idle)? / 1024.0)]
+                }
+            })
+        })
+    }
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}

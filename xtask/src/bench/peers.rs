@@ -1,0 +1,94 @@
+//! Configurations of the peers. Each gets what its own manual advises for this work, per kind of traffic where it can
+//! tell them apart, and neither logs nor writes bodies to files.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::origin::{self, ECHO_PORT, HTTP_PORT};
+use super::topology::NODE;
+
+/// Port of HAProxy's TCP mode for the server's HTTP port.
+pub(crate) const HAPROXY_TCP_HTTP: u16 = 9004;
+/// Port of HAProxy's TCP mode for the server's echo port.
+pub(crate) const HAPROXY_TCP_ECHO: u16 = 9005;
+
+/// What stands in the notes of the results about the settings below.
+pub(crate) const NOTES: &str = "\
+haproxy: 2 threads, connections to the server reused always, no logs; \
+nginx: 2 workers, 64 kept-alive connections to the server each, no logs, no temporary files, \
+buffering off for streams and bulk";
+
+const HAPROXY_COMMON: &str = "\
+global
+    nbthread 2
+    maxconn 8000
+defaults
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+    timeout tunnel 1h
+";
+
+/// HAProxy in HTTP mode.
+pub(crate) fn haproxy_http(listens: SocketAddr) -> String {
+    let server = origin::address(HTTP_PORT);
+    format!(
+        "{HAPROXY_COMMON}\
+        \x20   mode http\n\
+        \x20   http-reuse always\n\
+         frontend http\n\
+        \x20   bind {listens}\n\
+        \x20   use_backend stream if {{ path_beg /sse/ }}\n\
+        \x20   default_backend server\n\
+         backend server\n\
+        \x20   server container {server}\n\
+         backend stream\n\
+        \x20   option http-no-delay\n\
+        \x20   server container {server}\n"
+    )
+}
+
+/// HAProxy in TCP mode: one port for the HTTP server, one for the echo server.
+pub(crate) fn haproxy_tcp() -> String {
+    let listen = |name, port, server| {
+        format!("listen {name}\n    bind {NODE}:{port}\n    server container {}\n", origin::address(server))
+    };
+    format!(
+        "{HAPROXY_COMMON}    mode tcp\n{}{}",
+        listen("http", HAPROXY_TCP_HTTP, HTTP_PORT),
+        listen("echo", HAPROXY_TCP_ECHO, ECHO_PORT),
+    )
+}
+
+/// nginx as an HTTP proxy. `folder` is for its pid file and the temporary folders that it insists on.
+pub(crate) fn nginx(listens: SocketAddr, folder: &Path) -> String {
+    let server = origin::address(HTTP_PORT);
+    let folder = folder.display();
+    format!(
+        "daemon off;\nuser root;\nworker_processes 2;\nworker_rlimit_nofile 16384;\n\
+         pid {folder}/nginx.pid;\nerror_log stderr crit;\n\
+         events {{ worker_connections 8000; }}\n\
+         http {{\n\
+        \x20 access_log off;\n\
+        \x20 keepalive_timeout 1h;\n  keepalive_requests 1000000000;\n\
+        \x20 client_max_body_size 0;\n\
+        \x20 client_body_temp_path {folder}/nginx-body;\n  proxy_temp_path {folder}/nginx-proxy;\n\
+        \x20 fastcgi_temp_path {folder}/nginx-fastcgi;\n  uwsgi_temp_path {folder}/nginx-uwsgi;\n\
+        \x20 scgi_temp_path {folder}/nginx-scgi;\n\
+        \x20 upstream server {{ server {server}; keepalive 64; keepalive_requests 1000000000; keepalive_timeout 1h; }}\n\
+        \x20 server {{\n\
+        \x20   listen {listens} backlog=4096;\n\
+        \x20   proxy_http_version 1.1;\n    proxy_set_header Connection \"\";\n\
+        \x20   proxy_read_timeout 1h;\n    proxy_send_timeout 1h;\n\
+        \x20   proxy_max_temp_file_size 0;\n    proxy_request_buffering off;\n\
+        \x20   location / {{ proxy_pass http://server; }}\n\
+        \x20   location /bulk/ {{ proxy_pass http://server; proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; }}\n\
+        \x20   location /sse/ {{ proxy_pass http://server; proxy_buffering off; }}\n\
+        \x20   location /echo {{\n\
+        \x20     proxy_pass http://server;\n\
+        \x20     proxy_set_header Upgrade $http_upgrade;\n      proxy_set_header Connection upgrade;\n\
+        \x20   }}\n\
+        \x20 }}\n\
+         }}\n"
+    )
+}

@@ -1,0 +1,120 @@
+//! A way from the controller to the server, and the requests that take it.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::origin::{ECHO_PORT, ECHO_PROTOCOL, HTTP_PORT};
+
+/// Name under which the node daemon knows the container.
+pub(crate) const CONTAINER_NAME: &str = "zzzzz-dz642-benchbenchbench";
+
+/// How to reach the server through one system.
+#[derive(Clone)]
+pub(crate) struct Route {
+    /// Where requests go.
+    pub(crate) http: SocketAddr,
+    /// How a stream to the echo port is opened.
+    pub(crate) tunnel: Tunnel,
+    /// Signs each request, for the system that demands it.
+    pub(crate) signer: Option<Signer>,
+}
+
+/// How a stream of opaque bytes to the echo server comes about.
+#[derive(Clone, Copy)]
+pub(crate) enum Tunnel {
+    /// Connecting to this address is all.
+    Raw(SocketAddr),
+    /// An HTTP upgrade answered by the server, as WebSockets do it.
+    Upgrade,
+    /// The node daemon's `Upgrade: tcp` to the echo port.
+    Tcp,
+}
+
+impl Route {
+    /// The head of a request for the server's HTTP port; `extra` is further field lines, each ended by CRLF.
+    pub(crate) fn head(&self, method: &str, target: &str, extra: &str) -> anyhow::Result<Vec<u8>> {
+        self.head_for(HTTP_PORT, method, target, extra)
+    }
+
+    /// The head that opens the tunnel, and where to send it; none when the stream is opaque from the start.
+    pub(crate) fn tunnel_head(&self) -> anyhow::Result<(SocketAddr, Option<Vec<u8>>)> {
+        match self.tunnel {
+            Tunnel::Raw(address) => Ok((address, None)),
+            Tunnel::Upgrade => {
+                let extra = format!("Connection: Upgrade\r\nUpgrade: {ECHO_PROTOCOL}\r\n");
+                Ok((self.http, Some(self.head("GET", "/echo", &extra)?)))
+            }
+            Tunnel::Tcp => {
+                let extra = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+                Ok((self.http, Some(self.head_for(ECHO_PORT, "GET", "/", extra)?)))
+            }
+        }
+    }
+
+    fn head_for(&self, port: u16, method: &str, target: &str, extra: &str) -> anyhow::Result<Vec<u8>> {
+        let credential = match &self.signer {
+            Some(signer) => signer.fields(port, method, target)?,
+            None => String::new(),
+        };
+        Ok(format!("{method} {target} HTTP/1.1\r\nHost: server.bench\r\n{credential}{extra}\r\n").into_bytes())
+    }
+}
+
+/// Signs requests with the `bound` credential on plain TCP (protocol.md): the scheme a node accepts by default.
+#[derive(Clone)]
+pub(crate) struct Signer {
+    key: Hmac<Sha256>,
+}
+
+impl Signer {
+    /// A signer for [`CONTAINER_NAME`] under the cluster's root secret.
+    pub(crate) fn new(root: &[u8]) -> anyhow::Result<Self> {
+        let mut derive = Hmac::<Sha256>::new_from_slice(root).context("root secret")?;
+        derive.update(CONTAINER_NAME.as_bytes());
+        let key = hex::encode(derive.finalize().into_bytes());
+        Ok(Self { key: Hmac::new_from_slice(key.as_bytes()).context("container key")? })
+    }
+
+    /// The three credential fields for one request, good for one use in the next minute.
+    fn fields(&self, port: u16, method: &str, target: &str) -> anyhow::Result<String> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+        let nonce = next_nonce();
+        let mut mac = self.key.clone();
+        mac.update(format!("v1\n{time}\n{nonce}\n{CONTAINER_NAME}\n{port}\n{method}\n{target}\n-").as_bytes());
+        let mac = hex::encode(mac.finalize().into_bytes());
+        Ok(format!(
+            "X-Arvados-Container-Gateway-Uuid: {CONTAINER_NAME}\r\n\
+             X-Arvados-Container-Target-Port: {port}\r\n\
+             X-Arvados-Authorization: v1 t={time},n={nonce},s={mac}\r\n"
+        ))
+    }
+}
+
+/// A nonce that no other request of this machine has had: the process, the time it started to count, and a count.
+fn next_nonce() -> String {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static START: OnceLock<u64> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let start = START.get_or_init(super::wire::monotonic_ns);
+    format!("{:08x}{start:016x}{:012x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signed_requests_differ_and_carry_all_three_fields() {
+        let signer = Signer::new(b"root").unwrap();
+        let (one, two) = (signer.fields(8080, "GET", "/k").unwrap(), signer.fields(8080, "GET", "/k").unwrap());
+        assert_ne!(one, two);
+        assert_eq!(one.lines().count(), 3);
+        let mac = one.lines().nth(2).unwrap().split("s=").nth(1).unwrap();
+        assert_eq!(mac.len(), 64);
+    }
+}

@@ -1,0 +1,133 @@
+//! Processes that end with this one.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// How long a process may take to end after SIGTERM before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A running process that is stopped when dropped, and by the kernel when the thread that started it ends without
+/// dropping it. Start it from the main thread.
+pub(crate) struct Guarded {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    stdout: Receiver<String>,
+}
+
+impl Guarded {
+    /// Starts `command` inside the network namespace `netns` (or in this one), standard error going to `log`.
+    /// Standard output is read line by line, see [`Guarded::line`].
+    pub(crate) fn spawn(
+        name: &str,
+        command: &mut Command,
+        log: &Path,
+        netns: Option<BorrowedFd<'_>>,
+    ) -> anyhow::Result<Self> {
+        let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        contain(command, netns, Some(Signal::TERM));
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = command.spawn().with_context(|| format!("start {name} ({program})"))?;
+        let (send, stdout) = mpsc::channel();
+        if let Some(pipe) = child.stdout.take() {
+            // Ends by itself with the process; lines nobody waits for are dropped with the receiver.
+            thread::spawn(move || BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|l| send.send(l)));
+        }
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), stdout })
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of standard output, or an error that carries the process's last words.
+    pub(crate) fn line(&mut self, timeout: Duration) -> anyhow::Result<String> {
+        match self.stdout.recv_timeout(timeout) {
+            Ok(line) => Ok(line),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("{} said nothing within {timeout:?}\n{}", self.name, self.last_words())
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!("{} ended before it was ready\n{}", self.name, self.last_words())
+            }
+        }
+    }
+
+    /// Fails with the process's last words if it has ended.
+    pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait().with_context(|| format!("look after {}", self.name))? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}\n{}", self.name, self.last_words()),
+        }
+    }
+
+    /// The end of what the process wrote to standard error.
+    pub(crate) fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Lets the process run on after this one has ended.
+    pub(crate) fn detach(self) {
+        std::mem::forget(self);
+    }
+
+    fn stop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let pid = Pid::from_child(&self.child);
+        // It can only fail when the process has just ended by itself.
+        let _ = kill_process(pid, Signal::TERM);
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Makes `command` start inside `netns`, and die by `signal` when this thread ends.
+pub(crate) fn contain(command: &mut Command, netns: Option<BorrowedFd<'_>>, signal: Option<Signal>) {
+    let netns = netns.map(|fd| fd.try_clone_to_owned());
+    // SAFETY: between fork and exec the closure makes only the system calls setns and prctl on an owned descriptor and
+    // reads what was moved into it; it does not allocate, lock or touch this process's other state.
+    unsafe {
+        command.pre_exec(move || {
+            match &netns {
+                Some(Ok(fd)) => {
+                    use std::os::fd::AsFd;
+                    move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network))?;
+                }
+                Some(Err(error)) => return Err(std::io::Error::from(error.kind())),
+                None => {}
+            }
+            set_parent_process_death_signal(signal)?;
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,29 @@
+//! Where things are in the workspace.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+/// The workspace's top folder.
+///
+/// xtask is a member of the workspace, so its manifest's folder at build time is one level below the top; a moved
+/// checkout is rebuilt by cargo before it runs.
+pub(crate) fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or(manifest.clone(), PathBuf::from)
+}
+
+/// Cargo's target folder: `CARGO_TARGET_DIR` when set, else `target` at the top.
+pub(crate) fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// Makes the workspace's top the current folder, so that commands run the same from wherever xtask was called.
+pub(crate) fn enter() -> anyhow::Result<()> {
+    let root = root();
+    env::set_current_dir(&root).with_context(|| format!("enter {}", root.display()))
+}
