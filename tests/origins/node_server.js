@@ -57,8 +57,8 @@ const server = http.createServer(async (request, response) => {
     response.writeHead(200, { "Transfer-Encoding": "chunked" });
     Readable.from(steps(n), { objectMode: false }).pipe(response);
   } else if (what === "close") {
-    response.writeHead(200, { Connection: "close" });
     response.useChunkedEncodingByDefault = false;
+    response.writeHead(200, { Connection: "close" });
     Readable.from(steps(n), { objectMode: false }).pipe(response);
   } else if (what === "events") {
     response.writeHead(200, { "Content-Type": "text/event-stream" });

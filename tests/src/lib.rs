@@ -79,3 +79,22 @@ macro_rules! over_paths {
         }
     )*};
 }
+
+/// As [`over_paths!`], for what only a gateway does: there is no `direct`.
+#[macro_export]
+macro_rules! over_gateway {
+    ($($(#[$meta:meta])* fn $name:ident($path:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            fn scenario($path: $crate::rig::Path) $body
+            #[test]
+            fn splice() { if $crate::privileged() { scenario($crate::rig::Path::Splice) } }
+            #[test]
+            fn copy() { if $crate::privileged() { scenario($crate::rig::Path::Copy) } }
+            #[test]
+            fn tls() { if $crate::privileged() { scenario($crate::rig::Path::Tls) } }
+        }
+    )*};
+}

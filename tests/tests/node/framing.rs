@@ -9,7 +9,7 @@ use portsplice_tests::origin::{Request, contract};
 use portsplice_tests::rig::Rig;
 use portsplice_tests::{HANG, over_paths, pattern};
 
-use crate::keep_alive::over_gateway;
+use portsplice_tests::over_gateway;
 
 /// A chunked body whose chunks have all sorts of sizes, written in all legal spellings.
 fn odd_chunks(len: usize) -> Vec<u8> {

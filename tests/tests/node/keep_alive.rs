@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use portsplice_tests::client::End;
 use portsplice_tests::origin::{Origin, contract};
 use portsplice_tests::rig::Rig;
-use portsplice_tests::{over_paths, pattern, wait};
+use portsplice_tests::{over_gateway, over_paths, pattern, wait};
 
 over_paths! {
     /// 1,000 requests of all sorts on one connection, over one connection to the server.
@@ -116,14 +116,6 @@ over_paths! {
         assert_eq!(conn.end(), End::Clean);
     }
 }
-
-/// The rest is about what the gateway makes of it; there is no direct counterpart.
-macro_rules! over_gateway {
-    ($($(#[$meta:meta])* fn $name:ident($path:ident) $body:block)*) => {
-        over_paths! {$($(#[$meta])* fn $name($path) { if $path.has_gateway() $body })*}
-    };
-}
-pub(crate) use over_gateway;
 
 over_gateway! {
     /// A server that closes after each response costs the client's connection nothing.

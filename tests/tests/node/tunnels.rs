@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use portsplice_tests::client::{Conn, End, Proof};
 use portsplice_tests::origin::contract;
 use portsplice_tests::rig::Rig;
-use portsplice_tests::{over_paths, pattern};
+use portsplice_tests::{over_gateway, over_paths, pattern};
 
 /// Opens a tunnel; a direct connection is one already.
 #[track_caller]
@@ -182,12 +182,9 @@ over_paths! {
     }
 }
 
-over_paths! {
+over_gateway! {
     /// After a tunnel request that was refused the connection is still HTTP's.
     fn no_tunnel_to_nowhere(path) {
-        if !path.has_gateway() {
-            return;
-        }
         let rig = Rig::new(path);
         let _origin = rig.serve(contract::serve);
         let mut conn = rig.connect();
