@@ -37,12 +37,11 @@ fn embed(workspace: &Path, embedded: &Path) {
         println!("cargo::rerun-if-changed=../{path}");
     }
     let contents = fs::read(&object).unwrap_or_default();
-    let of = fs::read_to_string(object.with_extension("inputs")).unwrap_or_default();
     if contents.is_empty() {
         println!(
             "cargo::warning=the eBPF object is not built, so the kernel cannot help: run `cargo xtask build-ebpf`"
         );
-    } else if inputs::digest(workspace).is_ok_and(|now| now != of.trim()) {
+    } else if is_stale(workspace, &object) {
         println!("cargo::warning=the eBPF object is older than its source: run `cargo xtask build-ebpf`");
     }
     let sha256 = if contents.is_empty() { "none".to_owned() } else { hex::encode(Sha256::digest(&contents)) };
@@ -61,11 +60,23 @@ fn object(workspace: &Path) -> PathBuf {
     }
     let target = workspace.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let dir = target.join("bpf");
-    // Cargo takes a path that does not exist for changed each time; so the folder is watched, and made first.
-    if fs::create_dir_all(&dir).is_ok() {
-        println!("cargo::rerun-if-changed={}", dir.display());
+    // Cargo takes a path that does not exist for changed each time; so the folder is watched, and made first, in the past
+    // for not to look changed since.
+    if !dir.exists() && fs::create_dir_all(&dir).is_ok() {
+        let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let _ = fs::File::open(&dir).and_then(|dir| dir.set_modified(past)); // costs one more build if it fails
     }
+    println!("cargo::rerun-if-changed={}", dir.display());
     dir.join("portsplice.bpf.o")
+}
+
+/// Whether the object is made from another source than the one here, by what `cargo xtask build-ebpf` noted beside it.
+fn is_stale(workspace: &Path, object: &Path) -> bool {
+    match fs::read_to_string(object.with_extension("inputs")) {
+        Ok(noted) => inputs::digest(workspace).is_ok_and(|now| now != noted.trim()),
+        // Built in some other way, and named by whoever did: it is theirs to know.
+        Err(_) => env::var_os("PORTSPLICE_EBPF_OBJECT").is_none(),
+    }
 }
 
 /// The commit, with `+dirty` when a source differs from it; none without git, or when this is no checkout of its own.

@@ -1,6 +1,6 @@
 //! Which containers run on this node, under which names, and how to get at them.
 //!
-//! Two resolvers fill one cache: [`docker`] follows the Docker Engine's API, [`registered`] a directory of files that any
+//! Two resolvers fill one cache: `docker` follows the Docker Engine's API, `registered` a directory of files that any
 //! other runtime may write. A request asks only the cache. What makes the cache safe to trust is that a [`Container`]
 //! holds its namespace by descriptor and is watched by pidfd: when its process ends it is gone at that moment, whether or
 //! not the engine says so, or is there at all.

@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
+pub mod admin;
 pub mod auth;
 pub mod build_info;
 pub mod config;
@@ -9,8 +10,12 @@ pub mod container;
 pub mod drain;
 pub mod fastpath;
 pub mod http;
+pub mod listen;
+pub mod logging;
 pub mod metrics;
 pub mod netns;
+pub mod node;
+pub mod privileges;
 pub mod readiness;
 pub mod refusal;
 pub mod relay;

@@ -1,6 +1,6 @@
 //! The node's data path: accepts the controller's connections and serves each request on them.
 //!
-//! - [`accept`]: listeners, connection limits, TLS handshakes; each connection becomes one task.
+//! - [`accept`]: listeners, connection limits, TLS handshakes; each connection becomes one task on one of the [`workers`].
 //! - [`session`]: the requests of one connection, one after the other.
 //! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
@@ -17,6 +17,7 @@ mod request;
 mod route;
 mod session;
 mod upload;
+pub mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::http::HeadLimits;
 use crate::metrics::Metrics;
 use crate::relay::Engine;
 use limits::ConnectionLimits;
+use workers::Workers;
 
 /// What a node does with connections and requests; all of it can change while it runs and holds from the next request
 /// (or connection) on.
@@ -75,6 +77,7 @@ pub struct Node {
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
     origins: route::Connector,
+    workers: Workers,
 }
 
 impl std::fmt::Debug for Node {
@@ -85,13 +88,19 @@ impl std::fmt::Debug for Node {
 
 impl Node {
     /// A node that reaches `containers`; it serves once [`Node::serve`] is called with a listener.
-    pub fn new(settings: NodeSettings, containers: Arc<Containers>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        settings: NodeSettings,
+        containers: Arc<Containers>,
+        metrics: Arc<Metrics>,
+        workers: Workers,
+    ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             containers,
             metrics,
             connections: ConnectionLimits::new(),
             origins: route::Connector::new(),
+            workers,
         })
     }
 

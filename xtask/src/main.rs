@@ -5,10 +5,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its standard streams")]
 
 mod bench;
+mod build_ebpf;
 mod child;
+mod command;
 mod demo;
 mod interrupt;
+mod setup;
+mod test;
+mod toolchain;
 mod workspace;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -21,16 +28,36 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Find what build, tests, bench and demo need, and install what is missing
+    Setup(setup::Args),
+    /// Build the programs in the kernel, if they are older than their source
+    BuildEbpf(build_ebpf::Args),
+    /// Run all tests, or parts of them
+    Test(test::Args),
     /// Show a running system: a container, the node, signed requests, and what happened
     Demo(demo::Args),
     /// Measure the data paths beside the direct connection and other proxies
     Bench(bench::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What goes wrong here is a tool that is missing or a test that fails; where in xtask it was noticed helps
+            // nobody.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
     workspace::enter()?;
     match cli.command {
+        Command::Setup(args) => setup::run(args),
+        Command::BuildEbpf(args) => build_ebpf::run(args),
+        Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
     }

@@ -77,17 +77,8 @@ impl Cache {
     /// Adds a container under `names`, in the place of the one with the same id. That one is gone then, unless the new
     /// one is the same container under other names or another policy.
     pub(super) fn insert(&self, container: Arc<Container>, names: Vec<String>) {
+        self.warn_of_doubles(&container, &names);
         let mut table = self.table.lock();
-        for name in &names {
-            if let Some(other) =
-                table.members.values().find(|m| m.container.id != container.id && m.names.contains(name))
-            {
-                tracing::warn!(
-                    name, first = %other.container.id, second = %container.id,
-                    "two running containers go by one name: requests for it are refused until one of them has another"
-                );
-            }
-        }
         self.observe(&mut table, &container);
         let member = Member { container: container.clone(), names };
         if let Some(old) = table.members.insert(container.id.clone(), member) {
@@ -110,6 +101,19 @@ impl Cache {
         if let Some(old) = table.members.remove(&container.id) {
             self.unobserve(&mut table, &old.container);
             self.snapshot.store(Arc::new(Snapshot::of(&table)));
+        }
+    }
+
+    fn warn_of_doubles(&self, container: &Container, names: &[String]) {
+        let snapshot = self.snapshot.load();
+        for name in names {
+            let mut others = snapshot.by_name.get(name.as_str()).into_iter().flatten();
+            if let Some(other) = others.find(|other| other.id != container.id && !other.is_gone()) {
+                tracing::warn!(
+                    name, first = %other.id, second = %container.id,
+                    "two running containers go by one name: requests for it are refused until one of them has another"
+                );
+            }
         }
     }
 

@@ -165,8 +165,9 @@ impl Resolver {
                 }
                 done = inspections.next(), if !inspections.is_idle() => {
                     let (id, outcome) = done?;
+                    // In this order: another inspection must know of the outcome, or it would find the same run anew.
+                    self.apply(id.clone(), outcome)?;
                     inspections.finished(&id, &self.known);
-                    self.apply(id, outcome)?;
                 }
                 Some(ask) = self.desk.asks.recv() => {
                     self.waiting.push(ask);

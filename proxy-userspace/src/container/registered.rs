@@ -4,6 +4,7 @@
 //! namespace replaced by another at the same path. A container that is registered by `pid` lives exactly as long as that
 //! process. Its file may stay behind, and the pid be given to somebody else; see [`scan`] for why that leads nowhere.
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -78,12 +79,11 @@ async fn follow(
     ready: oneshot::Sender<()>,
 ) {
     let mut watch = Watch::new(directory);
+    watch.set(BTreeSet::new());
     let mut ready = Some(ready);
     let mut waiting: Vec<Ask> = Vec::new();
     let mut retry = RETRY;
     loop {
-        // Before the scan, so that no change falls between the two.
-        watch.set(scanner.places());
         // The files are read on a thread made for such things: a disk that hangs must not hold up connections.
         let result;
         (scanner, result) = match tokio::task::spawn_blocking(move || {
@@ -102,6 +102,7 @@ async fn follow(
         retry = if scanner.something_is_not_ready() { (retry * 2).min(RESCAN) } else { RETRY };
         let next = Instant::now() + if retry > RETRY { retry } else { RESCAN };
         report(&desk, result);
+        watch.set(scanner.places());
         waiting.clear();
         if let Some(ready) = ready.take() {
             let _ = ready.send(());

@@ -213,11 +213,7 @@ impl<'b> Known<'b> {
         for field in fields {
             match field.kind {
                 Kind::Host => known.add_host(field.value)?,
-                Kind::ContentLength => {
-                    if known.length.replace(content_length(field.value)?).is_some() {
-                        return Err(Refusal::Malformed("there is more than one Content-Length"));
-                    }
-                }
+                Kind::ContentLength => known.add_length(field.value)?,
                 Kind::TransferEncoding => {
                     known.transfer_encodings += 1;
                     known.chunked = field.value.eq_ignore_ascii_case(b"chunked");
@@ -232,6 +228,13 @@ impl<'b> Known<'b> {
             }
         }
         Ok(known)
+    }
+
+    fn add_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        match self.length.replace(content_length(value)?) {
+            None => Ok(()),
+            Some(_) => Err(Refusal::Malformed("there is more than one Content-Length")),
+        }
     }
 
     fn add_host(&mut self, value: &'b [u8]) -> Result<(), Refusal> {

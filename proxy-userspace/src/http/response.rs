@@ -184,11 +184,7 @@ impl Body {
         let mut body = Self::default();
         for field in fields {
             match field.kind {
-                Kind::ContentLength => {
-                    if body.length.replace(content_length(field.value)?).is_some() {
-                        return Err(ResponseFault("it has more than one Content-Length"));
-                    }
-                }
+                Kind::ContentLength => body.add_length(field.value)?,
                 Kind::TransferEncoding if version == Version::Http10 => {
                     return Err(ResponseFault("it is HTTP/1.0 and has a Transfer-Encoding"));
                 }
@@ -206,6 +202,13 @@ impl Body {
             return Err(ResponseFault("it has both Content-Length and Transfer-Encoding"));
         }
         Ok(body)
+    }
+
+    fn add_length(&mut self, value: &[u8]) -> Result<(), ResponseFault> {
+        match self.length.replace(content_length(value)?) {
+            None => Ok(()),
+            Some(_) => Err(ResponseFault("it has more than one Content-Length")),
+        }
     }
 
     /// RFC 9112 6.3 for responses; 1xx and 204 must not announce a body (RFC 9110 8.6, RFC 9112 6.1).

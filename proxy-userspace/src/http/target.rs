@@ -38,7 +38,9 @@ pub(super) fn request_line<'b>(line: &'b [u8], limits: &HeadLimits) -> Result<Re
             return Err(Refusal::Malformed("the request target holds a character that is not allowed"));
         }
         _ => {
-            return Err(Refusal::Malformed("the request line is not method, target and version with one space between"));
+            return Err(Refusal::Malformed(
+                "the request line is not method, target and version with one space between",
+            ));
         }
     }
     let version = version(&rest[target_end + 1..])?;

@@ -1,7 +1,9 @@
 //! Tests of the whole module: heads, responses, framing and rewriting.
 
+mod cases;
 mod framing;
 mod heads;
+mod properties;
 mod responses;
 mod rewrite;
 

@@ -128,6 +128,10 @@ impl Dialer<'_> {
         };
         match timeout_at(self.deadline, connected).await {
             Err(_) => Err(DialError::Timeout),
+            Ok(Ok(sock)) if is_connected_to_itself(&sock, address) => {
+                sock.reset_on_close();
+                Ok(None)
+            }
             Ok(Ok(sock)) => Ok(Some(sock)),
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
             Ok(Err(e)) if is_out_of_reach(&e) => {
@@ -186,6 +190,14 @@ fn stay_local(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     let mut own = address;
     own.set_port(0);
     socket.bind(&SockAddr::from(own))
+}
+
+/// Without a listener, a port in the range of ephemeral ports may be chosen as the socket's own. TCP then connects the
+/// socket to itself (RFC 9293 3.5, simultaneous open), and everything sent would come back.
+fn is_connected_to_itself(sock: &Sock, peer: SocketAddr) -> bool {
+    // Compared by hand: the scope and flow of an IPv6 address need not be told back as they were given.
+    let own = sock.socket().local_addr().ok().and_then(|own| own.as_socket());
+    own.is_some_and(|own| own.port() == peer.port() && own.ip() == peer.ip())
 }
 
 /// The address exists no more, its interface is down, or it has no route: another one may still answer.

@@ -1,5 +1,7 @@
 //! Against real namespaces, so they need root. They make unnamed ones, which vanish with their last descriptor.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // figures and skips are for whoever runs the tests
+
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -36,6 +38,13 @@ fn with_loopback() -> Netns {
     let netns = bare();
     ip(&netns, "link set lo up");
     netns
+}
+
+/// An interface `eth9` that is up and has a carrier: its other end is in the same namespace.
+fn wire(netns: &Netns) {
+    ip(netns, "link add eth9 type veth peer name eth8");
+    ip(netns, "link set eth8 up");
+    ip(netns, "link set eth9 up");
 }
 
 fn listen(netns: &Netns, address: &str) -> TcpListener {
@@ -127,12 +136,11 @@ async fn a_server_is_found_wherever_it_listens() {
         return;
     }
     let netns = with_loopback();
-    ip(&netns, "link add eth9 type bridge");
+    wire(&netns);
     ip(&netns, "addr add 10.77.0.2/24 dev eth9");
     ip(&netns, "addr add 10.77.0.3/24 dev eth9");
     ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
     ip(&netns, "addr add fe80::77/64 dev eth9 nodad");
-    ip(&netns, "link set eth9 up");
     let index = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap()).unwrap();
     let index = index.lines().find(|l| l.ends_with("eth9")).and_then(|l| l.split_whitespace().nth(1)).unwrap();
     let link_local = format!("[fe80::77%{}]:7010", u32::from_str_radix(index, 16).unwrap());
@@ -203,9 +211,8 @@ async fn a_listener_on_a_foreign_address_is_not_followed_outside() {
         return;
     }
     let netns = with_loopback();
-    ip(&netns, "link add eth9 type bridge");
+    wire(&netns);
     ip(&netns, "addr add 10.77.0.2/24 dev eth9");
-    ip(&netns, "link set eth9 up");
     ip(&netns, "route add default via 10.77.0.1");
     let _server = netns
         .run(|| {
@@ -238,6 +245,27 @@ async fn without_loopback_or_ipv6_the_answer_comes_at_once() {
     let _server = listen(&netns, "127.0.0.5:80");
     assert_eq!(dial_to(&netns, 80, &hints).await.unwrap(), "127.0.0.5:80".parse().unwrap());
     assert!(start.elapsed() < 2 * SECOND);
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_is_not_connected_to_itself() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    netns.run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap()).unwrap();
+    let hints = DialHints::default();
+    for _ in 0..3 {
+        let result = dial_to(&netns, 40000, &hints).await;
+        assert!(matches!(result, Err(DialError::NotListening)), "{result:?}");
+    }
+    // And nothing is left behind that would keep a server from taking the port.
+    netns
+        .run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&"127.0.0.1:40000".parse::<SocketAddr>().unwrap().into()).unwrap();
+        })
+        .unwrap();
 }
 
 #[tokio::test]

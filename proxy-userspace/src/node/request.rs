@@ -61,7 +61,7 @@ pub(super) fn prepare(
         Presented { uuid, port, method: head.method, target: head.target, authorization: credential.authorization };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let granted = authenticator.check(&presented, channel, now).map_err(Refusal::Unauthorized)?;
-    summary.authorization_response = Some(granted.response);
+    summary.authorization_response = granted.response;
     let bodiless = head.framing.is_empty();
     summary.reusable = bodiless && head.keep_alive;
 

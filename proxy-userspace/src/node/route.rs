@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -19,6 +19,7 @@ use crate::netns::DialError;
 use crate::refusal::{Refusal, Scope};
 use crate::relay::Stream;
 use crate::relay::sock::Sock;
+use crate::tls;
 
 /// The first pause of a request that waits for a listener; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -44,7 +45,7 @@ impl std::fmt::Debug for Connector {
 
 impl Connector {
     pub(super) fn new() -> Self {
-        let provider = Arc::new(ring::default_provider());
+        let provider = tls::provider();
         let verifier = Arc::new(InsideTheNamespace(provider.clone()));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::access_log::Line;
 use super::accept::Listening;
@@ -85,7 +85,7 @@ impl Session {
             };
             match after {
                 After::KeepAlive => {}
-                After::Close => return self.close().await,
+                After::Close => return self.close(settings.timeouts.idle).await,
                 After::Cut => return self.cut(),
             }
         }
@@ -344,9 +344,10 @@ impl Session {
     }
 
     /// Ends the connection so that the last response arrives.
-    async fn close(self) {
+    async fn close(self, patience: Duration) {
         drop(self.origin);
-        if self.client.shutdown().await.is_err() {
+        // With TLS the last record may have to wait for a slow reader, like any other.
+        if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
             return;
         }
         let discard = async {
@@ -360,7 +361,7 @@ impl Session {
             }
         };
         // Whoever still sends after that gets RST, as it must.
-        let _ = tokio::time::timeout(LINGER, discard).await;
+        let _ = timeout(LINGER, discard).await;
     }
 
     /// Ends the connection so that the client knows that bytes are missing.

@@ -5,6 +5,7 @@
 //! time, and see that the process has not ended and sits in the container's own control group. Only then is the
 //! namespace the container's; from then on the pidfd watches.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -98,7 +99,7 @@ fn run_of(response: &ContainerInspectResponse) -> Option<Run> {
 struct Description {
     name: String,
     names: Vec<String>,
-    policy: Policy,
+    labels: HashMap<String, String>,
 }
 
 impl Description {
@@ -109,14 +110,18 @@ impl Description {
         let mut names: Vec<String> = uuids.chain([name.clone()]).filter(|name| !name.is_empty()).collect();
         names.sort_unstable();
         names.dedup();
-        for unknown in policy::unknown_labels(&labels) {
-            tracing::debug!(container = name, "label {unknown} means nothing to this version of Portsplice");
+        Self { name, names, labels }
+    }
+
+    /// What the labels allow; with a word in the log about those that are wrong.
+    fn policy(&self) -> Policy {
+        for unknown in policy::unknown_labels(&self.labels) {
+            tracing::warn!(container = self.name, "label {unknown} means nothing to this version of Portsplice");
         }
-        let policy = Policy::from_labels(&labels).unwrap_or_else(|error| {
-            tracing::warn!(container = name, "{error}; until then nobody can connect to the container");
+        Policy::from_labels(&self.labels).unwrap_or_else(|error| {
+            tracing::warn!(container = self.name, "{error}; until then nobody can connect to the container");
             Policy::closed(Denied::Denied)
-        });
-        Self { name, names, policy }
+        })
     }
 }
 
@@ -126,7 +131,7 @@ fn enter(id: &str, run: &Run, description: &Description, entrance: &Entrance) ->
         return Err(io::Error::new(io::ErrorKind::NotFound, "the pid is another container's"));
     }
     let netns = process.netns()?;
-    let policy = entrance.judge(&netns, description.policy.clone());
+    let policy = entrance.judge(&netns, description.policy());
     Ok((process, Container::new(id.to_owned(), description.name.clone(), Arc::new(netns), policy)))
 }
 
@@ -162,7 +167,6 @@ fn explain(name: &str, error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
 
     use bollard::models::{ContainerConfig, ContainerState};
 
@@ -216,15 +220,15 @@ mod tests {
         };
         let description = Description::of(response(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()));
         assert_eq!(
-            (description.name.as_str(), description.names),
+            (description.name.as_str(), description.names.clone()),
             ("web", vec!["u-1".into(), "u-2".into(), "web".to_owned()])
         );
-        assert_eq!(description.policy.check(81), Err(Denied::Port));
+        assert_eq!(description.policy().check(81), Err(Denied::Port));
 
         let bad = Description::of(response(
             [(label::PORTS.to_owned(), "http".to_owned()), (label::UUID.to_owned(), String::new())].into(),
         ));
-        assert_eq!(bad.policy.check(80), Err(Denied::Denied));
+        assert_eq!(bad.policy().check(80), Err(Denied::Denied));
         assert_eq!(bad.names, ["web"]);
     }
 }

@@ -74,7 +74,7 @@ impl Inspections {
         }
     }
 
-    /// The result for `id` is there; there may be need for another.
+    /// The result for `id` is there and part of `known`; there may be need for another.
     pub(super) fn finished(&mut self, id: &str, known: &HashMap<String, Known>) {
         if self.wanted.remove(id) == Some(Stage::RunningOutdated) {
             self.wanted.insert(id.to_owned(), Stage::Queued);

@@ -66,7 +66,7 @@ impl Description {
     /// # Errors
     /// A sentence that says what is wrong and what to write instead.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, String> {
-        let document: Document = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+        let document: Document = toml::from_str(text).map_err(|e| in_one_line(&e, text))?;
         let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = document.name.unwrap_or_else(stem);
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -88,6 +88,15 @@ impl Description {
         };
         Ok(Self { name, target, policy })
     }
+}
+
+/// The parser's own text draws a picture of several lines, which is no good in a log.
+fn in_one_line(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().replace('\n', "; ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return message };
+    let number = before.matches('\n').count();
+    let line: String = text.lines().nth(number).unwrap_or_default().trim().chars().take(80).collect();
+    format!("line {} ({line}): {message}", number + 1)
 }
 
 /// A path below /proc goes by pid, and a pid by itself may come to mean another process.
@@ -138,7 +147,7 @@ mod tests {
             ("pid = 1\nnetns = '/run/netns/x'", "either pid"),
             ("pid = 0", "pid = 0"),
             ("pid = -1", "pid"),
-            ("pid = 1\nport = [80]", "port"),
+            ("pid = 1\nport = [80]", "line 2 (port = [80]): unknown field"),
             ("pid = 1\nports = [0]", "port"),
             ("pid = 1\nports = [70000]", "70000"),
             ("pid = 1\nports = 80", "sequence"),
@@ -153,7 +162,7 @@ mod tests {
             ("pid = ", "pid"),
         ] {
             let error = parse(text).unwrap_err();
-            assert!(error.contains(word), "{text:?}: {error}");
+            assert!(error.contains(word) && !error.contains('\n'), "{text:?}: {error}");
         }
     }
 }

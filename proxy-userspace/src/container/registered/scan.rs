@@ -79,6 +79,9 @@ struct Running {
     process: Option<(u32, u64)>,
 }
 
+/// A process and its start time.
+type Held = (Process, u64);
+
 /// Why a description does not lead to a container now.
 enum Failure {
     /// It may later.
@@ -261,7 +264,7 @@ impl Scanner {
         description: &Description,
         metadata: &Metadata,
         previous: Option<&Running>,
-    ) -> Result<(Arc<Container>, Option<(Process, u64)>), Failure> {
+    ) -> Result<(Arc<Container>, Option<Held>), Failure> {
         let (netns, process) = match &description.target {
             Target::Process { pid, start_time } => {
                 let (netns, process, start) = open_process(*pid, *start_time, metadata)?;

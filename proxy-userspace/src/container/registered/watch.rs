@@ -38,7 +38,7 @@ impl Watch {
     }
 
     /// Watches the directory and `others`, and nothing else from now on. A directory that has been replaced is watched
-    /// anew.
+    /// anew. What is watched for the first time counts as changed: it may have, just before.
     pub(super) fn set(&mut self, others: BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         let paths = others.into_iter().chain([self.directory.clone()]);
@@ -48,10 +48,11 @@ impl Watch {
         }
         let mut watched = BTreeSet::new();
         for place in wanted {
-            let stands = place.1.is_some()
-                && (self.places.contains(&place) || watcher.watch(&place.0, RecursiveMode::NonRecursive).is_ok());
-            if stands {
+            if self.places.contains(&place) {
                 watched.insert(place);
+            } else if place.1.is_some() && watcher.watch(&place.0, RecursiveMode::NonRecursive).is_ok() {
+                watched.insert(place);
+                self.changed.notify_one();
             }
         }
         self.places = watched;

@@ -1,0 +1,162 @@
+//! Listening sockets: opened here, or passed by the service manager (sd_listen_fds(3)).
+//!
+//! All are open before anything is served, so that a node either has every listener of its configuration or does not
+//! start.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::{ListenAddress, ListenConfig};
+
+/// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Bound {
+    /// What it was opened for.
+    pub config: ListenConfig,
+    /// Listening and non-blocking.
+    pub socket: Socket,
+    /// Its real address, where the configuration said port 0 or left it to the service manager.
+    pub address: SocketAddr,
+}
+
+/// Sockets that the service manager passed to this process, with their names.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<(String, Socket)>,
+}
+
+impl Inherited {
+    /// Takes the sockets that `LISTEN_FDS` announces, if any. May be called once in a process.
+    ///
+    /// # Errors
+    /// When the announcement is broken, or something passed is no TCP socket that listens.
+    pub fn take() -> Result<Self> {
+        let announced = sd_notify::listen_fds_with_names()
+            .context("the service manager's LISTEN_FDS and LISTEN_FDNAMES do not fit together")?;
+        let mut sockets = Vec::new();
+        for (fd, name) in announced {
+            // SAFETY: sd_listen_fds(3) makes the descriptors this process's own; `listen_fds_with_names` has checked
+            // LISTEN_PID and has set a flag on each, so that they are open; and nothing else in the process takes them.
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+            inspect(&socket).with_context(|| format!("file descriptor {fd} ({name}) from the service manager"))?;
+            sockets.push((name, socket));
+        }
+        Ok(Self { sockets })
+    }
+
+    /// The names of the sockets that no listener asks for.
+    pub fn unused(&self, listeners: &[ListenConfig]) -> Vec<&str> {
+        let takes_all = listeners.iter().any(|l| l.address == ListenAddress::Systemd(None));
+        let left = self.sockets.iter().filter(|(name, _)| !takes_all && !is_named(listeners, name));
+        left.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Copies of the sockets that belong to a listener. Copies, so that a reload can ask again.
+    fn get(&self, wanted: Option<&str>, listeners: &[ListenConfig]) -> Result<Vec<Socket>> {
+        let found = self.sockets.iter().filter(|(name, _)| match wanted {
+            Some(wanted) => name == wanted,
+            None => !is_named(listeners, name),
+        });
+        let found: Vec<Socket> = found.map(|(_, socket)| socket.try_clone()).collect::<io::Result<_>>()?;
+        ensure!(!found.is_empty(), "the service manager passed no such socket: {}", self.describe());
+        Ok(found)
+    }
+
+    fn describe(&self) -> String {
+        if self.sockets.is_empty() {
+            return "it passed none at all; start the node by a .socket unit, or give an address".to_owned();
+        }
+        let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
+        format!("it passed {}; set FileDescriptorName= in the .socket unit", names.join(", "))
+    }
+}
+
+fn is_named(listeners: &[ListenConfig], name: &str) -> bool {
+    listeners.iter().any(|l| matches!(&l.address, ListenAddress::Systemd(Some(n)) if n == name))
+}
+
+fn inspect(socket: &Socket) -> Result<()> {
+    let address = socket.local_addr().context("is no socket")?;
+    let ok = address.as_socket().is_some() && socket.r#type()? == Type::STREAM && socket.is_listener()?;
+    ensure!(
+        ok,
+        "is no TCP socket that listens; use ListenStream= with an IP address and Accept=no in the .socket unit"
+    );
+    Ok(())
+}
+
+/// Opens the sockets of one listener; more than one only where the service manager passes several of one name. `all` are
+/// the listeners of the whole configuration.
+///
+/// # Errors
+/// When it cannot be opened; the text says what to do.
+pub fn bind(listener: &ListenConfig, all: &[ListenConfig], inherited: &Inherited) -> Result<Vec<Bound>> {
+    let sockets = match &listener.address {
+        ListenAddress::Socket(address) => vec![open(*address, is_v6_only(*address, all))?],
+        ListenAddress::Systemd(name) => {
+            inherited.get(name.as_deref(), all).with_context(|| format!("listener {listener}"))?
+        }
+    };
+    sockets
+        .into_iter()
+        .map(|socket| {
+            socket.set_nonblocking(true)?;
+            let address = socket.local_addr()?.as_socket().context("a listener without an IP address")?;
+            Ok(Bound { config: listener.clone(), socket, address })
+        })
+        .collect()
+}
+
+/// `[::]` takes IPv4 too, unless another listener wants the IPv4 side of the port.
+fn is_v6_only(address: SocketAddr, all: &[ListenConfig]) -> bool {
+    let wants_v4 =
+        |l: &ListenConfig| matches!(l.address, ListenAddress::Socket(a) if a.is_ipv4() && a.port() == address.port());
+    address.is_ipv6() && all.iter().any(wants_v4)
+}
+
+pub(crate) fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
+    let opened = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Connections of a node that has just ended must not keep the next one from starting.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(v6_only)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket)
+    };
+    match opened() {
+        Ok(socket) => Ok(socket),
+        Err(error) => bail!("cannot listen on {address}: {error}{}", advice(&error, address)),
+    }
+}
+
+fn advice(error: &io::Error, address: SocketAddr) -> String {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            format!("; `ss -ltnp 'sport = :{}'` shows who does. Stop that, or choose another port", address.port())
+        }
+        Some(libc::EADDRNOTAVAIL) => {
+            let any = if address.ip().is_ipv4() { "0.0.0.0" } else { "[::]" };
+            format!("; no interface of this machine has it. `ip address` lists what there is; {any} listens on all")
+        }
+        Some(libc::EACCES) if address.port() < 1024 => {
+            "; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
+        }
+        Some(libc::EAFNOSUPPORT) if matches!(address.ip(), IpAddr::V6(_)) => {
+            "; this machine has no IPv6. Use an IPv4 address such as 0.0.0.0".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Containers of the Docker Engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portsplice::container::{Denied, OriginScheme, ResolveError};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::engine::Engine;
+use crate::support::{Running, at_once, connects, eventually, skipping};
+
+#[tokio::test]
+async fn found_by_every_kind_of_name_and_connected_to() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    let before = engine.run("before", &["--label", "portsplice.uuid=zzzzz-dz642-aaaaaaaaaaaaaaa"]);
+    let running = Running::start(&engine.settings()).await;
+    assert_eq!(running.health(), Ok(()));
+    let container = running.get("before").await;
+    assert_eq!((container.id.as_str(), container.name.as_str()), (before.as_str(), "before"));
+    for name in ["zzzzz-dz642-aaaaaaaaaaaaaaa", &before, &before[..12], &before[..40]] {
+        assert!(Arc::ptr_eq(&running.get(name).await, &container), "{name}");
+    }
+    connects(&container, 8080).await.unwrap();
+
+    // Asked for as soon as `docker run` returns, which is before the event has come.
+    let labels = ["--label", "org.arvados.container-uuid=zzzzz-dz642-bbbbbbbbbbbbbbb"];
+    let after = engine.run("after", &labels);
+    let other = running.get("zzzzz-dz642-bbbbbbbbbbbbbbb").await;
+    assert_eq!(other.id, after);
+    assert_ne!(other.netns.id(), container.netns.id());
+    connects(&other, 8080).await.unwrap();
+    assert_eq!((running.containers.list().len(), running.observed.count()), (2, 2));
+    // News of its start that come after it was found do not make it another one.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!container.is_gone() && !other.is_gone());
+
+    for name in ["nobody", "befor", &before[..11], "zzzzz-dz642-aaaaaaaaaaaaaab", ""] {
+        assert_eq!(running.containers.resolve(name).await.unwrap_err(), ResolveError::NotHere, "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn labels_are_the_policy_and_a_bad_one_closes() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    let running = Running::start(&engine.settings()).await;
+    engine.run(
+        "open",
+        &[
+            "--label",
+            "portsplice.ports=80,8000-8010",
+            "--label",
+            "portsplice.max-connections=2",
+            "--label",
+            "portsplice.scheme.8001=https",
+        ],
+    );
+    let open = running.get("open").await;
+    assert_eq!((open.policy.check(8005), open.policy.check(8080)), (Ok(()), Err(Denied::Port)));
+    assert_eq!((open.policy.scheme(8001), open.policy.scheme(80)), (OriginScheme::Https, OriginScheme::Http));
+    let slots = (open.try_acquire(None), open.try_acquire(None), open.try_acquire(None));
+    assert!(slots.0.is_some() && slots.1.is_some() && slots.2.is_none());
+
+    engine.run("closed", &["--label", "portsplice.deny=true"]);
+    assert_eq!(running.get("closed").await.policy.check(80), Err(Denied::Denied));
+    engine.run("bad", &["--label", "portsplice.ports=http"]);
+    assert_eq!(running.get("bad").await.policy.check(80), Err(Denied::Denied));
+    assert_eq!(running.observed.count(), 1);
+}
+
+#[tokio::test]
+async fn the_end_of_a_container_is_seen_at_once() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    let running = Running::start(&engine.settings()).await;
+    for (name, command) in [("killed", &["kill"][..]), ("stopped", &["stop", "-t", "0"]), ("removed", &["rm", "-f"])] {
+        engine.run(name, &[]);
+        let container = running.get(name).await;
+        assert!(!container.is_gone());
+        engine.docker(&[command, &[name]].concat());
+        at_once(name, container.gone()).await;
+        running.until_not(name, ResolveError::NotHere).await;
+    }
+
+    engine.run("restarted", &["--label", "portsplice.uuid=same"]);
+    let first = running.get("same").await;
+    engine.docker(&["restart", "-t", "0", "restarted"]);
+    at_once("restart", first.gone()).await;
+    let second = running.get("same").await;
+    assert!(!Arc::ptr_eq(&first, &second) && !second.is_gone());
+    connects(&second, 8080).await.unwrap();
+
+    // The process itself is killed: the engine learns of it no sooner than we do.
+    kill_process(Pid::from_raw(engine.pid_of("restarted")).unwrap(), Signal::KILL).unwrap();
+    at_once("death of the process", second.gone()).await;
+    eventually("nothing to be left", async || running.containers.list().is_empty()).await;
+    assert_eq!(running.observed.count(), 0);
+}
+
+#[tokio::test]
+async fn renamed_or_paused_it_goes_on() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    let running = Running::start(&engine.settings()).await;
+    engine.run("first", &["--label", "portsplice.uuid=stays"]);
+    let container = running.get("first").await;
+    let _slot = container.try_acquire(None).unwrap();
+    engine.docker(&["rename", "first", "second"]);
+    let renamed = running.until("stays", |container| container.name == "second").await;
+    running.until_not("first", ResolveError::NotHere).await;
+    assert_eq!((renamed.active(), container.is_gone()), (1, false));
+    assert_eq!(running.observed.count(), 1);
+
+    engine.docker(&["pause", "second"]);
+    connects(&*running.get("second").await, 8080).await.unwrap();
+    engine.docker(&["unpause", "second"]);
+
+    // The name is free for another, which is not mistaken for the first.
+    engine.run("first", &[]);
+    assert_ne!(running.get("first").await.netns.id(), renamed.netns.id());
+    engine.docker(&["rm", "-f", "second"]);
+    at_once("removal", container.gone()).await;
+    assert!(renamed.is_gone());
+}
+
+#[tokio::test]
+async fn two_of_one_name_are_refused() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("one", &["--label", "portsplice.uuid=shared"]);
+    engine.run("two", &["--label", "org.arvados.container-uuid=shared"]);
+    let running = Running::start(&engine.settings()).await;
+    running.until_not("shared", ResolveError::Ambiguous).await;
+    assert_ne!(running.get("one").await.id, running.get("two").await.id);
+    // Nor can one take over the other's name.
+    engine.run("thief", &["--label", "portsplice.uuid=one"]);
+    running.until_not("one", ResolveError::Ambiguous).await;
+    engine.docker(&["rm", "-f", "thief", "two"]);
+    assert_eq!(running.until("shared", |_| true).await.name, "one");
+    assert_eq!(running.until("one", |_| true).await.name, "one");
+}
+
+#[tokio::test]
+async fn another_containers_network_and_the_hosts() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("owner", &[]);
+    let sharing = ["run", "-d", "--name", "guest", "--network", "container:owner", crate::engine::IMAGE];
+    engine.docker(&[&sharing[..], &["/bin/busybox", "sleep", "1000"]].concat());
+    let on_host = ["run", "-d", "--name", "on-host", "--network", "host", crate::engine::IMAGE];
+    engine.docker(&[&on_host[..], &["/bin/busybox", "sleep", "1000"]].concat());
+
+    let running = Running::start(&engine.settings()).await;
+    let (owner, guest) = (running.get("owner").await, running.get("guest").await);
+    assert_eq!(owner.netns.id(), guest.netns.id());
+    connects(&guest, 8080).await.unwrap();
+    assert_eq!(running.observed.count(), 1);
+    engine.docker(&["rm", "-f", "owner"]);
+    at_once("removal", owner.gone()).await;
+    assert!(!running.get("guest").await.is_gone());
+    assert_eq!(running.observed.count(), 1);
+
+    assert_eq!(running.get("on-host").await.policy.check(80), Err(Denied::HostNetwork));
+    let mut settings = engine.settings();
+    settings.allow_host_network = true;
+    let allowed = Running::start(&settings).await;
+    assert_eq!(allowed.get("on-host").await.policy.check(80), Ok(()));
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    connects(&*allowed.get("on-host").await, server.local_addr().unwrap().port()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_engine_may_go_and_come_back() {
+    if skipping() {
+        return;
+    }
+    let mut engine = Engine::start();
+    engine.run("stays", &[]);
+    engine.run("dies", &[]);
+    engine.run("stopped-later", &[]);
+    let dying = engine.pid_of("dies");
+    let running = Running::start(&engine.settings()).await;
+    let (stays, dies) = (running.get("stays").await, running.get("dies").await);
+
+    engine.suspend();
+    eventually("the loss to be noticed", async || running.health().is_err()).await;
+    assert!(Arc::ptr_eq(&running.get("stays").await, &stays));
+    connects(&stays, 8080).await.unwrap();
+    let unknown = at_once("an unknown name", running.containers.resolve("unknown")).await;
+    assert_eq!(unknown.unwrap_err(), ResolveError::EngineUnavailable);
+    kill_process(Pid::from_raw(dying).unwrap(), Signal::KILL).unwrap();
+    at_once("death without an engine", dies.gone()).await;
+    running.until_not("dies", ResolveError::EngineUnavailable).await;
+
+    engine.resume();
+    eventually("the return to be noticed", async || running.health().is_ok()).await;
+    assert!(Arc::ptr_eq(&running.get("stays").await, &stays), "the same container, not found anew");
+    running.until_not("dies", ResolveError::NotHere).await;
+    engine.run("new", &[]);
+    connects(&*running.get("new").await, 8080).await.unwrap();
+    let later = running.get("stopped-later").await;
+    engine.docker(&["kill", "stopped-later"]);
+    at_once("events after the return", later.gone()).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_holds_up_only_the_unknown() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.run("known", &[]);
+    let running = Running::start(&engine.settings()).await;
+    let known = running.get("known").await;
+    let pid = engine.pid_of("known");
+    engine.signal(Signal::STOP);
+    let start = std::time::Instant::now();
+    let unknown = running.containers.resolve("unknown").await;
+    assert_eq!(unknown.unwrap_err(), ResolveError::EngineUnavailable);
+    assert!(start.elapsed().as_secs() < 4);
+    connects(&*at_once("the known", running.get("known")).await, 8080).await.unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    at_once("death while the engine hangs", known.gone()).await;
+    engine.signal(Signal::CONT);
+    running.until_not("unknown", ResolveError::NotHere).await;
+}
+
+#[tokio::test]
+async fn without_an_engine_the_start_is_quick_and_the_health_tells() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = portsplice::container::ContainersSettings {
+        docker: Some(directory.path().join("no.sock")),
+        ..Default::default()
+    };
+    let running = at_once("start without an engine", Running::start(&settings)).await;
+    assert!(running.health().unwrap_err().contains("no.sock"));
+    assert_eq!(running.containers.resolve("x").await.unwrap_err(), ResolveError::EngineUnavailable);
+}
+
+#[tokio::test]
+async fn many_ask_for_the_unknown_at_once() {
+    if skipping() {
+        return;
+    }
+    let engine = Engine::start();
+    let running = Running::start(&engine.settings()).await;
+    let start = std::time::Instant::now();
+    let mut asking = tokio::task::JoinSet::new();
+    for i in 0..3000 {
+        let containers = running.containers.clone();
+        asking.spawn(async move { containers.resolve(&format!("nobody-{i}")).await.unwrap_err() });
+    }
+    while let Some(error) = asking.join_next().await {
+        assert_eq!(error.unwrap(), ResolveError::NotHere);
+    }
+    assert!(start.elapsed().as_secs() < 3, "{:?}", start.elapsed());
+}

@@ -1,0 +1,106 @@
+//! `cargo xtask setup`: finds what build, tests, bench and demo need beyond a Rust toolchain, and installs what is missing.
+//!
+//! Nothing is installed that is there in any other way: what counts is the program, not the package. Packages come from
+//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type.
+
+mod apt;
+mod items;
+mod services;
+
+use anyhow::{Context, bail};
+
+use crate::{command, toolchain, workspace};
+use items::{Fix, Item};
+
+/// Arguments of `cargo xtask setup`.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Only report what is there and what is missing; fails if something is
+    #[arg(long)]
+    check: bool,
+}
+
+/// Python packages for the tests, with the versions that they were written for.
+const PYTHON_PACKAGES: [&str; 1] = ["kosoku==0.1.0"];
+
+/// Finds what is needed and installs what is missing.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let items = items::all();
+    let missing: Vec<&Item> = items.iter().filter(|item| item.found.is_none()).collect();
+    if args.check {
+        report(&items);
+        let things = missing.iter().map(|item| item.name).collect::<Vec<_>>().join(", ");
+        return if missing.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("missing: {things}")) };
+    }
+    if missing.is_empty() {
+        println!("setup: all {} things needed are there (`cargo xtask setup --check` lists them)", items.len());
+        return Ok(());
+    }
+    for item in &missing {
+        println!("setup: missing: {} ({})", item.name, item.why);
+    }
+    install(&missing)?;
+    let still: Vec<_> = items::all().into_iter().filter(|item| item.found.is_none()).map(|item| item.name).collect();
+    if !still.is_empty() {
+        bail!("installed everything, and yet there is no {}", still.join(", "));
+    }
+    println!("setup: done");
+    Ok(())
+}
+
+fn report(items: &[Item]) {
+    for item in items {
+        match &item.found {
+            Some(place) => println!("there    {:<22} {place}", item.name),
+            None => println!("missing  {:<22} {}", item.name, item.why),
+        }
+    }
+}
+
+/// Packages first: the other two are built with them.
+fn install(missing: &[&Item]) -> anyhow::Result<()> {
+    let mut packages: Vec<&str> = Vec::new();
+    for item in missing {
+        match &item.fix {
+            Fix::Packages(names) => packages.extend(*names),
+            // To build it takes LLVM's headers, which the finished one does not need.
+            Fix::Linker if !items::llvm_dev() => packages.extend(["llvm-22-dev"]),
+            Fix::Linker | Fix::Python => {}
+        }
+    }
+    if !packages.is_empty() {
+        packages.dedup();
+        apt::install(&packages)?;
+    }
+    for item in missing {
+        match item.fix {
+            Fix::Packages(_) => {}
+            Fix::Linker => install_linker()?,
+            Fix::Python => install_python()?,
+        }
+    }
+    Ok(())
+}
+
+/// bpf-linker from its crate, into the target folder: nothing of the user's own tools changes.
+fn install_linker() -> anyhow::Result<()> {
+    println!("setup: building bpf-linker takes a minute or two");
+    let mut cargo = command::cargo();
+    cargo.env("LLVM_PREFIX", items::LLVM_PREFIX);
+    cargo.args(["install", "bpf-linker", "--locked", "--version", toolchain::LINKER_VERSION]);
+    cargo.args(["--no-default-features", "--features", &format!("llvm-{}", toolchain::LLVM), "--root"]);
+    cargo.arg(toolchain::tools());
+    // Beside the tool, not in the user's temporary folder, so that an interrupted build goes on where it stopped.
+    cargo.arg("--target-dir").arg(workspace::target_dir().join("tools-build"));
+    command::run(&mut cargo)
+}
+
+/// A virtual environment in the target folder: the system's Python stays as it is.
+fn install_python() -> anyhow::Result<()> {
+    let folder = workspace::python_dir();
+    command::run(command::command("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let mut pip = command::command(folder.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
+    command::run(&mut pip)?;
+    std::fs::write(items::python_marker(), PYTHON_PACKAGES.join("\n")).context("note what was installed")
+}

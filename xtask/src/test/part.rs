@@ -1,0 +1,137 @@
+//! The parts of the tests.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::tally::Tally;
+use super::{fuzz, watch};
+use crate::{command, workspace};
+
+/// How long a part may take before it is taken for stuck: a few times what it takes on two cores.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The name of the test file that needs the eBPF object and privileges, in proxy-userspace/tests.
+const KERNEL: &str = "kernel";
+
+/// A part that can be run by itself.
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) what: String,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Unit tests of all crates, and the integration tests of proxy-userspace that need no privileges.
+    Unit,
+    /// The programs in the kernel.
+    Ebpf,
+    /// A file of the tests crate.
+    EndToEnd,
+    /// Fuzz targets.
+    Fuzz,
+    /// Another command of xtask, with these arguments.
+    Xtask(&'static [&'static str]),
+}
+
+impl Part {
+    fn new(name: &str, what: &str, kind: Kind) -> Self {
+        Self { name: name.to_owned(), what: what.to_owned(), kind }
+    }
+
+    /// Runs it, and says how many tests passed and failed.
+    pub(crate) fn run(&self) -> anyhow::Result<Tally> {
+        let tally = match self.kind {
+            Kind::Unit => unit()?,
+            Kind::Ebpf => watch::run(cargo_test().args(["--package", "portsplice", "--test", KERNEL]), LIMIT)?,
+            Kind::EndToEnd => {
+                let mut test = cargo_test();
+                test.args(["--package", "portsplice-tests", "--test", &self.name]);
+                // They wait more than they compute; still, a machine of two cores should not run twenty servers at once.
+                test.args(["--", "--test-threads=4"]);
+                watch::run(&mut test, LIMIT)?
+            }
+            Kind::Fuzz => fuzz::run()?,
+            Kind::Xtask(args) => {
+                let xtask = std::env::current_exe().context("find this program")?;
+                watch::run_one(command::command(xtask).args(args), LIMIT)?
+            }
+        };
+        if tally == Tally::default() {
+            println!("{}: ran no test", self.name);
+            return Ok(Tally::FAILURE);
+        }
+        Ok(tally)
+    }
+}
+
+/// All parts, in the order in which they run: what is quick and basic first.
+pub(crate) fn all() -> anyhow::Result<Vec<Part>> {
+    let mut parts = vec![
+        Part::new("unit", "unit and property tests of all crates", Kind::Unit),
+        Part::new("ebpf", "the programs in the kernel, loaded and attached", Kind::Ebpf),
+    ];
+    let tests = workspace::root().join("tests/tests");
+    for name in test_files(&tests)? {
+        let what = first_line(&tests.join(format!("{name}.rs")))?;
+        parts.push(Part::new(&name, &what, Kind::EndToEnd));
+    }
+    if fuzz::exists() {
+        parts.push(Part::new("fuzz", "each fuzz target for a few seconds, from its seeds", Kind::Fuzz));
+    }
+    let demo = Kind::Xtask(&["demo"]);
+    parts.push(Part::new("demo", "`cargo xtask demo`, as a newcomer runs it", demo));
+    let bench = Kind::Xtask(&["bench", "--quick", "--binary", "target/debug/portsplice"]);
+    parts.push(Part::new("bench-smoke", "`cargo xtask bench --quick`: that it works, not how fast", bench));
+    Ok(parts)
+}
+
+/// Names of the test files in a folder, in order; none if there is no such folder.
+fn test_files(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    if folder.is_dir() {
+        for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The first line of a file's documentation.
+fn first_line(file: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("//! ")).unwrap_or("end to end");
+    Ok(line.trim_end_matches('.').to_owned())
+}
+
+fn cargo_test() -> Command {
+    let mut cargo = command::cargo();
+    cargo.arg("test");
+    cargo
+}
+
+/// Unit tests: by nextest where it is installed, since it isolates them from each other; and the examples in the
+/// documentation, which only cargo test can run.
+fn unit() -> anyhow::Result<Tally> {
+    let mut test = command::cargo();
+    if command::find("cargo-nextest").is_some() {
+        test.args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"]);
+    } else {
+        test.args(["test", "--no-fail-fast"]);
+    }
+    test.args(["--workspace", "--lib", "--bins"]);
+    for name in test_files(&workspace::root().join("proxy-userspace/tests"))? {
+        if name != KERNEL {
+            test.args(["--test", &name]);
+        }
+    }
+    let tally = watch::run(&mut test, LIMIT)?;
+    Ok(tally.plus(watch::run(cargo_test().args(["--workspace", "--doc"]), LIMIT)?))
+}
