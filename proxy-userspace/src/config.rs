@@ -20,9 +20,11 @@ use std::time::Duration;
 use std::{env, fs, io};
 
 pub use error::{ConfigError, Source};
-pub use listen::{CertificateFiles, ListenAddress, ListenConfig, Scheme};
+pub use listen::{CertificateFiles, ListenAddress, ListenConfig};
 pub use setting::{AnySetting, Keyword, Setting, Shape};
 
+pub use crate::auth::Scheme;
+pub use crate::fastpath::BpfMode;
 use layers::{FILE_VARIABLE, Layers};
 
 /// The file that is read when no other is named; it may be missing.
@@ -59,17 +61,6 @@ impl Keyword for RelayPath {
         &[("auto", Self::Auto), ("splice", Self::Splice), ("copy", Self::Copy)];
 }
 
-/// Whether kernel programs are loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BpfMode {
-    /// Where it works; a node without them runs and says so.
-    Auto,
-    /// Never.
-    Off,
-    /// The node does not start without them.
-    Required,
-}
-
 impl Keyword for BpfMode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", Self::Auto), ("off", Self::Off), ("required", Self::Required)];
@@ -93,6 +84,15 @@ pub struct SecretsConfig {
     pub root_file: Option<PathBuf>,
     /// A directory with one file for each container, named by uuid.
     pub keys_dir: Option<PathBuf>,
+    /// Where the service manager put the credential [`ROOT_CREDENTIAL`]; only when it is there and no root file is named.
+    pub credentials_directory: Option<PathBuf>,
+}
+
+impl SecretsConfig {
+    /// Whether the root secret is among them.
+    pub fn has_root(&self) -> bool {
+        self.root_file.is_some() || self.credentials_directory.is_some()
+    }
 }
 
 /// Bounds on what a client or a container may use. Zero timeouts and zero caps are off.
@@ -104,6 +104,8 @@ pub struct LimitsConfig {
     pub head_fields: usize,
     /// Longest request target, in bytes.
     pub target_bytes: usize,
+    /// Longest field line of a request, in bytes.
+    pub field_bytes: usize,
     /// From the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// For a TLS handshake.
@@ -173,6 +175,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// How long running requests may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// Threads that connections are spread over; 0 is one for each processor.
+    pub threads: usize,
     /// `[log]`
     pub log: LogConfig,
     /// `[secrets]`
@@ -235,6 +239,12 @@ impl Sources {
         self.variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// The service manager's directory of credentials, if the root secret is among them.
+    fn root_credential(&self) -> Option<PathBuf> {
+        let directory = PathBuf::from(self.variable("CREDENTIALS_DIRECTORY")?);
+        directory.join(ROOT_CREDENTIAL).exists().then_some(directory)
+    }
+
     /// The file to read, and whether it has to exist.
     fn path(&self) -> (PathBuf, bool) {
         let named = self.file.clone().or_else(|| self.variable(FILE_VARIABLE).map(PathBuf::from));
@@ -279,25 +289,28 @@ impl Config {
         }
         let urls: Vec<&str> = sources.listen.iter().map(String::as_str).collect();
         layers.listen_urls(&urls, &Source::Flag("--listen"));
-        if let Some(path) = root_credential(&layers, sources) {
-            layers.set(&settings::ROOT_FILE, path, Source::Credential);
-        }
-        Self::resolve(layers)
+        Self::resolve(layers, sources)
     }
 
-    fn resolve(mut layers: Layers) -> Result<Self, ConfigError> {
+    fn resolve(mut layers: Layers, sources: &Sources) -> Result<Self, ConfigError> {
         use settings::*;
         let l = &layers;
         let config = Self {
             admin: l.get(&ADMIN),
             drain_timeout: l.get(&DRAIN_TIMEOUT),
+            threads: l.get(&THREADS),
             log: LogConfig { level: l.get(&LOG_LEVEL), format: l.get(&LOG_FORMAT), access: l.get(&LOG_ACCESS) },
-            secrets: SecretsConfig { root_file: l.get(&ROOT_FILE), keys_dir: l.get(&KEYS_DIR) },
+            secrets: SecretsConfig {
+                root_file: l.get(&ROOT_FILE),
+                keys_dir: l.get(&KEYS_DIR),
+                credentials_directory: if l.get(&ROOT_FILE).is_none() { sources.root_credential() } else { None },
+            },
             listen: l.listen.clone(),
             limits: LimitsConfig {
                 head_bytes: l.get(&HEAD_BYTES),
                 head_fields: l.get(&HEAD_FIELDS),
                 target_bytes: l.get(&TARGET_BYTES),
+                field_bytes: l.get(&FIELD_BYTES),
                 head_timeout: l.get(&HEAD_TIMEOUT),
                 handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
                 connect_timeout: l.get(&CONNECT_TIMEOUT),
@@ -352,17 +365,11 @@ impl Config {
                 ));
             }
         }
-        if self.limits.target_bytes > self.limits.head_bytes {
-            layers.problems.add(format!(
-                "`limits.target-bytes` is {}, more than `limits.head-bytes` ({}), of which the target is a part; lower the first or raise the second",
-                self.limits.target_bytes, self.limits.head_bytes
-            ));
-        }
-        if self.secrets.root_file.is_none() && self.secrets.keys_dir.is_none() {
+        if !self.secrets.has_root() && self.secrets.keys_dir.is_none() {
             layers.problems.add(format!(
                 "no secret is configured, so that no request could be authenticated; name a file with `secrets.root-file` (--root-secret-file), a directory of keys with `secrets.keys-dir` (--keys-dir), or pass the systemd credential {ROOT_CREDENTIAL}"
             ));
-        } else if self.secrets.root_file.is_none()
+        } else if !self.secrets.has_root()
             && let Some(listen) = self.listen.iter().find(|l| l.credentials.contains(&Scheme::Timestamp))
         {
             layers.problems.add(format!(
@@ -382,14 +389,4 @@ impl Config {
         let pairs = self.origins.iter().zip(&new.origins).zip(settings::ALL);
         pairs.filter(|((old, new), setting)| setting.restart() && old.1 != new.1).map(|((old, _), _)| old.0).collect()
     }
-}
-
-/// The path of the root secret that the service manager passes, unless a file is configured.
-fn root_credential(layers: &Layers, sources: &Sources) -> Option<String> {
-    let (configured, _) = layers.text(&settings::ROOT_FILE);
-    if !configured.is_empty() {
-        return None;
-    }
-    let path = Path::new(sources.variable("CREDENTIALS_DIRECTORY")?).join(ROOT_CREDENTIAL);
-    if path.exists() { path.into_os_string().into_string().ok() } else { None }
 }

@@ -3,8 +3,10 @@
 //! ARCHITECTURE.md at the top of the repository tells how the modules fit together.
 
 pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod build_info;
+pub mod cli;
 pub mod config;
 pub mod container;
 pub mod drain;

@@ -14,7 +14,6 @@ mod route;
 mod stats;
 mod system;
 mod topology;
-mod wire;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -30,7 +29,7 @@ use self::report::{Facts, Results};
 use self::system::{Launcher, Running, System};
 use self::topology::Topology;
 use crate::child::Guarded;
-use crate::{interrupt, workspace};
+use crate::{command, interrupt, workspace};
 
 /// Above this share of the machine in use by others, the results say more about the others.
 const TOO_BUSY: f64 = 0.1;
@@ -61,6 +60,13 @@ pub(crate) struct Args {
     binary: Option<PathBuf>,
     #[command(subcommand)]
     role: Option<Role>,
+}
+
+impl Args {
+    /// Whether this is the server for a bench that runs elsewhere.
+    pub(crate) fn is_server(&self) -> bool {
+        self.role.is_some()
+    }
 }
 
 /// What xtask starts itself as.
@@ -114,14 +120,14 @@ fn wanted_trials(asked: &[Measure]) -> Vec<Trial> {
 }
 
 fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
-    for (system, program) in [
+    for (system, name) in [
         (System::HaproxyHttp, "haproxy"),
         (System::HaproxyTcp, "haproxy"),
         (System::Nginx, "nginx"),
         (System::Direct, "ip"),
     ] {
-        let found = !systems.contains(&system) || machine::program(program).is_file();
-        ensure!(found, "`{program}` is missing: apt-get install haproxy nginx-light iproute2, or choose --systems");
+        let found = !systems.contains(&system) || command::find(name).is_some();
+        ensure!(found, "`{name}` is missing: cargo xtask setup installs it; or choose --systems");
     }
     Ok(())
 }
@@ -131,10 +137,7 @@ fn portsplice(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
     }
-    eprintln!("$ cargo build --release --package portsplice");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(["build", "--release", "--package", "portsplice"]).status()?;
-    ensure!(status.success(), "building portsplice failed");
+    command::run(command::cargo().args(["build", "--release", "--package", "portsplice"]))?;
     Ok(workspace::target_dir().join("release/portsplice"))
 }
 

@@ -75,7 +75,7 @@ fn flags(root: &Path, linker: &Path) -> anyhow::Result<OsString> {
         flags.push(flag);
     };
     add("-Clink-arg=--btf");
-    // The object's hash shall tell the source, not the folders of whoever built it.
+    // The names of folders on the machine that builds it have no place in the object.
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     for (path, name) in [(Some(root.to_owned()), "portsplice"), (home, "cargo")] {

@@ -1,21 +1,23 @@
 //! Processes that end with this one.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::{command, interrupt};
+
 /// How long a process may take to end after SIGTERM before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(10);
+/// How often a process is looked after that is being waited for.
+const POLL: Duration = Duration::from_millis(5);
 
 /// A running process that is stopped when dropped, and by the kernel when the thread that started it ends without
 /// dropping it. Start it from the main thread.
@@ -23,29 +25,37 @@ pub(crate) struct Guarded {
     name: String,
     child: Child,
     log: PathBuf,
-    stdout: Receiver<String>,
+    /// Where standard output goes: a file, so that it can still be written to when nobody reads it any more.
+    output: PathBuf,
+    lines_read: usize,
 }
 
 impl Guarded {
-    /// Starts `command` inside the network namespace `netns` (or in this one), standard error going to `log`.
-    /// Standard output is read line by line, see [`Guarded::line`].
+    /// Starts `command` inside the network namespace `netns` (or in this one). Standard error goes to the file `log`,
+    /// standard output to one beside it, see [`Guarded::line`].
     pub(crate) fn spawn(
         name: &str,
         command: &mut Command,
         log: &Path,
         netns: Option<BorrowedFd<'_>>,
     ) -> anyhow::Result<Self> {
-        let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         contain(command, netns, Some(Signal::TERM));
+        Self::start(name, command, log)
+    }
+
+    /// Starts `command` in a process group of its own and without the kernel's watch, so that [`Guarded::detach`] can
+    /// leave it running.
+    pub(crate) fn spawn_to_keep(name: &str, command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        Self::start(name, command.process_group(0), log)
+    }
+
+    fn start(name: &str, command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        let output = log.with_extension("out");
+        let create = |path: &Path| File::create(path).with_context(|| format!("create {}", path.display()));
+        command.stdin(Stdio::null()).stdout(create(&output)?).stderr(create(log)?);
         let program = command.get_program().to_string_lossy().into_owned();
-        let mut child = command.spawn().with_context(|| format!("start {name} ({program})"))?;
-        let (send, stdout) = mpsc::channel();
-        if let Some(pipe) = child.stdout.take() {
-            // Ends by itself with the process; lines nobody waits for are dropped with the receiver.
-            thread::spawn(move || BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|l| send.send(l)));
-        }
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), stdout })
+        let child = command.spawn().with_context(|| format!("start {name} ({program})"))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), output, lines_read: 0 })
     }
 
     /// The process id.
@@ -55,14 +65,19 @@ impl Guarded {
 
     /// The next line of standard output, or an error that carries the process's last words.
     pub(crate) fn line(&mut self, timeout: Duration) -> anyhow::Result<String> {
-        match self.stdout.recv_timeout(timeout) {
-            Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Timeout) => {
-                bail!("{} said nothing within {timeout:?}\n{}", self.name, self.last_words())
+        let deadline = Instant::now() + timeout;
+        loop {
+            let text = std::fs::read_to_string(&self.output).with_context(|| format!("read {}'s output", self.name))?;
+            let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(line) = whole.into_iter().nth(self.lines_read) {
+                self.lines_read += 1;
+                return Ok(line.trim_end().to_owned());
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                bail!("{} ended before it was ready\n{}", self.name, self.last_words())
-            }
+            interrupt::check()?;
+            self.ensure_running()?;
+            let silent = Instant::now() > deadline;
+            ensure!(!silent, "{} said nothing within {timeout:?}\n{}", self.name, self.last_words());
+            thread::sleep(POLL);
         }
     }
 
@@ -98,7 +113,7 @@ impl Guarded {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 return;
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(POLL);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -130,4 +145,9 @@ pub(crate) fn contain(command: &mut Command, netns: Option<BorrowedFd<'_>>, sign
             Ok(())
         });
     }
+}
+
+/// Where the program `name` is; its name when it is nowhere, so that starting it says so.
+pub(crate) fn program(name: &str) -> PathBuf {
+    command::find(name).unwrap_or_else(|| PathBuf::from(name))
 }

@@ -8,11 +8,13 @@ mod bench;
 mod build_ebpf;
 mod child;
 mod command;
+mod conn;
 mod demo;
 mod interrupt;
 mod setup;
 mod test;
 mod toolchain;
+mod wire;
 mod workspace;
 
 use std::process::ExitCode;
@@ -53,12 +55,25 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    workspace::enter()?;
+    // A server that xtask starts itself as, inside a container say, has no workspace around it.
+    if !cli.command.is_server() {
+        workspace::enter()?;
+    }
     match cli.command {
         Command::Setup(args) => setup::run(args),
         Command::BuildEbpf(args) => build_ebpf::run(args),
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+    }
+}
+
+impl Command {
+    fn is_server(&self) -> bool {
+        match self {
+            Self::Demo(args) => args.is_server(),
+            Self::Bench(args) => args.is_server(),
+            Self::Setup(_) | Self::BuildEbpf(_) | Self::Test(_) => false,
+        }
     }
 }

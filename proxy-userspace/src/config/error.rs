@@ -15,8 +15,6 @@ pub enum Source {
     Variable(String),
     /// By a flag such as `--admin`.
     Flag(&'static str),
-    /// As a credential of the service manager.
-    Credential,
 }
 
 impl fmt::Display for Source {
@@ -26,7 +24,6 @@ impl fmt::Display for Source {
             Self::File(path, line) => write!(f, "{} line {line}", path.display()),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::Flag(flag) => write!(f, "flag {flag}"),
-            Self::Credential => f.write_str("systemd credential"),
         }
     }
 }

@@ -9,17 +9,7 @@ use toml::de::DeValue;
 use super::error::{Problems, Source};
 use super::layers::scalar;
 use super::setting::{Keyword, Shape, keyword};
-
-/// Which credentials a listener takes; protocol.md, "Three credentials".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// A MAC over the listener's certificate, as Arvados controllers send it.
-    Certificate,
-    /// A MAC over a nonce and a time.
-    Timestamp,
-    /// A MAC over the request and the connection; the default.
-    Bound,
-}
+use crate::auth::Scheme;
 
 impl Keyword for Scheme {
     const WORDS: &'static [(&'static str, Self)] =

@@ -38,6 +38,8 @@ settings! {
     /// How long running requests may go on after SIGTERM.
     DRAIN_TIMEOUT: Duration = "drain-timeout", "30s", Text, duration,
         r#"a time such as "30s" or "5m"; "0s" ends connections at once"#;
+    /// Threads that connections are spread over.
+    THREADS: usize = "threads", "0", Number, size::<0, 1024>, "a number from 1 to 1024, or 0 for one a processor", restart;
 
     /// What is logged.
     LOG_LEVEL: String = "log.level", "info", Text, log_filter,
@@ -62,7 +64,10 @@ settings! {
     HEAD_FIELDS: usize = "limits.head-fields", "128", Number, size::<16, 4096>, "a number from 16 to 4096";
     /// Longest request target.
     TARGET_BYTES: usize = "limits.target-bytes", "16384", Number, size::<256, 1_048_576>,
-        "a number of bytes from 256 to 1048576, and not more than limits.head-bytes";
+        "a number of bytes from 256 to 1048576";
+    /// Longest field line of a request.
+    FIELD_BYTES: usize = "limits.field-bytes", "8192", Number, size::<256, 1_048_576>,
+        "a number of bytes from 256 to 1048576";
     /// From the first byte of a request head to its last.
     HEAD_TIMEOUT: Duration = "limits.head-timeout", "10s", Text, duration, TIMEOUT;
     /// For a TLS handshake.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::listen::ListenConfig;
-use super::setting::{AnySetting, Keyword, Shape};
+use super::setting::{AnySetting, Shape};
 use super::settings::ALL;
 use super::{Config, Source};
 
@@ -18,6 +18,10 @@ impl fmt::Display for Config {
                 section = own;
             }
             line(f, name, &value(*setting, text), source)?;
+            if let ("secrets.root-file", Some(directory)) = (*key, &self.secrets.credentials_directory) {
+                let path = directory.join(super::ROOT_CREDENTIAL);
+                writeln!(f, "# the root secret is the systemd credential {}", one_line(&path.to_string_lossy()))?;
+            }
         }
         self.listen.iter().try_for_each(|listen| listener(f, listen))
     }
@@ -31,14 +35,7 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, value: &str, source: &Source) ->
 }
 
 fn listener(f: &mut fmt::Formatter<'_>, listen: &ListenConfig) -> fmt::Result {
-    let credentials: Vec<String> = listen
-        .credentials
-        .iter()
-        .map(|scheme| {
-            let word = super::Scheme::WORDS.iter().find(|(_, s)| s == scheme).map_or("", |(word, _)| word);
-            quoted(word)
-        })
-        .collect();
+    let credentials: Vec<String> = listen.credentials.iter().map(|scheme| quoted(scheme.name())).collect();
     writeln!(f, "\n[[listen]]\naddress = {}", quoted(&listen.address.to_string()))?;
     writeln!(f, "tls = {}\ncredentials = [{}]", listen.tls, credentials.join(", "))?;
     if let Some(files) = &listen.certificate {

@@ -197,16 +197,16 @@ fn the_systemd_credential_is_the_root_secret_unless_a_file_is_named() {
     assert!(load(LISTEN, &s).is_err(), "the credential was not passed");
     fs::write(&path, "x").unwrap();
     let config = load(LISTEN, &s).unwrap();
-    assert_eq!(config.secrets.root_file.as_ref(), Some(&path));
-    assert!(config.to_string().contains("# systemd credential"));
+    assert!(config.secrets.has_root() && config.secrets.root_file.is_none());
+    assert_eq!(config.secrets.credentials_directory.as_deref(), Some(dir.path()));
+    assert!(config.to_string().contains("# the root secret is the systemd credential /"), "{config}");
     let config = load(&format!("{SECRET}{LISTEN}"), &s).unwrap();
     assert_eq!(config.secrets.root_file.as_deref(), Some(Path::new("/s")));
+    assert_eq!(config.secrets.credentials_directory, None);
 }
 
 #[test]
 fn settings_must_fit_together() {
-    let text = problem(&format!("{SECRET}{LISTEN}[limits]\nhead-bytes = 2048\ntarget-bytes = 4096\n"));
-    assert!(text.contains("`limits.target-bytes` is 4096"), "{text}");
     let text = problem(&format!("{SECRET}{LISTEN}[containers]\ndocker = \"\"\ndirectory = \"\"\n"));
     assert!(text.contains("no container could be found"), "{text}");
 }

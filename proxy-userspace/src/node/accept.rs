@@ -121,7 +121,9 @@ impl Node {
         let served = async {
             let settings = self.settings.load_full();
             let identity = listening.tls.as_ref().map(|slot| slot.load_full());
-            let Some((client, exporter)) = self.secure(sock, identity.as_deref(), &settings, peer).await else { return };
+            let Some((client, exporter)) = self.secure(sock, identity.as_deref(), &settings, peer).await else {
+                return;
+            };
             let session = Session {
                 node: self.clone(),
                 listening,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::reply::Reply;
 use super::upload::Sent;
 use crate::http::{
-    self, Asked, Chunked, ChunkMode, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
+    self, Asked, ChunkMode, Chunked, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
 };
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;

@@ -31,7 +31,6 @@ impl Origin {
     /// and neither an end nor a byte nobody asked for has come meanwhile.
     pub(super) async fn serves(&self, container: &Arc<Container>, port: u16) -> bool {
         let same = Arc::ptr_eq(&self.container, container) && self.port == port && !container.is_gone();
-        same && self.read.is_empty()
-            && poll_fn(|cx| Poll::Ready(self.stream.poll_disturbed(cx).is_pending())).await
+        same && self.read.is_empty() && poll_fn(|cx| Poll::Ready(self.stream.poll_disturbed(cx).is_pending())).await
     }
 }

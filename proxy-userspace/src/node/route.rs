@@ -84,7 +84,9 @@ impl Node {
         port: u16,
         purpose: Purpose,
     ) -> Result<Origin, Refusal> {
-        let slot = container.try_acquire(NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get)).ok_or(Refusal::Busy(Scope::Container))?;
+        let slot = container
+            .try_acquire(NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get))
+            .ok_or(Refusal::Busy(Scope::Container))?;
         let hold_until = Instant::now() + settings.hold;
         let mut pause = FIRST_PAUSE;
         let sock = loop {

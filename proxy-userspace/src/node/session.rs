@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep_until, timeout, timeout_at};
 
-use super::access_log::Line;
 use super::accept::Listening;
+use super::access_log::Line;
 use super::download::Seen;
 use super::exchange::{Alarm, Exchange, Outcome};
 use super::origin::Origin;
@@ -148,8 +148,10 @@ impl Session {
         let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
         let mut summary = Summary::default();
         let mut seen = Seen::default();
-        let channel =
-            Channel { exporter: self.exporter.as_ref(), certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]) };
+        let channel = Channel {
+            exporter: self.exporter.as_ref(),
+            certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]),
+        };
         let authenticator = &self.listening.authenticator;
         let head = &self.read.unread()[..length];
         let prepared = request::prepare(head, &settings.head, authenticator, &channel, &mut summary);
@@ -191,7 +193,9 @@ impl Session {
                 Ok(origin) => origin,
                 Err(refusal) => return self.refuse(&reply, refusal, summary, seen).await,
             };
-            if request.tcp_tunnel && let Err(report) = self.open_tunnel(&reply, summary, seen).await {
+            if request.tcp_tunnel
+                && let Err(report) = self.open_tunnel(&reply, summary, seen).await
+            {
                 return report;
             }
             // Only a connection that was used before can turn out stale, and only then a second copy is needed.

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::http::{BodyFraming, Chunked, ChunkMode};
+use crate::http::{BodyFraming, ChunkMode, Chunked};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream};
@@ -97,7 +97,8 @@ impl Upload<'_> {
     async fn chunked(&mut self, mut out: Vec<u8>) -> Result<(), UploadError> {
         let mut body = Chunked::new(ChunkMode::Rechunk);
         loop {
-            let step = body.advance(self.read.unread(), &mut out).map_err(|error| UploadError::Request(error.into()))?;
+            let step =
+                body.advance(self.read.unread(), &mut out).map_err(|error| UploadError::Request(error.into()))?;
             if step.consumed > 0 {
                 self.sent.set(BODY_SEEN);
             }

@@ -24,7 +24,12 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Self {
-        Self { epoch: Instant::now(), last: AtomicU64::new(0), bytes: Default::default(), spliced: AtomicBool::new(false) }
+        Self {
+            epoch: Instant::now(),
+            last: AtomicU64::new(0),
+            bytes: Default::default(),
+            spliced: AtomicBool::new(false),
+        }
     }
 }
 

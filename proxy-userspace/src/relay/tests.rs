@@ -24,10 +24,7 @@ fn connection() -> (TcpStream, Stream) {
 }
 
 fn engines() -> [(&'static str, Engine); 2] {
-    [
-        ("splice", Engine { pipes: Some(PipePool::new(1 << 20, 4)) }),
-        ("copy", Engine { pipes: None }),
-    ]
+    [("splice", Engine { pipes: Some(PipePool::new(1 << 20, 4)) }), ("copy", Engine { pipes: None })]
 }
 
 /// Bytes that tell their own position, so that a lost, doubled or swapped block cannot pass.

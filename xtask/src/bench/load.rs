@@ -3,7 +3,6 @@
 //! Everything here runs on threads inside the controller's namespace.
 
 pub(crate) mod bulk;
-pub(crate) mod conn;
 pub(crate) mod echo;
 pub(crate) mod idle;
 pub(crate) mod requests;

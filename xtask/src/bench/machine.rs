@@ -1,7 +1,7 @@
 //! What the machine says: time spent, memory held, versions.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,18 +72,14 @@ fn read_trimmed(path: &str) -> String {
     fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// Where `name` is, also when only root's search path has it.
-pub(crate) fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
-    folders.find(|f| f.join(name).is_file()).map_or_else(|| PathBuf::from(name), |f| f.join(name))
-}
-
 /// The first line that `program` prints with `flag`, on either stream.
 pub(crate) fn version(program: &Path, flag: &str) -> anyhow::Result<String> {
     let output = Command::new(program).arg(flag).output().with_context(|| format!("run {}", program.display()))?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or("unknown").trim().to_owned())
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().next().unwrap_or("unknown");
+    // HAProxy adds its address on the web.
+    Ok(line.split(" - http").next().unwrap_or(line).trim().to_owned())
 }
 
 #[cfg(test)]

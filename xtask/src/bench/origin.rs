@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-use super::wire;
+use crate::wire;
 
 /// Port that speaks HTTP.
 pub(crate) const HTTP_PORT: u16 = 8080;

@@ -15,6 +15,7 @@ use super::machine;
 use super::measure::Measure;
 use super::stats::{median, range};
 use super::system::System;
+use crate::child::program;
 
 /// All readings of a run.
 pub(crate) struct Results {
@@ -109,10 +110,10 @@ impl Facts {
             versions.push(machine::version(binary, "--version")?);
         }
         if systems.contains(&System::HaproxyHttp) || systems.contains(&System::HaproxyTcp) {
-            versions.push(machine::version(&machine::program("haproxy"), "-v")?);
+            versions.push(machine::version(&program("haproxy"), "-v")?);
         }
         if systems.contains(&System::Nginx) {
-            versions.push(machine::version(&machine::program("nginx"), "-v")?);
+            versions.push(machine::version(&program("nginx"), "-v")?);
         }
         let machine = format!(
             "Linux {}, {} CPUs ({}), TCP {}",

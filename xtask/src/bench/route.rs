@@ -100,7 +100,7 @@ fn next_nonce() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static START: OnceLock<u64> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let start = START.get_or_init(super::wire::monotonic_ns);
+    let start = START.get_or_init(crate::wire::monotonic_ns);
     format!("{:08x}{start:016x}{:012x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::load::conn::Conn;
 use super::origin::{self, ECHO_PORT, HTTP_PORT};
 use super::peers;
 use super::route::{CONTAINER_NAME, Route, Signer, Tunnel};
 use super::topology::{NODE, Topology};
-use crate::child::Guarded;
+use crate::child::{Guarded, program};
+use crate::conn::Conn;
 use crate::interrupt;
 
 /// How long a system may take from its start to its first answer.
@@ -156,7 +156,8 @@ impl<'t> Launcher<'t> {
             if let Some(process) = process.as_deref_mut() {
                 process.ensure_running()?;
             }
-            let answer = self.topology.controller.run(|| Conn::connect(route.http)?.get(route, "/k").map(drop));
+            let head = route.head("GET", "/k", "")?;
+            let answer = self.topology.controller.run(|| Conn::connect(route.http)?.get(&head));
             match answer {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
@@ -209,13 +210,13 @@ impl<'t> Launcher<'t> {
 }
 
 fn haproxy(config: &Path) -> Command {
-    let mut command = Command::new(super::machine::program("haproxy"));
+    let mut command = Command::new(program("haproxy"));
     command.arg("-db").arg("-f").arg(config);
     command
 }
 
 fn nginx(config: &Path) -> Command {
-    let mut command = Command::new(super::machine::program("nginx"));
+    let mut command = Command::new(program("nginx"));
     command.arg("-c").arg(config).args(["-e", "stderr"]);
     command
 }

@@ -30,7 +30,15 @@ fn field() -> impl Strategy<Value = String> {
     ];
     let colon = prop_oneof![20 => Just(":"), 20 => Just(": "), 5 => Just(":\t "), 1 => Just(" : "), 1 => Just("")];
     let padding = prop_oneof![8 => Just(""), 1 => Just(" \t")];
-    (name, colon, value, padding).prop_map(|(name, colon, value, padding)| format!("{name}{colon}{value}{padding}"))
+    let composed = (name, colon, value, padding)
+        .prop_map(|(name, colon, value, padding)| format!("{name}{colon}{value}{padding}"));
+    let legal = prop::sample::select(vec![
+        "Content-Length: 5", "Transfer-Encoding: chunked", "Connection: X-A, close", "connection: keep-alive,,te",
+        "Connection: Upgrade", "Upgrade: websocket, h2c", "upgrade: tcp", "Expect: 100-continue", "Trailer: X-B", "TE: trailers",
+        "X-A: \ta b\t", "X-Arvados-Authorization: v1", "X_Arvados_User: root", "X-Forwarded-For: ::1", "Cookie: a=1; b=2",
+        "Keep-Alive: timeout=5", "Via: 1.0 front",
+    ]);
+    prop_oneof![9 => legal.prop_map(str::to_owned), 2 => composed]
 }
 
 fn fields() -> impl Strategy<Value = String> {
@@ -106,7 +114,7 @@ fn scanned(bytes: &[u8]) -> Option<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
     fn requests_may_arrive_in_any_pieces(bytes in request_bytes()) {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::conn::Conn;
 use crate::bench::route::Route;
-use crate::bench::wire;
+use crate::conn::Conn;
+use crate::wire;
 
 const BUFFER: usize = 256 * 1024;
 

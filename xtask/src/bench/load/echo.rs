@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::conn::Conn;
 use crate::bench::route::Route;
+use crate::conn::Conn;
 
 const SIZE: usize = 64;
 const WARM_UP: usize = 200;

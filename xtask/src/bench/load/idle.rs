@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use super::conn::Conn;
 use crate::bench::machine;
 use crate::bench::route::Route;
+use crate::conn::Conn;
 
 /// Time for a proxy to give back what it needs only while it works.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -29,6 +29,6 @@ pub(crate) fn bytes_a_connection(route: &Route, processes: &[u32], count: usize)
 
 fn exchange(route: &Route) -> anyhow::Result<Conn> {
     let mut conn = Conn::connect(route.http)?;
-    conn.get(route, "/k")?;
+    conn.get(&route.head("GET", "/k", "")?)?;
     Ok(conn)
 }

@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::bench::route::Route;
-use crate::bench::wire;
+use crate::wire;
 
 /// Connections at once when each is kept alive.
 const KEPT: usize = 32;

@@ -1,15 +1,14 @@
 //! Server-sent events: how long a token takes from the server's write to the reader's hand.
 
-use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{anyhow, ensure};
 
-use super::conn::Conn;
 use crate::bench::origin::TOKEN;
 use crate::bench::route::Route;
-use crate::bench::wire;
+use crate::conn::Conn;
+use crate::wire;
 
 const STREAMS: usize = 8;
 const INTERVAL_US: u64 = 5_000;
@@ -40,11 +39,10 @@ fn stream(route: &Route, events: u64) -> anyhow::Result<Vec<Duration>> {
     let mut conn = Conn::connect(route.http)?;
     conn.send(&route.head("GET", &format!("/sse/{events}/{INTERVAL_US}"), "Accept: text/event-stream\r\n")?)?;
     conn.expect(200)?;
-    let mut input = conn.take_input();
     let mut delays = Vec::new();
     let mut seen = 0;
     loop {
-        while let Some(sent) = take_token(&mut input) {
+        while let Some(sent) = take_token(conn.input()) {
             seen += 1;
             if seen > WARM_UP {
                 delays.push(Duration::from_nanos(wire::monotonic_ns().saturating_sub(sent)));
@@ -53,11 +51,7 @@ fn stream(route: &Route, events: u64) -> anyhow::Result<Vec<Duration>> {
         if seen as u64 == events {
             return Ok(delays);
         }
-        let mut buffer = [0; 8192];
-        match conn.stream.read(&mut buffer)? {
-            0 => bail!("the stream ended after {seen} of {events} events"),
-            n => input.extend_from_slice(&buffer[..n]),
-        }
+        ensure!(conn.read_more()? > 0, "the stream ended after {seen} of {events} events");
     }
 }
 

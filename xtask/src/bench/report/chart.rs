@@ -8,7 +8,7 @@ use crate::bench::measure::Measure;
 use crate::bench::system::System;
 
 const COLUMNS: usize = 3;
-const PANEL_WIDTH: f64 = 330.0;
+const PANEL_WIDTH: f64 = 356.0;
 const MARGIN: f64 = 24.0;
 const HEADER: f64 = 66.0;
 const FOOTER: f64 = 34.0;
@@ -17,8 +17,8 @@ const BAR: f64 = 15.0;
 const STEP: f64 = 21.0;
 /// Room for a system's name left of its bar.
 const LABEL: f64 = 88.0;
-/// Room for the value right of the longest bar.
-const VALUE: f64 = 92.0;
+/// Room for the numbers right of the longest bar.
+const VALUE: f64 = 122.0;
 /// A bar that would be longer than this many times the direct one is cut, and says so by its number.
 const LONGEST: f64 = 6.0;
 
@@ -81,7 +81,7 @@ fn panel(svg: &mut String, x: f64, y: f64, measure: Measure, systems: &[System],
         );
         let unit = format!("{} {}", number(*value), measure.unit().replace("us", "µs"));
         let label = if measure.has_ratio() { format!("{} · {unit}", number(*length)) } else { unit };
-        text(svg, left + bar + 5.0, top + 12.0, "value", &label);
+        text(svg, x + PANEL_WIDTH - VALUE + 8.0, top + 12.0, "value", &label);
     }
     if measure.has_ratio() {
         let (at, top, end) = (x + LABEL + scale, y + TITLE - 3.0, STEP.mul_add(bars.len() as f64, y + TITLE));

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::bench::route::Route;
-use crate::bench::wire;
+use crate::wire;
 
 /// A peer that is silent for so long has failed the run.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -34,20 +33,20 @@ impl Conn {
         self.stream.write_all(head).context("send a request")
     }
 
+    /// Reads a response head of whatever status.
+    pub(crate) fn read_head(&mut self) -> anyhow::Result<Vec<u8>> {
+        loop {
+            if let Some(length) = wire::head_length(&self.input) {
+                let rest = self.input.split_off(length);
+                return Ok(std::mem::replace(&mut self.input, rest));
+            }
+            ensure!(self.read_more()? > 0, "the connection ended instead of answering");
+        }
+    }
+
     /// Reads a response head, which must carry `status`.
     pub(crate) fn expect(&mut self, status: u16) -> anyhow::Result<Vec<u8>> {
-        let length = loop {
-            if let Some(length) = wire::head_length(&self.input) {
-                break length;
-            }
-            let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer).context("read a response head")? {
-                0 => bail!("the connection ended instead of answering"),
-                n => self.input.extend_from_slice(&buffer[..n]),
-            }
-        };
-        let rest = self.input.split_off(length);
-        let head = std::mem::replace(&mut self.input, rest);
+        let head = self.read_head()?;
         ensure!(
             wire::status(&head) == Some(status),
             "expected {status}, got: {}",
@@ -56,9 +55,17 @@ impl Conn {
         Ok(head)
     }
 
-    /// Takes what was read behind the head.
-    pub(crate) fn take_input(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.input)
+    /// Reads what comes next into the input, and says how much came; 0 at the end of the stream.
+    pub(crate) fn read_more(&mut self) -> anyhow::Result<usize> {
+        let mut buffer = [0; 8192];
+        let n = self.stream.read(&mut buffer).context("read an answer")?;
+        self.input.extend_from_slice(&buffer[..n]);
+        Ok(n)
+    }
+
+    /// What was read and not yet taken.
+    pub(crate) fn input(&mut self) -> &mut Vec<u8> {
+        &mut self.input
     }
 
     /// Reads and drops `length` bytes of body.
@@ -79,12 +86,22 @@ impl Conn {
         Ok(())
     }
 
-    /// One GET with its whole answer; returns the body's length.
-    pub(crate) fn get(&mut self, route: &Route, target: &str) -> anyhow::Result<u64> {
-        self.send(&route.head("GET", target, "")?)?;
+    /// Reads a body of `length` bytes.
+    pub(crate) fn read_body(&mut self, length: u64) -> anyhow::Result<Vec<u8>> {
+        let length = usize::try_from(length).context("a body too large to hold")?;
+        let mut body = std::mem::take(&mut self.input);
+        ensure!(body.len() <= length, "the body is longer than announced");
+        let early = body.len();
+        body.resize(length, 0);
+        self.stream.read_exact(&mut body[early..]).context("read a body")?;
+        Ok(body)
+    }
+
+    /// Sends `head` and reads the whole answer, which must be 200 with a Content-Length; its body is dropped.
+    pub(crate) fn get(&mut self, head: &[u8]) -> anyhow::Result<()> {
+        self.send(head)?;
         let head = self.expect(200)?;
         let length = wire::content_length(&head).context("a response without Content-Length")?;
-        self.discard(length, &mut [0; 16 * 1024])?;
-        Ok(length)
+        self.discard(length, &mut [0; 16 * 1024])
     }
 }

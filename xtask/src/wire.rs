@@ -1,5 +1,5 @@
-//! The little HTTP/1.1 that the load and the server need. Both ends are ours and the proxies between them write
-//! well-formed heads, so this reads only what it must.
+//! The little HTTP/1.1 that bench and demo need. Both ends are ours and the proxies between them write well-formed
+//! heads, so this reads only what it must.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -24,7 +24,8 @@ pub(crate) fn content_length(head: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+/// The value of the first field called `name`, which is in lower case, in a complete head; with the space around it.
+pub(crate) fn field<'h>(head: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
     head.split(|&b| b == b'\n').find_map(|line| {
         let (start, rest) = line.split_at_checked(name.len())?;
         (start.eq_ignore_ascii_case(name) && rest.first() == Some(&b':')).then(|| &rest[1..])

@@ -1,0 +1,363 @@
+//! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
+//! reload and end.
+
+mod listeners;
+mod observe;
+mod service;
+mod signals;
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::admin::{Admin, AdminListener};
+use crate::auth::{KeySources, Keyring, ReplayMemory};
+use crate::build_info;
+use crate::config::{Config, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources};
+use crate::container::{Containers, ContainersSettings};
+use crate::fastpath::{BpfSettings, Fastpath};
+use crate::http::HeadLimits;
+use crate::listen::Inherited;
+use crate::logging::LogControl;
+use crate::metrics::Metrics;
+use crate::node::workers::Workers;
+use crate::node::{Node, NodeSettings, Timeouts};
+use crate::privileges::Privileges;
+use crate::readiness::{Pending, Readiness};
+use crate::relay::Engine;
+use crate::relay::pipe::PipePool;
+use crate::tls::TlsIdentity;
+
+use listeners::{Listeners, Shared};
+use service::Watchdog;
+use signals::{Event, Signals};
+
+/// How often it is looked whether the resolvers have come up, until they have.
+const RESOLVERS_POLL: Duration = Duration::from_millis(200);
+/// How long connections have to close after a second SIGTERM.
+const FORCED_END: Duration = Duration::from_millis(250);
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// What the configuration was made from, to make it again.
+    pub sources: Sources,
+    /// The configuration.
+    pub config: Config,
+    /// The log, which runs already.
+    pub log: LogControl,
+    /// Sockets from the service manager.
+    pub inherited: Inherited,
+    /// What the process may do.
+    pub privileges: Privileges,
+}
+
+/// Reads the files that a configuration names, as the start of a node would.
+///
+/// # Errors
+/// What the node would not start with.
+pub fn check(config: &Config) -> Result<()> {
+    keyring(&config.secrets)?;
+    for files in config.listen.iter().filter_map(|listen| listen.certificate.as_ref()) {
+        TlsIdentity::load(files)?;
+    }
+    Ok(())
+}
+
+/// Runs a node until it is told to end.
+///
+/// # Errors
+/// When it cannot start, or cannot go on. An end by signal is none, also when connections had to be cut.
+pub async fn run(start: Start) -> Result<()> {
+    let mut signals = Signals::new().context("cannot handle signals")?;
+    tracing::info!(version = build_info::VERSION, commit = build_info::COMMIT, "portsplice node starts");
+    start.config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    start.privileges.missing.iter().for_each(|missing| tracing::warn!("{missing}"));
+    let mut app = App::start(start).await?;
+    let mut watchdog = Watchdog::start();
+    let ended = app.serve(&mut signals, &mut watchdog).await;
+    app.end(&mut signals, &mut watchdog).await;
+    ended
+}
+
+struct App {
+    sources: Sources,
+    config: Config,
+    log: LogControl,
+    inherited: Inherited,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    fastpath: Arc<Fastpath>,
+    node: Arc<Node>,
+    pipes: Arc<PipePool>,
+    pipes_shown: observe::Pipes,
+    listeners: Listeners,
+    /// Ends the resolvers.
+    _resolvers: DropGuard,
+}
+
+impl App {
+    /// Everything that can fail for the configuration's sake comes before anything is served.
+    async fn start(start: Start) -> Result<Self> {
+        let Start { sources, config, log, inherited, privileges } = start;
+        let metrics = Metrics::new(observe::build_labels());
+        let readiness = Readiness::new();
+        let serving = readiness.pending("listeners");
+        let resolving = readiness.pending("containers");
+
+        let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
+        let replay = Arc::new(ReplayMemory::new(config.auth.replay_entries));
+        let shared = Shared::new(keyring, Arc::clone(&replay), config.auth.window);
+        let mut listeners = Listeners::new(shared);
+        let plan = listeners.plan(&config.listen, &inherited)?;
+        let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
+        for name in inherited.unused(&config.listen) {
+            tracing::warn!(name, "the service manager passed a socket that no listener asks for");
+        }
+        warn_of_few_files(privileges.open_files, &config.limits);
+
+        let bpf = BpfSettings { mode: config.bpf.mode, cgroup: config.bpf.cgroup.clone() };
+        let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
+        let resolvers = CancellationToken::new();
+        let settings = ContainersSettings {
+            docker: config.containers.docker.clone(),
+            directory: config.containers.directory.clone(),
+            allow_host_network: config.containers.allow_host_network,
+        };
+        let observer = Arc::new(observe::Namespaces(Arc::clone(&fastpath)));
+        let containers = Containers::start(&settings, observer, resolvers.clone()).await?;
+        tokio::spawn(resolvers_up(Arc::clone(&containers), resolving));
+
+        let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            threads => threads,
+        };
+        let workers = Workers::start(threads).context("cannot start the threads for connections")?;
+        let settings = node_settings(&config, &pipes);
+        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
+        observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
+        let pipes_shown = observe::Pipes::default();
+        pipes_shown.set(&pipes);
+        pipes_shown.register(&metrics);
+
+        let admin_address = admin.as_ref().map(AdminListener::address);
+        if let Some(listener) = admin {
+            let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
+            tokio::spawn(async move {
+                let Err(error) = listener.serve(admin).await;
+                tracing::error!("the admin server has ended: {error:#}");
+            });
+        }
+        listeners.apply(plan, &node);
+        serving.done();
+        if let Some(address) = admin_address {
+            announce(&format!("admin http://{address}"));
+        }
+        announce("ready");
+        let app = Self {
+            sources,
+            config,
+            log,
+            inherited,
+            metrics,
+            readiness,
+            fastpath,
+            node,
+            pipes,
+            pipes_shown,
+            listeners,
+            _resolvers: resolvers.drop_guard(),
+        };
+        service::ready(&app.status());
+        Ok(app)
+    }
+
+    /// Until a signal says to end, or a listener fails.
+    async fn serve(&mut self, signals: &mut Signals, watchdog: &mut Watchdog) -> Result<()> {
+        loop {
+            tokio::select! {
+                event = signals.next() => match event {
+                    Event::End(signal) => {
+                        tracing::info!(signal, "ends: finishes what runs and takes nothing new");
+                        return Ok(());
+                    }
+                    Event::Reload => self.reload(),
+                    Event::Louder => self.log_level(self.log.louder()),
+                    Event::Quieter => self.log_level(self.log.quieter()),
+                },
+                () = watchdog.due() => service::alive(),
+                error = self.listeners.failed() => return Err(error),
+            }
+        }
+    }
+
+    /// Lets what runs finish within the configured time; a second signal to end cuts it at once.
+    async fn end(mut self, signals: &mut Signals, watchdog: &mut Watchdog) {
+        let patience = self.config.drain_timeout;
+        self.readiness.draining();
+        service::stopping(patience);
+        let drains = self.listeners.close();
+        let mut forced = false;
+        let cut = {
+            let mut finished = std::pin::pin!(drains.finished(patience));
+            loop {
+                tokio::select! {
+                    biased;
+                    cut = &mut finished => break cut,
+                    event = signals.next() => match event {
+                        Event::End(signal) => {
+                            tracing::warn!(signal, "ends at once");
+                            forced = true;
+                            break drains.cut(FORCED_END).await;
+                        }
+                        Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
+                        Event::Louder => self.log_level(self.log.louder()),
+                        Event::Quieter => self.log_level(self.log.quieter()),
+                    },
+                    () = watchdog.due() => service::alive(),
+                }
+            }
+        };
+        match cut {
+            0 => tracing::info!("ended; every connection was finished"),
+            cut if forced => tracing::warn!(cut, "ended; connections were cut because a second signal asked for it"),
+            cut => tracing::warn!(
+                cut,
+                "ended; connections were cut at the deadline. A longer `drain-timeout` would let them finish"
+            ),
+        }
+    }
+
+    /// Reads the configuration and the files it names again. Either all of it is put in force, or nothing.
+    fn reload(&mut self) {
+        service::reloading();
+        match self.try_reload() {
+            Ok(()) => {
+                self.metrics.reloaded(true);
+                tracing::info!(
+                    listeners = self.listeners.len(),
+                    "the configuration and keys were read again and are in force"
+                );
+            }
+            Err(error) => {
+                self.metrics.reloaded(false);
+                tracing::error!("the new configuration is not in force, the old one stays: {error:#}");
+            }
+        }
+        service::ready(&self.status());
+    }
+
+    fn try_reload(&mut self) -> Result<()> {
+        let config = Config::load(&self.sources)?;
+        let keyring = keyring(&config.secrets)?;
+        let plan = self.listeners.plan(&config.listen, &self.inherited)?;
+        // From here on nothing can fail for the configuration's sake.
+        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        for key in self.config.needs_restart(&config) {
+            tracing::warn!("`{key}` has changed, which takes effect only when the node is started again");
+        }
+        if self.config.log.level != config.log.level {
+            self.log.configure(&config.log.level)?;
+            self.fastpath.follow_log_level();
+        }
+        self.listeners.shared().replace_keyring(keyring);
+        if (self.config.relay.pipe_bytes, self.config.relay.idle_pipes)
+            != (config.relay.pipe_bytes, config.relay.idle_pipes)
+        {
+            // Pipes of the old pool go with the last transfer that uses them.
+            self.pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
+            self.pipes_shown.set(&self.pipes);
+        }
+        self.node.reload(node_settings(&config, &self.pipes));
+        self.listeners.apply(plan, &self.node);
+        self.config = config;
+        Ok(())
+    }
+
+    fn log_level(&self, filter: String) {
+        self.fastpath.follow_log_level();
+        tracing::warn!(filter, "the log level was changed by a signal");
+    }
+
+    fn status(&self) -> String {
+        format!("serving on {}", self.listeners.describe())
+    }
+}
+
+/// Tells people and tests what stands, on standard output. Nobody has to listen.
+fn announce(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
+    let sources = KeySources {
+        root_file: secrets.root_file.clone(),
+        keys_dir: secrets.keys_dir.clone(),
+        credentials_directory: secrets.credentials_directory.clone(),
+    };
+    Keyring::load(&sources)
+}
+
+/// The engine may come up after the node; until then requests for its containers are answered with 503.
+async fn resolvers_up(containers: Arc<Containers>, pending: Pending) {
+    while containers.health().iter().any(|(_, health)| health.is_err()) {
+        tokio::time::sleep(RESOLVERS_POLL).await;
+    }
+    pending.done();
+}
+
+fn node_settings(config: &Config, pipes: &Arc<PipePool>) -> NodeSettings {
+    let limits = &config.limits;
+    NodeSettings {
+        head: HeadLimits {
+            head_bytes: limits.head_bytes,
+            fields: limits.head_fields,
+            target_bytes: limits.target_bytes,
+            field_bytes: limits.field_bytes,
+        },
+        timeouts: Timeouts {
+            head: limits.head_timeout,
+            handshake: limits.handshake_timeout,
+            connect: limits.connect_timeout,
+            keep_alive: limits.keep_alive_timeout,
+            idle: limits.idle_timeout,
+            answer: limits.answer_timeout,
+        },
+        hold: config.containers.hold,
+        connections: limits.connections,
+        connections_per_client: limits.connections_per_client,
+        connections_per_container: limits.connections_per_container,
+        access_log: config.log.access,
+        engine: engine(&config.relay, pipes),
+    }
+}
+
+fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>) -> Engine {
+    let pipes = match relay.path {
+        RelayPath::Auto | RelayPath::Splice => Some(Arc::clone(pipes)),
+        RelayPath::Copy => None,
+    };
+    Engine { pipes }
+}
+
+/// A relayed connection takes a descriptor on each side and, while bytes move, up to two pipes.
+fn warn_of_few_files(open_files: Option<u64>, limits: &LimitsConfig) {
+    const EACH: u64 = 2;
+    let wanted = u64::from(limits.connections) * EACH;
+    if let Some(open_files) = open_files
+        && (limits.connections == 0 || open_files < wanted)
+    {
+        tracing::warn!(
+            open_files,
+            connections = limits.connections,
+            "the limit of open files is reached before that of connections; raise it (LimitNOFILE= in the unit) or lower `limits.connections`"
+        );
+    }
+}

@@ -1,0 +1,270 @@
+//! The node's listeners over their lives: opened, changed by a reload, closed.
+//!
+//! A change happens in two steps. [`Listeners::plan`] opens and reads everything new and may fail, which changes nothing;
+//! [`Listeners::apply`] puts it in force and cannot fail. A listener whose address stays keeps its socket, so that no
+//! connection in its backlog is lost, whatever else about it changes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use socket2::Socket;
+use tokio::task::JoinSet;
+
+use super::announce;
+use crate::auth::{Authenticator, Keyring, ReplayMemory};
+use crate::config::{ListenAddress, ListenConfig};
+use crate::drain::Drain;
+use crate::listen::{self, Bound, Inherited};
+use crate::node::Node;
+use crate::node::accept::Listener;
+use crate::tls::{TlsIdentity, TlsSlot};
+
+/// What all listeners share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    keyring: Arc<ArcSwap<Keyring>>,
+    replay: Arc<ReplayMemory>,
+    window: Duration,
+    /// The certificate for all TLS listeners without one of their own; the same as long as the process lives.
+    generated: OnceLock<Arc<TlsIdentity>>,
+}
+
+impl Shared {
+    pub(super) fn new(keyring: Arc<ArcSwap<Keyring>>, replay: Arc<ReplayMemory>, window: Duration) -> Self {
+        Self { keyring, replay, window, generated: OnceLock::new() }
+    }
+
+    pub(super) fn replace_keyring(&self, keyring: Keyring) {
+        self.keyring.store(Arc::new(keyring));
+    }
+
+    fn identity(&self, config: &ListenConfig) -> Result<Option<Arc<TlsIdentity>>> {
+        if !config.tls {
+            return Ok(None);
+        }
+        if let Some(files) = &config.certificate {
+            return Ok(Some(Arc::new(TlsIdentity::load(files).with_context(|| format!("listener {config}"))?)));
+        }
+        if let Some(identity) = self.generated.get() {
+            return Ok(Some(Arc::clone(identity)));
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let identity = Arc::new(TlsIdentity::generate(host.trim())?);
+        Ok(Some(Arc::clone(self.generated.get_or_init(|| identity))))
+    }
+}
+
+/// A listener that is being served.
+#[derive(Debug)]
+struct Active {
+    config: ListenConfig,
+    address: SocketAddr,
+    /// Kept beside the one that is served, for a reload that changes how it is served.
+    socket: Socket,
+    tls: Option<Arc<TlsSlot>>,
+    drain: Drain,
+}
+
+/// Every listener of a configuration, ready to be put in force.
+#[derive(Debug)]
+pub(super) struct Plan(Vec<Planned>);
+
+#[derive(Debug)]
+struct Planned {
+    bound: Bound,
+    identity: Option<Arc<TlsIdentity>>,
+    /// The listener at this address that is being served.
+    replaces: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+pub(super) struct Listeners {
+    shared: Shared,
+    active: Vec<Active>,
+    /// Of listeners that are no more and whose connections still run.
+    retired: Vec<Drain>,
+    tasks: JoinSet<(String, io::Result<()>)>,
+}
+
+impl Listeners {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared, active: Vec::new(), retired: Vec::new(), tasks: JoinSet::new() }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.active.len()
+    }
+
+    /// All listeners in one line.
+    pub(super) fn describe(&self) -> String {
+        let shown = self.active.iter().map(|active| format!("{} {}", kind(&active.config), active.address));
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Opens the sockets and reads the certificates of `wanted`.
+    ///
+    /// # Errors
+    /// What cannot be had; everything stays as it is then.
+    pub(super) fn plan(&self, wanted: &[ListenConfig], inherited: &Inherited) -> Result<Plan> {
+        let mut planned = Vec::new();
+        let mut taken: Vec<SocketAddr> = Vec::new();
+        for config in wanted {
+            let identity = self.shared.identity(config)?;
+            let bounds = match self.standing(config, &taken) {
+                Some(active) => {
+                    let socket = active.socket.try_clone()?;
+                    vec![Bound { config: config.clone(), socket, address: active.address }]
+                }
+                None => listen::bind(config, wanted, inherited)?,
+            };
+            for bound in bounds {
+                let replaces = self.active.iter().map(|active| active.address).find(|a| *a == bound.address);
+                taken.extend(replaces);
+                planned.push(Planned { bound, identity: identity.clone(), replaces });
+            }
+        }
+        Ok(Plan(planned))
+    }
+
+    /// The listener that is at the address of `config` already. Two with port 0 are told apart by all of their
+    /// configuration, then by their order. Sockets of the service manager are asked for anew each time.
+    fn standing(&self, config: &ListenConfig, taken: &[SocketAddr]) -> Option<&Active> {
+        if matches!(config.address, ListenAddress::Systemd(_)) {
+            return None;
+        }
+        let candidates =
+            || self.active.iter().filter(|a| a.config.address == config.address && !taken.contains(&a.address));
+        candidates().find(|a| a.config == *config).or_else(|| candidates().next())
+    }
+
+    /// Puts a plan in force: new listeners first, then the changed ones, and those that are no longer wanted last.
+    pub(super) fn apply(&mut self, plan: Plan, node: &Arc<Node>) {
+        self.forget_finished();
+        let mut old = std::mem::take(&mut self.active);
+        for Planned { bound, identity, replaces } in plan.0 {
+            let standing = replaces.and_then(|address| old.iter().position(|a| a.address == address));
+            let standing = standing.map(|index| old.swap_remove(index));
+            if standing.is_none() {
+                announce(&format!("listening {} {}", kind(&bound.config), bound.address));
+            }
+            let active = match standing {
+                Some(active) if is_served_alike(&active.config, &bound.config) => {
+                    active.renewed(bound.config, identity)
+                }
+                Some(active) => {
+                    let new = self.serve(bound, identity, node);
+                    self.retired.push(active.retire());
+                    new
+                }
+                None => self.serve(bound, identity, node),
+            };
+            self.active.push(active);
+        }
+        for active in old {
+            tracing::info!("no longer listening on {} {}", kind(&active.config), active.address);
+            self.retired.push(active.retire());
+        }
+    }
+
+    fn serve(&mut self, bound: Bound, identity: Option<Arc<TlsIdentity>>, node: &Arc<Node>) -> Active {
+        let Bound { config, socket, address } = bound;
+        let tls = identity.map(|identity| Arc::new(ArcSwap::new(identity)));
+        let drain = Drain::new();
+        let shared = &self.shared;
+        let authenticator = Authenticator::new(
+            &config.credentials,
+            Arc::clone(&shared.keyring),
+            Arc::clone(&shared.replay),
+            shared.window,
+        );
+        let name = format!("{} {address}", kind(&config));
+        match socket.try_clone() {
+            Ok(served) => {
+                let listener = Listener { socket: served, tls: tls.clone(), authenticator: Arc::new(authenticator) };
+                let served = Arc::clone(node).serve(listener, drain.watch());
+                self.tasks.spawn(async move { (name, served.await) });
+            }
+            Err(error) => {
+                self.tasks.spawn(async move { (name, Err(error)) });
+            }
+        }
+        Active { config, address, socket, tls, drain }
+    }
+
+    /// Waits until a listener cannot go on, for ever if all goes well.
+    pub(super) async fn failed(&mut self) -> anyhow::Error {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok((_, Ok(())))) => {}
+                Some(Ok((name, Err(error)))) => return anyhow!(error).context(format!("listener {name} has failed")),
+                Some(Err(error)) => return anyhow!(error).context("a listener has failed"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Closes every listener and tells every connection to finish.
+    pub(super) fn close(&mut self) -> Drains {
+        let mut drains: Vec<Drain> = std::mem::take(&mut self.active).into_iter().map(Active::retire).collect();
+        drains.append(&mut self.retired);
+        Drains(drains)
+    }
+
+    fn forget_finished(&mut self) {
+        self.retired.retain(|drain| drain.watches() > 0);
+    }
+}
+
+impl Active {
+    /// Goes on as it is, with the configuration's new certificate.
+    fn renewed(self, config: ListenConfig, identity: Option<Arc<TlsIdentity>>) -> Self {
+        if let (Some(slot), Some(identity)) = (&self.tls, identity) {
+            slot.store(identity);
+        }
+        Self { config, ..self }
+    }
+
+    /// Stops accepting here and lets connections finish.
+    fn retire(self) -> Drain {
+        drop(self.socket);
+        self.drain.begin();
+        self.drain
+    }
+}
+
+/// Whether nothing differs but the certificate, which can be replaced under way.
+fn is_served_alike(old: &ListenConfig, new: &ListenConfig) -> bool {
+    old.tls == new.tls && old.credentials == new.credentials
+}
+
+fn kind(config: &ListenConfig) -> &'static str {
+    if config.tls { "tls" } else { "tcp" }
+}
+
+/// Everything that has to finish before the process may end.
+#[derive(Debug)]
+pub(super) struct Drains(Vec<Drain>);
+
+impl Drains {
+    /// Waits for all, at most for `patience`, then cuts the rest; tells how many were cut.
+    pub(super) async fn finished(&self, patience: Duration) -> usize {
+        join_all(self.0.iter().map(|drain| drain.finished(patience))).await.iter().map(|drained| drained.cut).sum()
+    }
+
+    /// Cuts all at once and gives them `grace` to close; tells how many were cut.
+    pub(super) async fn cut(&self, grace: Duration) -> usize {
+        let cut = self.0.iter().map(Drain::watches).sum();
+        self.0.iter().for_each(Drain::cut);
+        let _ = tokio::time::timeout(grace, self.finished(grace)).await;
+        cut
+    }
+}

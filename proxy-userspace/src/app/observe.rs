@@ -1,0 +1,113 @@
+//! Metrics of parts that do not count for themselves, and what the kernel's programs are told of containers.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::auth::ReplayMemory;
+use crate::build_info;
+use crate::container::{Containers, NamespaceObserver};
+use crate::fastpath::{Counters, Fastpath};
+use crate::metrics::{Kind, Metrics, Sample};
+use crate::netns::Netns;
+use crate::readiness::Readiness;
+use crate::relay::pipe::PipePool;
+
+/// The labels of `portsplice_build_info`.
+pub(super) fn build_labels() -> Vec<(&'static str, String)> {
+    vec![
+        ("version", build_info::VERSION.to_owned()),
+        ("commit", build_info::COMMIT.to_owned()),
+        ("build_date", build_info::BUILD_DATE.to_owned()),
+        ("ebpf_sha256", build_info::EBPF_SHA256.to_owned()),
+    ]
+}
+
+/// Tells the kernel's programs which namespaces to look at.
+pub(super) struct Namespaces(pub(super) Arc<Fastpath>);
+
+impl NamespaceObserver for Namespaces {
+    fn added(&self, netns: &Netns) {
+        if let Some(cookie) = netns.cookie() {
+            self.0.register(cookie);
+        }
+    }
+
+    fn removed(&self, netns: &Netns) {
+        if let Some(cookie) = netns.cookie() {
+            self.0.unregister(cookie);
+        }
+    }
+}
+
+/// Adds what is read from the parts when a scraper or a probe asks.
+pub(super) fn register(
+    metrics: &Metrics,
+    readiness: &Readiness,
+    containers: &Arc<Containers>,
+    fastpath: &Arc<Fastpath>,
+    replay: &Arc<ReplayMemory>,
+) {
+    let c = Arc::clone(containers);
+    metrics.observe("containers", "Running containers that are known", Kind::Gauge, move || {
+        vec![Sample::plain(c.list().len() as f64)]
+    });
+    let c = Arc::clone(containers);
+    let help = "Whether a source of containers works: 1, or 0 while it is away and its containers are those last known";
+    metrics.observe("container_source_up", help, Kind::Gauge, move || {
+        let up = |health: Result<(), String>| f64::from(u8::from(health.is_ok()));
+        c.health().into_iter().map(|(name, h)| Sample::labelled([("source", name.to_owned())], up(h))).collect()
+    });
+    let c = Arc::clone(containers);
+    readiness.watch(move || {
+        let failing = c.health().into_iter().filter_map(|(name, health)| Some((name.to_owned(), health.err()?)));
+        failing.collect()
+    });
+    let r = Arc::clone(replay);
+    metrics.observe("replay_entries", "Nonces that are remembered against replay", Kind::Gauge, move || {
+        vec![Sample::plain(r.len() as f64)]
+    });
+    kernel(metrics, fastpath);
+}
+
+fn kernel(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
+    let f = Arc::clone(fastpath);
+    metrics.observe("bpf_up", "Whether the kernel programs are loaded and attached", Kind::Gauge, move || {
+        let reason = f.unavailable().map(ToString::to_string).unwrap_or_default();
+        vec![Sample::labelled([("reason", reason)], f64::from(u8::from(f.kernel().is_some())))]
+    });
+    let f = Arc::clone(fastpath);
+    let help = "Socket events in containers' namespaces, as the kernel program saw them";
+    metrics.observe("bpf_socket_events", help, Kind::Counter, move || {
+        f.counters().map(|counters| events(&counters)).unwrap_or_default()
+    });
+}
+
+fn events(counters: &Counters) -> Vec<Sample> {
+    let events = [
+        ("listen_opened", counters.listen_opened),
+        ("listen_closed", counters.listen_closed),
+        ("established_active", counters.established_active),
+        ("established_passive", counters.established_passive),
+        ("closed", counters.closed),
+    ];
+    events.map(|(event, n)| Sample::labelled([("event", event.to_owned())], n as f64)).into()
+}
+
+/// The relay's present pool of pipes; a reload may put another in its place.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pipes(Arc<Mutex<Weak<PipePool>>>);
+
+impl Pipes {
+    pub(super) fn set(&self, pool: &Arc<PipePool>) {
+        *self.0.lock() = Arc::downgrade(pool);
+    }
+
+    pub(super) fn register(&self, metrics: &Metrics) {
+        let pipes = self.clone();
+        metrics.observe("pipes_open", "Pipes of the relay, used and unused", Kind::Gauge, move || {
+            let pool = pipes.0.lock().upgrade();
+            pool.map(|pool| Sample::plain(pool.open() as f64)).into_iter().collect()
+        });
+    }
+}

@@ -1,0 +1,51 @@
+//! The signals that the daemon answers to.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// To end; the signal's name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
+    /// To log more.
+    Louder,
+    /// To log less.
+    Quieter,
+}
+
+/// From its creation on, signals no longer have their default effect on the process.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    louder: Signal,
+    quieter: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            louder: signal(SignalKind::user_defined1())?,
+            quieter: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The next one. Dropping the future loses none.
+    pub(super) async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::End("SIGTERM"),
+            _ = self.interrupt.recv() => Event::End("SIGINT"),
+            _ = self.hangup.recv() => Event::Reload,
+            _ = self.louder.recv() => Event::Louder,
+            _ = self.quieter.recv() => Event::Quieter,
+        }
+    }
+}
