@@ -406,10 +406,9 @@ impl Link {
             }
             session.read_tls(&mut &self.0.stream)?;
             let processed = session.process_new_packets().map_err(io::Error::other);
-            match self.push(&mut session) {
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                _ => {}
-            }
+            // Whether what the session wants to say still goes out is the writer's concern: the other side may have
+            // stopped reading and yet have sent an answer.
+            let _ = self.push(&mut session);
             processed?;
         }
     }

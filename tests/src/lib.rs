@@ -30,6 +30,7 @@ pub mod process;
 pub mod rig;
 pub mod servers;
 pub mod sign;
+pub mod tools;
 pub mod wait;
 pub mod websocket;
 

@@ -9,9 +9,9 @@ use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::sign::Scheme;
 use portsplice_tests::{over_paths, wait};
 
-/// A local port that leads to a port of the rig's container.
-pub(crate) fn forward(rig: &Rig, mode: Mode, port: u16) -> Forwarder {
-    if rig.path == Path::Direct {
+/// A local port that leads to a port of the rig's container, over a path.
+pub(crate) fn forward(rig: &Rig, path: Path, mode: Mode, port: u16) -> Forwarder {
+    if path == Path::Direct {
         // The test's own threads enter the namespace; a descriptor of it is all they need.
         let netns = std::fs::File::open(rig.netns.path()).expect("the namespace");
         return Forwarder::start(mode, move || {
@@ -27,7 +27,7 @@ pub(crate) fn forward(rig: &Rig, mode: Mode, port: u16) -> Forwarder {
     }
     let node = rig.node();
     let caller = node.caller(Scheme::Bound, &rig.name, port);
-    let (plain, tls, path) = (node.plain[0], node.tls[0], rig.path);
+    let (plain, tls) = (node.plain[0], node.tls[0]);
     Forwarder::start(mode, move || {
         let to = |address| std::net::TcpStream::connect(address).expect("the gateway listens");
         match path {
@@ -47,7 +47,7 @@ over_paths! {
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(dir.path());
         let _server = Process::spawn("redis-server", &mut command, Some(&rig.netns));
         wait::until_true("Redis listens", || rig.netns.connect(([127, 0, 0, 1], port).into()).is_ok());
-        let local = forward(&rig, Mode::Tunnel, port);
+        let local = forward(&rig, rig.path, Mode::Tunnel, port);
         let at = local.address.port().to_string();
         let cli = |args: &[&str]| run(Command::new("redis-cli").args(["-p", &at]).args(args), None);
         assert_eq!(cli(&["PING"]).trim(), "PONG");
@@ -87,7 +87,7 @@ fn postgresql() {
     let mut command = as_postgres("postgres");
     command.args(["-D", data_text, "-p", &port.to_string(), "-h", "127.0.0.1", "-k", socket_dir, "-F"]);
     let mut server = Process::spawn("postgres", &mut command, Some(&rig.netns));
-    let local = forward(&rig, Mode::Tunnel, port);
+    let local = forward(&rig, rig.path, Mode::Tunnel, port);
     let psql = |sql: &str| {
         let mut command = Command::new("psql");
         command.args(["-h", "127.0.0.1", "-p", &local.address.port().to_string(), "-U", "postgres", "-Atc", sql]);

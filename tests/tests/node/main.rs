@@ -4,6 +4,7 @@
 
 mod activation;
 mod addresses;
+mod autobahn;
 mod bad_answers;
 mod bulk;
 mod config;

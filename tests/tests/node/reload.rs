@@ -63,13 +63,14 @@ fn a_directory_of_keys() {
         conn.any_head().status()
     };
     assert_eq!(status(None), 200);
-    write_secret(&node.site.keys().join(name), "another-key");
+    let another = sign::container_key("another root", name);
+    write_secret(&node.site.keys().join(name), &another);
     node.signal(Signal::HUP);
-    wait::until_true("the new key is accepted", || status(Some("another-key".to_owned())) == 200);
+    wait::until_true("the new key is accepted", || status(Some(another.clone())) == 200);
     assert_eq!(status(None), 401);
     std::fs::remove_file(node.site.keys().join(name)).expect("removed");
     node.signal(Signal::HUP);
-    wait::until_true("the removed key is refused", || status(Some("another-key".to_owned())) == 401);
+    wait::until_true("the removed key is refused", || status(Some(another.clone())) == 401);
 }
 
 /// A configuration that is no good is refused as a whole: the old one stays, and the log says what is wrong.

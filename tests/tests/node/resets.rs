@@ -91,8 +91,9 @@ over_paths! {
         }
     }
 
-    /// The client goes while the server thinks (an LLM before its first token): the server is told.
-    fn client_closes_before_the_answer(path) {
+    /// The client resets while the server thinks (an LLM before its first token): the server is told. A FIN alone is no
+    /// reason: a client may end its sending direction and still wait for the answer.
+    fn client_resets_before_the_answer(path) {
         let rig = Rig::new(path);
         let (asked, asking) = channel();
         let origin = rig.serve(move |peer| {
@@ -102,17 +103,11 @@ over_paths! {
             let _ = peer.rest();
             Ok(())
         });
-        for reset in [false, true] {
-            let mut conn = rig.connect();
-            conn.send("GET", "/", &[], b"");
-            asking.recv_timeout(HANG).expect("the request came");
-            if reset {
-                conn.reset();
-            } else {
-                drop(conn);
-            }
-            wait::until_true("the server is told", || origin.open() == 0);
-        }
+        let mut conn = rig.connect();
+        conn.send("GET", "/", &[], b"");
+        asking.recv_timeout(HANG).expect("the request came");
+        conn.reset();
+        wait::until_true("the server is told", || origin.open() == 0);
     }
 
     /// The client goes in the middle of an upload: the server sees that it was not all.
