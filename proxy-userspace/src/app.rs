@@ -9,7 +9,7 @@ mod signals;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -18,7 +18,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::admin::{Admin, AdminListener};
 use crate::auth::{KeySources, Keyring, ReplayMemory};
 use crate::build_info;
-use crate::config::{Config, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources};
+use crate::config::{
+    AuthConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
+};
 use crate::container::{Containers, ContainersSettings};
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
@@ -28,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::node::workers::Workers;
 use crate::node::{Node, NodeSettings, Timeouts};
 use crate::privileges::Privileges;
-use crate::readiness::{Pending, Readiness};
+use crate::readiness::Readiness;
 use crate::relay::Engine;
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
@@ -39,8 +41,9 @@ use signals::{Event, Signals};
 
 /// How often it is looked whether the resolvers have come up, until they have.
 const RESOLVERS_POLL: Duration = Duration::from_millis(200);
-/// How long connections have to close after a second SIGTERM.
-const FORCED_END: Duration = Duration::from_millis(250);
+/// How long connections that were cut have to close. That takes no peer and no I/O, so this only guards against a
+/// mistake.
+const CUT_GRACE: Duration = Duration::from_millis(500);
 
 /// What a node is started with.
 #[derive(Debug)]
@@ -87,6 +90,9 @@ pub async fn run(start: Start) -> Result<()> {
 
 struct App {
     sources: Sources,
+    /// What the process was started with; settings that take a restart are still those.
+    started: Config,
+    /// What is in force.
     config: Config,
     log: LogControl,
     inherited: Inherited,
@@ -108,12 +114,10 @@ impl App {
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
-        let resolving = readiness.pending("containers");
 
         let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
-        let replay = Arc::new(ReplayMemory::new(config.auth.replay_entries));
-        let shared = Shared::new(keyring, Arc::clone(&replay), config.auth.window);
-        let mut listeners = Listeners::new(shared);
+        let replay = Arc::new(replay_memory(&config.auth));
+        let mut listeners = Listeners::new(Shared::new(keyring, Arc::clone(&replay), config.auth.window));
         let plan = listeners.plan(&config.listen, &inherited)?;
         let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
@@ -123,45 +127,25 @@ impl App {
 
         let bpf = BpfSettings { mode: config.bpf.mode, cgroup: config.bpf.cgroup.clone() };
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
-        let resolvers = CancellationToken::new();
-        let settings = ContainersSettings {
-            docker: config.containers.docker.clone(),
-            directory: config.containers.directory.clone(),
-            allow_host_network: config.containers.allow_host_network,
-        };
-        let observer = Arc::new(observe::Namespaces(Arc::clone(&fastpath)));
-        let containers = Containers::start(&settings, observer, resolvers.clone()).await?;
-        tokio::spawn(resolvers_up(Arc::clone(&containers), resolving));
-
+        let stop_resolvers = CancellationToken::new();
+        let containers = resolvers(&config.containers, &fastpath, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
-        let threads = match config.threads {
-            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            threads => threads,
-        };
-        let workers = Workers::start(threads).context("cannot start the threads for connections")?;
-        let settings = node_settings(&config, &pipes);
-        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
+        let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
+        let node = Node::new(node_settings(&config, &pipes), Arc::clone(&containers), Arc::clone(&metrics), workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
-        let pipes_shown = observe::Pipes::default();
-        pipes_shown.set(&pipes);
-        pipes_shown.register(&metrics);
+        let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
-        let admin_address = admin.as_ref().map(AdminListener::address);
-        if let Some(listener) = admin {
-            let admin = Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() };
-            tokio::spawn(async move {
-                let Err(error) = listener.serve(admin).await;
-                tracing::error!("the admin server has ended: {error:#}");
-            });
-        }
         listeners.apply(plan, &node);
         serving.done();
-        if let Some(address) = admin_address {
-            announce(&format!("admin http://{address}"));
+        if let Some(listener) = admin {
+            announce(&format!("admin http://{}", listener.address()));
+            tokio::spawn(serve_admin(listener, Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() }));
         }
         announce("ready");
-        let app = Self {
+        service::ready(&status(&listeners));
+        Ok(Self {
             sources,
+            started: config.clone(),
             config,
             log,
             inherited,
@@ -172,10 +156,8 @@ impl App {
             pipes,
             pipes_shown,
             listeners,
-            _resolvers: resolvers.drop_guard(),
-        };
-        service::ready(&app.status());
-        Ok(app)
+            _resolvers: stop_resolvers.drop_guard(),
+        })
     }
 
     /// Until a signal says to end, or a listener fails.
@@ -203,34 +185,36 @@ impl App {
         self.readiness.draining();
         service::stopping(patience);
         let drains = self.listeners.close();
-        let mut forced = false;
-        let cut = {
-            let mut finished = std::pin::pin!(drains.finished(patience));
-            loop {
-                tokio::select! {
-                    biased;
-                    cut = &mut finished => break cut,
-                    event = signals.next() => match event {
-                        Event::End(signal) => {
-                            tracing::warn!(signal, "ends at once");
-                            forced = true;
-                            break drains.cut(FORCED_END).await;
-                        }
-                        Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
-                        Event::Louder => self.log_level(self.log.louder()),
-                        Event::Quieter => self.log_level(self.log.quieter()),
-                    },
-                    () = watchdog.due() => service::alive(),
+        let deadline = tokio::time::sleep(patience);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                () = drains.finished() => {
+                    tracing::info!("ended; every connection was finished");
+                    return;
                 }
+                () = &mut deadline => {
+                    let cut = self.node.connections();
+                    tracing::warn!(cut, "ends at the deadline and cuts what still runs; a longer `drain-timeout` lets it finish");
+                    break;
+                }
+                event = signals.next() => match event {
+                    Event::End(signal) => {
+                        let cut = self.node.connections();
+                        tracing::warn!(cut, signal, "ends at once and cuts what still runs");
+                        break;
+                    }
+                    Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
+                    Event::Louder => self.log_level(self.log.louder()),
+                    Event::Quieter => self.log_level(self.log.quieter()),
+                },
+                () = watchdog.due() => service::alive(),
             }
-        };
-        match cut {
-            0 => tracing::info!("ended; every connection was finished"),
-            cut if forced => tracing::warn!(cut, "ended; connections were cut because a second signal asked for it"),
-            cut => tracing::warn!(
-                cut,
-                "ended; connections were cut at the deadline. A longer `drain-timeout` would let them finish"
-            ),
+        }
+        drains.cut();
+        if tokio::time::timeout(CUT_GRACE, drains.finished()).await.is_err() {
+            tracing::warn!("some connections did not end when they were cut; the kernel closes them with the process");
         }
     }
 
@@ -250,7 +234,7 @@ impl App {
                 tracing::error!("the new configuration is not in force, the old one stays: {error:#}");
             }
         }
-        service::ready(&self.status());
+        service::ready(&status(&self.listeners));
     }
 
     fn try_reload(&mut self) -> Result<()> {
@@ -259,8 +243,10 @@ impl App {
         let plan = self.listeners.plan(&config.listen, &self.inherited)?;
         // From here on nothing can fail for the configuration's sake.
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        for key in self.config.needs_restart(&config) {
-            tracing::warn!("`{key}` has changed, which takes effect only when the node is started again");
+        for key in self.started.needs_restart(&config) {
+            tracing::warn!(
+                "`{key}` has changed since the start, which takes effect only when the node is started again"
+            );
         }
         if self.config.log.level != config.log.level {
             self.log.configure(&config.log.level)?;
@@ -284,10 +270,15 @@ impl App {
         self.fastpath.follow_log_level();
         tracing::warn!(filter, "the log level was changed by a signal");
     }
+}
 
-    fn status(&self) -> String {
-        format!("serving on {}", self.listeners.describe())
-    }
+fn status(listeners: &Listeners) -> String {
+    format!("serving on {}", listeners.describe())
+}
+
+async fn serve_admin(listener: AdminListener, admin: Admin) {
+    let Err(error) = listener.serve(admin).await;
+    tracing::error!("the admin server has ended: {error:#}");
 }
 
 /// Tells people and tests what stands, on standard output. Nobody has to listen.
@@ -305,12 +296,45 @@ fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
     Keyring::load(&sources)
 }
 
-/// The engine may come up after the node; until then requests for its containers are answered with 503.
-async fn resolvers_up(containers: Arc<Containers>, pending: Pending) {
-    while containers.health().iter().any(|(_, health)| health.is_err()) {
-        tokio::time::sleep(RESOLVERS_POLL).await;
+fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
+    let memory = ReplayMemory::new(auth.replay_entries);
+    if auth.only_since_start {
+        memory.accept_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
     }
-    pending.done();
+    memory
+}
+
+fn threads(config: &Config) -> usize {
+    match config.threads {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        threads => threads,
+    }
+}
+
+/// The engine may come up after the node; until then the node is not ready, and requests for its containers are
+/// answered with 503.
+async fn resolvers(
+    config: &ContainersConfig,
+    fastpath: &Arc<Fastpath>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> Result<Arc<Containers>> {
+    let settings = ContainersSettings {
+        docker: config.docker.clone(),
+        directory: config.directory.clone(),
+        allow_host_network: config.allow_host_network,
+    };
+    let pending = readiness.pending("containers");
+    let observer = Arc::new(observe::Namespaces(Arc::clone(fastpath)));
+    let containers = Containers::start(&settings, observer, stop.clone()).await?;
+    let started = Arc::clone(&containers);
+    tokio::spawn(async move {
+        while started.health().iter().any(|(_, health)| health.is_err()) {
+            tokio::time::sleep(RESOLVERS_POLL).await;
+        }
+        pending.done();
+    });
+    Ok(containers)
 }
 
 fn node_settings(config: &Config, pipes: &Arc<PipePool>) -> NodeSettings {

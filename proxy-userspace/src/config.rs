@@ -146,6 +146,9 @@ pub struct AuthConfig {
     pub window: Duration,
     /// How many nonces are remembered.
     pub replay_entries: usize,
+    /// Whether credentials made before the start are refused. Which nonces were used then is not known any more, so that
+    /// on plain TCP, within the window, one could be used again; but a client whose clock is slow is refused for as long.
+    pub only_since_start: bool,
 }
 
 /// How bytes are moved.
@@ -327,7 +330,11 @@ impl Config {
                 allow_host_network: l.get(&ALLOW_HOST_NETWORK),
                 hold: l.get(&HOLD),
             },
-            auth: AuthConfig { window: l.get(&AUTH_WINDOW), replay_entries: l.get(&REPLAY_ENTRIES) },
+            auth: AuthConfig {
+                window: l.get(&AUTH_WINDOW),
+                replay_entries: l.get(&REPLAY_ENTRIES),
+                only_since_start: l.get(&ONLY_SINCE_START),
+            },
             relay: RelayConfig {
                 path: l.get(&RELAY_PATH),
                 pipe_bytes: l.get(&PIPE_BYTES),
@@ -349,8 +356,7 @@ impl Config {
 
     /// What only the whole can tell.
     fn check(&self, layers: &mut Layers) {
-        // A mistake in a listener is reported already, and may be why there is none.
-        if self.listen.is_empty() && layers.problems.len() == 0 {
+        if self.listen.is_empty() && !layers.listen_given {
             layers.problems.add(
                 "no listener is configured; give one with --listen tls://0.0.0.0:7450, PORTSPLICE_LISTEN, or in the file:\n    [[listen]]\n    address = \"0.0.0.0:7450\"",
             );

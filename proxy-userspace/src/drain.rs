@@ -1,21 +1,15 @@
 //! Ending without breaking what runs: whoever holds a [`DrainWatch`] keeps the process alive until it lets go.
 //!
 //! Drain works by ownership. Each listener and each connection holds a watch; [`Drain::begin`] tells all of them that no
-//! new work is wanted, and [`Drain::finished`] returns when the last watch is dropped. What is still there at the
-//! deadline is told to end at once ([`DrainWatch::cut`]). Nothing is registered by name and nothing has to be
+//! new work is wanted, and [`Drain::finished`] returns when the last watch is dropped. When that takes too long,
+//! [`Drain::cut`] tells what is still there to end at once. Nothing is registered by name and nothing has to be
 //! deregistered, so a task that panics or is aborted cannot hold the process open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// How long a cut session has to close its sockets. Cutting needs no peer and no I/O, so this is only a guard against
-/// a task that does not listen to [`DrainWatch::cut`].
-const CUT_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 struct Shared {
@@ -29,13 +23,6 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct Drain {
     shared: Arc<Shared>,
-}
-
-/// How a drain ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Watches that were still held at the deadline, so that their work was cut.
-    pub cut: usize,
 }
 
 impl Default for Drain {
@@ -83,25 +70,8 @@ impl Drain {
         self.shared.watches.load(Ordering::Acquire)
     }
 
-    /// Waits until every watch is dropped, at most for `patience`; then cuts what remains and waits for that to close.
-    ///
-    /// Does not begin the drain by itself: watches that nobody told to finish would only run into the deadline.
-    pub async fn finished(&self, patience: Duration) -> Drained {
-        // A patience beyond what the clock can express means "no deadline".
-        let Some(deadline) = Instant::now().checked_add(patience) else {
-            self.empty().await;
-            return Drained { cut: 0 };
-        };
-        if tokio::time::timeout_at(deadline, self.empty()).await.is_ok() {
-            return Drained { cut: 0 };
-        }
-        let cut = self.watches();
-        self.cut();
-        let _ = tokio::time::timeout(CUT_GRACE, self.empty()).await;
-        Drained { cut }
-    }
-
-    async fn empty(&self) {
+    /// Waits until every watch is dropped. Dropping the future loses nothing.
+    pub async fn finished(&self) {
         loop {
             let mut notified = std::pin::pin!(self.shared.empty.notified());
             // Registered before the count is read, so that a drop in between is not missed.
@@ -163,16 +133,18 @@ impl Drop for DrainWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn nothing_held_ends_at_once() {
+    #[tokio::test]
+    async fn nothing_held_is_finished() {
         let drain = Drain::new();
         drop(drain.watch());
-        drain.begin();
-        let before = Instant::now();
-        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 0 });
-        assert_eq!(Instant::now(), before);
+        drain.finished().await;
+        assert!(!drain.draining());
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,50 +156,44 @@ mod tests {
         assert_eq!(drain.watches(), 1);
         tokio::spawn(async move {
             second.started().await;
+            assert!(second.draining() && !second.is_cut());
             tokio::time::sleep(Duration::from_secs(5)).await;
             drop(second);
         });
         let before = Instant::now();
         drain.begin();
-        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 0 });
+        drain.finished().await;
         assert_eq!(before.elapsed(), Duration::from_secs(5));
         assert_eq!(drain.watches(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_deadline_cuts_and_counts() {
+    #[tokio::test]
+    async fn a_cut_begins_the_drain_and_ends_what_listens_to_it() {
         let drain = Drain::new();
         for _ in 0..3 {
             let watch = drain.watch();
             tokio::spawn(async move { watch.cut().await });
         }
-        drain.begin();
-        let before = Instant::now();
-        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 3 });
-        assert_eq!(before.elapsed(), Duration::from_secs(30));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_ignores_the_cut_delays_only_by_the_grace() {
-        let drain = Drain::new();
-        let _watch = drain.watch();
-        drain.begin();
-        let before = Instant::now();
-        assert_eq!(drain.finished(Duration::ZERO).await, Drained { cut: 1 });
-        assert_eq!(before.elapsed(), CUT_GRACE);
+        drain.cut();
+        assert!(drain.draining() && drain.watch().is_cut());
+        drain.finished().await;
     }
 
     #[tokio::test]
     async fn a_panicking_or_aborted_holder_lets_go() {
         let drain = Drain::new();
-        let watch = drain.watch();
-        let task = tokio::spawn(async move {
-            let _held = watch;
+        let (first, second) = (drain.watch(), drain.watch());
+        let aborted = tokio::spawn(async move {
+            let _held = first;
             std::future::pending::<()>().await;
         });
-        drain.begin();
-        task.abort();
-        assert_eq!(drain.finished(Duration::from_secs(30)).await, Drained { cut: 0 });
+        let panicked = tokio::spawn(async move {
+            let _held = second;
+            panic!("as a mistake would");
+        });
+        aborted.abort();
+        drain.finished().await;
+        assert!(panicked.await.unwrap_err().is_panic());
     }
 
     #[test]

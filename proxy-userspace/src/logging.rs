@@ -59,8 +59,19 @@ pub fn start(filter: &str, format: LogFormat) -> Result<LogControl> {
         LogFormat::Json => registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init(),
     }
     .context("logging was started already")?;
+    log_panics();
     let state = State { configured: filter.to_owned(), steps: 0 };
     Ok(LogControl { handle, state: Arc::new(Mutex::new(state)) })
+}
+
+/// A panic ends one connection, not the process; where it happened belongs into the same log as everything else.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let location = panic.location().map(ToString::to_string);
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(location, %backtrace, "a task panicked, which is a mistake in portsplice: {message}");
+    }));
 }
 
 impl LogControl {

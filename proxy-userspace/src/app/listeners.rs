@@ -154,6 +154,7 @@ impl Listeners {
             let standing = replaces.and_then(|address| old.iter().position(|a| a.address == address));
             let standing = standing.map(|index| old.swap_remove(index));
             if standing.is_none() {
+                tracing::info!("listening on {} {}", kind(&bound.config), bound.address);
                 announce(&format!("listening {} {}", kind(&bound.config), bound.address));
             }
             let active = match standing {
@@ -255,16 +256,13 @@ fn kind(config: &ListenConfig) -> &'static str {
 pub(super) struct Drains(Vec<Drain>);
 
 impl Drains {
-    /// Waits for all, at most for `patience`, then cuts the rest; tells how many were cut.
-    pub(super) async fn finished(&self, patience: Duration) -> usize {
-        join_all(self.0.iter().map(|drain| drain.finished(patience))).await.iter().map(|drained| drained.cut).sum()
+    /// Waits until nothing runs any more.
+    pub(super) async fn finished(&self) {
+        join_all(self.0.iter().map(Drain::finished)).await;
     }
 
-    /// Cuts all at once and gives them `grace` to close; tells how many were cut.
-    pub(super) async fn cut(&self, grace: Duration) -> usize {
-        let cut = self.0.iter().map(Drain::watches).sum();
+    /// Ends what runs at once.
+    pub(super) fn cut(&self) {
         self.0.iter().for_each(Drain::cut);
-        let _ = tokio::time::timeout(grace, self.finished(grace)).await;
-        cut
     }
 }

@@ -99,15 +99,20 @@ fn events(counters: &Counters) -> Vec<Sample> {
 pub(super) struct Pipes(Arc<Mutex<Weak<PipePool>>>);
 
 impl Pipes {
-    pub(super) fn set(&self, pool: &Arc<PipePool>) {
-        *self.0.lock() = Arc::downgrade(pool);
-    }
-
-    pub(super) fn register(&self, metrics: &Metrics) {
-        let pipes = self.clone();
+    /// Shows `pool` in the metrics.
+    pub(super) fn new(metrics: &Metrics, pool: &Arc<PipePool>) -> Self {
+        let this = Self::default();
+        this.set(pool);
+        let pipes = this.clone();
         metrics.observe("pipes_open", "Pipes of the relay, used and unused", Kind::Gauge, move || {
             let pool = pipes.0.lock().upgrade();
             pool.map(|pool| Sample::plain(pool.open() as f64)).into_iter().collect()
         });
+        this
+    }
+
+    /// Shows another pool from now on.
+    pub(super) fn set(&self, pool: &Arc<PipePool>) {
+        *self.0.lock() = Arc::downgrade(pool);
     }
 }

@@ -15,12 +15,13 @@ use crate::{logging, privileges};
 /// What `portsplice node` takes. Values stay text until the configuration is put together, which checks them all alike.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each setting can stand in the configuration file, in the environment, or in a flag; the later wins. A setting
-`limits.idle-timeout` is the key `idle-timeout` of [limits] in the file and PORTSPLICE_LIMITS_IDLE_TIMEOUT in the
-environment; `portsplice node --check-config` prints all settings, their values and where each is from.
+Each setting can stand in the configuration file, in the environment, or in a flag; the later
+wins. The setting `limits.idle-timeout` is the key `idle-timeout` of [limits] in the file, and
+PORTSPLICE_LIMITS_IDLE_TIMEOUT in the environment. `portsplice node --check-config` prints all
+settings with their values and where they are from.
 
-Signals: TERM and INT finish what runs and end (a second one ends at once); HUP reads configuration and keys again;
-USR1 logs one step more, USR2 one step less.
+Signals: TERM and INT finish what runs and end, a second one ends at once. HUP reads the
+configuration and keys again. USR1 logs one step more, USR2 one step less.
 
 Examples:
   portsplice node --listen tls://0.0.0.0:7450 --root-secret-file /etc/portsplice/root

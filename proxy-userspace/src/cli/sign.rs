@@ -38,9 +38,9 @@ enum Scheme {
 #[command(
     group = ArgGroup::new("secret").required(true),
     after_help = "\
-A `bound` credential is good for one request within the node's window (a minute by default). Over TLS it also covers the
-connection, whose exporter curl does not tell; so sign with `certificate` for curl over TLS, or with `bound` for a listener
-on plain TCP.
+A `bound` credential is good for one request within the node's window (a minute by default).
+Over TLS it also covers the connection, whose exporter curl does not tell. So sign with
+`certificate` for curl over TLS, and with `bound` for a listener on plain TCP.
 
 Examples:
   portsplice sign --uuid web --port 8080 --target /index.html --root-secret-file root |
@@ -109,7 +109,10 @@ pub(super) fn run(args: &SignArgs) -> Result<()> {
                 sign::Request { uuid: &args.uuid, port: args.port.get(), method: &args.method, target: &args.target };
             sign::bound(&key(args)?, &request, now(), &sign::nonce(), args.exporter.as_ref())
         }
-        Scheme::Certificate => sign::certificate(&key(args)?, &certificate(args)?),
+        Scheme::Certificate => {
+            let certificate = certificate(args)?;
+            sign::certificate(&key(args)?, &certificate)
+        }
         Scheme::Timestamp => {
             let root =
                 root(args)?.context("`--scheme timestamp` is signed with the root secret; give --root-secret-file")?;
@@ -187,7 +190,7 @@ fn fetch(node: &str) -> Result<Vec<u8>> {
         }
     }
     let Some(mut stream) = connected else {
-        return Err(last.map_or_else(|| io::Error::from(io::ErrorKind::NotFound), |error| error).into());
+        return Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()).into());
     };
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;

@@ -25,6 +25,8 @@ pub(super) const FILE_VARIABLE: &str = "PORTSPLICE_CONFIG";
 pub(super) struct Layers {
     values: BTreeMap<&'static str, (String, Source)>,
     pub(super) listen: Vec<ListenConfig>,
+    /// Whether any layer says something about listeners, be it wrong.
+    pub(super) listen_given: bool,
     pub(super) warnings: Vec<String>,
     pub(super) problems: Problems,
 }
@@ -89,6 +91,7 @@ impl Layers {
     }
 
     fn listeners(&mut self, file: &File<'_>, value: &Spanned<DeValue<'_>>) {
+        self.listen_given |= value.get_ref().as_array().is_none_or(|entries| !entries.is_empty());
         let Some(entries) = value.get_ref().as_array() else {
             let source = file.source(value.span().start);
             self.problems.add(format!("{source}: `listen` is {}; write one [[listen]] table each", file.shown(value)));
@@ -137,6 +140,7 @@ impl Layers {
         if urls.is_empty() {
             return;
         }
+        self.listen_given = true;
         self.listen.clear();
         for url in urls {
             match RawListen::from_url(url, source.clone()) {

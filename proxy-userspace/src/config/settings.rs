@@ -105,6 +105,10 @@ settings! {
     REPLAY_ENTRIES: usize = "auth.replay-entries", "4194304", Number, size::<1024, 268_435_456>,
         "a number from 1024 to 268435456; each takes 8 bytes of memory once used", restart;
 
+    /// Whether credentials from before the start are refused.
+    ONLY_SINCE_START: bool = "auth.only-since-start", "false", Switch, switch,
+        "true (a node that starts anew refuses credentials made before, whose nonces it cannot know) or false (they are accepted within the window)", restart;
+
     /// How bytes are moved.
     RELAY_PATH: RelayPath = "relay.path", "auto", Text, keyword, r#""auto", "splice" or "copy""#;
     /// The size of a pipe between two sockets.

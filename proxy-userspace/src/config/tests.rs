@@ -178,6 +178,7 @@ fn listeners_are_checked() {
     }
     assert!(problem(&format!("listen = 5\n{SECRET}")).contains("write one [[listen]] table each"));
     assert!(problem(SECRET).contains("no listener is configured"));
+    assert!(problem(&format!("listen = []\n{SECRET}")).contains("no listener is configured"));
 }
 
 #[test]
