@@ -1,1 +1,101 @@
-//! Placeholder.
+//! Helpers for the end-to-end tests of `portsplice node`.
+//!
+//! The tests drive the built binary as an operator would: a configuration file, secrets in files, containers that are
+//! real network namespaces, servers that listen inside them, and clients with exact control over each byte. Nothing
+//! here uses the daemon's own code for HTTP or for signing: what is checked is the wire, against an independent reading
+//! of the protocol.
+//!
+//! - [`net`]: network namespaces with unique names, removed when dropped.
+//! - [`process`]: children that die with the test.
+//! - [`node`]: the daemon, started with a configuration of the test's own.
+//! - [`rig`]: one container, one daemon, one path (direct, splice, copy, TLS): what most tests begin with.
+//! - [`client`], [`http`], [`sign`]: the controller's side.
+//! - [`origin`], [`servers`]: the container's side; scripted, or real servers.
+//! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
+//! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
+//!
+//! No helper asserts how long something took. [`HANG`] bounds every wait, so that a hang is a failure and not a stall.
+
+use std::time::Duration;
+
+pub mod client;
+pub mod docker;
+pub mod forwarder;
+pub mod http;
+pub mod net;
+pub mod node;
+pub mod origin;
+pub mod pattern;
+pub mod process;
+pub mod rig;
+pub mod servers;
+pub mod sign;
+pub mod tools;
+pub mod wait;
+pub mod websocket;
+
+/// How long anything may take before it counts as a hang. Generous: the machine may be busy with other tests.
+pub const HANG: Duration = Duration::from_secs(60);
+
+/// Whether this process may make network namespaces.
+///
+/// Panics when it may not, unless `PORTSPLICE_SKIP_PRIVILEGED=1` says that skipping is meant: a test that silently did
+/// not run would look like one that passed.
+#[must_use]
+pub fn privileged() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let skip = std::env::var_os("PORTSPLICE_SKIP_PRIVILEGED").is_some_and(|v| v == "1");
+    assert!(skip, "this test makes network namespaces: run it as root, or set PORTSPLICE_SKIP_PRIVILEGED=1 to skip it");
+    false
+}
+
+/// Makes one test for each path that bytes can take, from a function over a [`rig::Path`].
+///
+/// `direct` is there too: a scenario that does not hold without the gateway proves nothing about it.
+///
+/// ```ignore
+/// over_paths! {
+///     /// What is promised.
+///     fn half_close(path) { let rig = Rig::new(path); /* ... */ }
+/// }
+/// ```
+#[macro_export]
+macro_rules! over_paths {
+    ($($(#[$meta:meta])* fn $name:ident($path:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            fn scenario($path: $crate::rig::Path) $body
+            #[test]
+            fn direct() { if $crate::privileged() { scenario($crate::rig::Path::Direct) } }
+            #[test]
+            fn splice() { if $crate::privileged() { scenario($crate::rig::Path::Splice) } }
+            #[test]
+            fn copy() { if $crate::privileged() { scenario($crate::rig::Path::Copy) } }
+            #[test]
+            fn tls() { if $crate::privileged() { scenario($crate::rig::Path::Tls) } }
+        }
+    )*};
+}
+
+/// As [`over_paths!`], for what only a gateway does: there is no `direct`.
+#[macro_export]
+macro_rules! over_gateway {
+    ($($(#[$meta:meta])* fn $name:ident($path:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            fn scenario($path: $crate::rig::Path) $body
+            #[test]
+            fn splice() { if $crate::privileged() { scenario($crate::rig::Path::Splice) } }
+            #[test]
+            fn copy() { if $crate::privileged() { scenario($crate::rig::Path::Copy) } }
+            #[test]
+            fn tls() { if $crate::privileged() { scenario($crate::rig::Path::Tls) } }
+        }
+    )*};
+}

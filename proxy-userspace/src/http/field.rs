@@ -86,30 +86,36 @@ pub(super) fn field_line(line: &[u8]) -> Result<Field<'_>, HeadError> {
 #[inline]
 pub(super) fn classify(name: &[u8]) -> Kind {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+    // Length and first letter rule out nearly every name without a comparison.
+    let first = name.first().map_or(0, u8::to_ascii_lowercase);
+    match (name.len(), first) {
+        (2, b't') if is("te") => Kind::HopByHop,
+        (4, b'h') if is("host") => Kind::Host,
+        (6, b'e') if is("expect") => Kind::Expect,
+        (7, b'u') if is("upgrade") => Kind::Upgrade,
+        (7, b't') if is("trailer") => Kind::Trailer,
+        (10, b'c') if is("connection") => Kind::Connection,
+        (10, b'k') if is("keep-alive") => Kind::HopByHop,
+        (14, b'c') if is("content-length") => Kind::ContentLength,
+        (14, b'c') if is("content_length") => Kind::FoldedFraming,
+        (14, b'h') if is("http2-settings") => Kind::HopByHop,
+        (16, b'p') if is("proxy-connection") => Kind::HopByHop,
+        (17, b't') if is("transfer-encoding") => Kind::TransferEncoding,
+        (17, b't') if is("transfer_encoding") => Kind::FoldedFraming,
+        (18, b'p') if is("proxy-authenticate") => Kind::HopByHop,
+        (19, b'p') if is("proxy-authorization") => Kind::HopByHop,
+        (_, b'x') => classify_extension(name),
+        _ => Kind::Plain,
+    }
+}
+
+/// The same for names that begin with X.
+fn classify_extension(name: &[u8]) -> Kind {
+    let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
-        2 if is("te") => Kind::HopByHop,
-        4 if is("host") => Kind::Host,
-        6 if is("expect") => Kind::Expect,
-        7 if is("upgrade") => Kind::Upgrade,
-        7 if is("trailer") => Kind::Trailer,
-        10 if is("connection") => Kind::Connection,
-        10 if is("keep-alive") => Kind::HopByHop,
-        14 if is("content-length") => Kind::ContentLength,
-        14 if is("content_length") => Kind::FoldedFraming,
-        14 if is("http2-settings") => Kind::HopByHop,
         15 if is("x-forwarded-for") => Kind::Forwarded,
-        16 if is("proxy-connection") || is("x-forwarded-host") => {
-            if name[0] | 0x20 == b'p' {
-                Kind::HopByHop
-            } else {
-                Kind::Forwarded
-            }
-        }
-        17 if is("transfer-encoding") => Kind::TransferEncoding,
-        17 if is("transfer_encoding") => Kind::FoldedFraming,
+        16 if is("x-forwarded-host") => Kind::Forwarded,
         17 if is("x-forwarded-proto") => Kind::Forwarded,
-        18 if is("proxy-authenticate") => Kind::HopByHop,
-        19 if is("proxy-authorization") => Kind::HopByHop,
         23 if is("x-arvados-authorization") => Kind::GatewayAuthorization,
         31 if is("x-arvados-container-target-port") => Kind::GatewayPort,
         32 if is("x-arvados-container-gateway-uuid") => Kind::GatewayUuid,

@@ -13,12 +13,13 @@ use super::reply::Reply;
 use super::request::Request;
 use super::upload::{Sent, Upload, UploadError};
 use super::{NodeSettings, Timeouts};
+use crate::container::Container;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Meter, Stream, tunnel};
 
-/// A relay to a container that is gone is given up when nothing moved for this long: what its server still sent is
-/// delivered, and a connection that nobody can end any more is not kept.
+/// How often a relay looks whether its container is still there, and how long one to a container that is gone is kept
+/// when nothing moves.
 const GONE_GRACE: Duration = Duration::from_secs(10);
 
 /// How an exchange ended.
@@ -72,22 +73,15 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Sends `request`, whose head is `head`, and relays the answer.
     pub(super) async fn run(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Outcome {
-        let container = self.origin.container.clone();
-        let watch = Watch { timeouts: &self.settings.timeouts, meter: self.meter, gone: &|| container.is_gone() };
-        match self.http(request, head, alarm, &watch).await {
+        match self.http(request, head, alarm).await {
             Ok(Ended::Whole { keep_client, keep_origin }) => Outcome::Done { keep_client, keep_origin },
-            Ok(Ended::Switched) => self.opaque(alarm, &watch).await,
+            Ok(Ended::Switched) => self.opaque(alarm).await,
             Err(outcome) => outcome,
         }
     }
 
-    async fn http(
-        &mut self,
-        request: &Request,
-        head: Vec<u8>,
-        alarm: &mut Alarm<'_>,
-        watch: &Watch<'_>,
-    ) -> Result<Ended, Outcome> {
+    async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
+        let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
         let sent = Sent::default();
         let mut upload = Upload {
             client: self.client,
@@ -152,7 +146,12 @@ impl Exchange<'_> {
                     let ended = Ended::Whole { keep_client: keep_client && whole, keep_origin: keep_origin && whole };
                     return Poll::Ready(Ok(ended));
                 }
-                Some(Ended::Switched) => return Poll::Ready(Ok(Ended::Switched)),
+                // The new protocol begins behind the request's body.
+                Some(Ended::Switched) if sent.whole() => return Poll::Ready(Ok(Ended::Switched)),
+                Some(Ended::Switched) if sent.stopped() => {
+                    return Poll::Ready(Err(Outcome::Cut("the container switched protocols in the middle of a request")));
+                }
+                Some(Ended::Switched) => {}
                 None => {}
             }
             while alarm.poll(cx, check).is_ready() {
@@ -167,8 +166,9 @@ impl Exchange<'_> {
         .await
     }
 
-    /// Relays the connection after 101, whatever is on it.
-    async fn opaque(&mut self, alarm: &mut Alarm<'_>, watch: &Watch<'_>) -> Outcome {
+    /// Relays an opaque connection: after a 101 of the container's, or of the gateway itself for a raw tunnel.
+    pub(super) async fn opaque(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
+        let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
         let origin = (&self.origin.stream, &mut self.origin.read);
         let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine));
         let mut check = watch.next_check();
@@ -189,13 +189,6 @@ impl Exchange<'_> {
             Poll::Pending
         })
         .await
-    }
-
-    /// Relays a raw connection to the port; the gateway itself has said 101.
-    pub(super) async fn raw(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
-        let container = self.origin.container.clone();
-        let watch = Watch { timeouts: &self.settings.timeouts, meter: self.meter, gone: &|| container.is_gone() };
-        self.opaque(alarm, &watch).await
     }
 }
 
@@ -223,10 +216,15 @@ impl Overdue {
 struct Watch<'a> {
     timeouts: &'a Timeouts,
     meter: &'a Meter,
-    gone: &'a (dyn Fn() -> bool + Sync),
+    container: &'a Container,
+    origin: &'a Stream,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    fn new(settings: &'a NodeSettings, meter: &'a Meter, container: &'a Container, origin: &'a Stream) -> Self {
+        Self { timeouts: &settings.timeouts, meter, container, origin }
+    }
+
     fn next_check(&self) -> Instant {
         let idle = self.meter.idle_for();
         let left = |timeout: Duration| (!timeout.is_zero()).then(|| timeout.saturating_sub(idle));
@@ -240,7 +238,9 @@ impl Watch<'_> {
     fn overdue(&self, sent: bool, begun: bool) -> Option<Overdue> {
         let idle = self.meter.idle_for();
         let over = |timeout: Duration| !timeout.is_zero() && idle >= timeout;
-        if idle >= GONE_GRACE && (self.gone)() {
+        // What a server sent before it died is delivered, however slowly the client reads. One that still can send
+        // belongs to a container that was unregistered: access to it has ended.
+        if self.container.is_gone() && (idle >= GONE_GRACE || !self.origin.peer_has_ended()) {
             return Some(Overdue::Gone);
         }
         if sent && !begun && over(self.timeouts.answer) {

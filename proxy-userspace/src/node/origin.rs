@@ -29,8 +29,15 @@ impl Origin {
 
     /// Whether a request for `port` of `container` can go out on this connection: the same instance of the container,
     /// and neither an end nor a byte nobody asked for has come meanwhile.
-    pub(super) async fn serves(&self, container: &Arc<Container>, port: u16) -> bool {
-        let same = Arc::ptr_eq(&self.container, container) && self.port == port && !container.is_gone();
-        same && self.read.is_empty() && poll_fn(|cx| Poll::Ready(self.stream.poll_disturbed(cx).is_pending())).await
+    ///
+    /// `surely`: asks the kernel itself, because the request cannot be sent a second time. What the reactor knows is a
+    /// moment old, which is good enough for a request that can.
+    pub(super) async fn serves(&self, container: &Arc<Container>, port: u16, surely: bool) -> bool {
+        Arc::ptr_eq(&self.container, container)
+            && self.port == port
+            && !container.is_gone()
+            && self.read.is_empty()
+            && poll_fn(|cx| Poll::Ready(self.stream.poll_disturbed(cx).is_pending())).await
+            && !(surely && self.stream.has_news())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::auth::{Authenticator, Channel, Presented};
+use crate::auth::{Authenticator, Channel, Presented, Scheme};
 use crate::http::{self, Asked, BodyFraming, HeadLimits, RequestHead};
 use crate::refusal::Refusal;
 
@@ -42,14 +42,15 @@ pub(super) struct Request {
     pub(super) tcp_tunnel: bool,
 }
 
-/// Checks `head` and writes what the container gets. `summary` is filled on the way, also when it is refused.
+/// Checks `head` and writes what the container gets; says by which scheme it was granted. `summary` is filled on the
+/// way, also when the request is refused.
 pub(super) fn prepare(
     head: &[u8],
     limits: &HeadLimits,
     authenticator: &Authenticator,
     channel: &Channel<'_>,
     summary: &mut Summary,
-) -> Result<Request, Refusal> {
+) -> Result<(Request, Scheme), Refusal> {
     let head = RequestHead::parse(head, limits)?;
     summary.method = head.method.to_owned();
     summary.target = without_query(&head.origin_target).to_owned();
@@ -68,7 +69,7 @@ pub(super) fn prepare(
     let mut out = Vec::with_capacity(1024);
     http::write_request(&head, !head.keep_alive, port, &mut out);
     let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE");
-    Ok(Request {
+    let request = Request {
         head: out,
         framing: head.framing,
         asked: head.asked(),
@@ -76,7 +77,8 @@ pub(super) fn prepare(
         expect_continue: head.expect_continue,
         replayable: idempotent && bodiless && head.upgrade.is_none(),
         tcp_tunnel: head.is_tcp_tunnel(),
-    })
+    };
+    Ok((request, granted.scheme))
 }
 
 fn without_query(target: &str) -> &str {

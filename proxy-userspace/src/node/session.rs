@@ -1,6 +1,6 @@
 //! The requests of one connection, one after the other: each is authenticated, and each may go to another container.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Session {
             let after = match self.next_head(&settings, &mut alarm).await {
                 Next::Head(length) => self.serve(&settings, length, &mut alarm).await,
                 Next::Refuse(refusal) => self.refuse_unread(&settings, refusal).await,
-                Next::End => return,
+                Next::End => After::Close,
             };
             match after {
                 After::KeepAlive => {}
@@ -97,6 +97,13 @@ impl Session {
         let mut scanner = HeadScanner::new(settings.head);
         let mut started = pin!(drain.started());
         let mut began: Option<Instant> = None;
+        let container = origin.as_ref().map(|origin| origin.container.clone());
+        let mut gone = pin!(async {
+            match &container {
+                Some(container) => container.gone().await,
+                None => pending().await,
+            }
+        });
         meter.touch();
         loop {
             match scanner.advance(read.unread()) {
@@ -121,7 +128,7 @@ impl Session {
                     return Poll::Ready(Event::Drain);
                 }
                 if let Some(idle) = origin.as_ref()
-                    && idle.stream.poll_disturbed(cx).is_ready()
+                    && (idle.stream.poll_disturbed(cx).is_ready() || gone.as_mut().poll(cx).is_ready())
                 {
                     *origin = None;
                 }
@@ -157,7 +164,10 @@ impl Session {
         let prepared = request::prepare(head, &settings.head, authenticator, &channel, &mut summary);
         self.read.consume(length);
         let report = match prepared {
-            Ok(request) => self.forward(settings, request, &mut summary, &mut seen, alarm).await,
+            Ok((request, scheme)) => {
+                self.node.metrics.granted(scheme.name());
+                self.forward(settings, request, &mut summary, &mut seen, alarm).await
+            }
             Err(refusal) => self.refuse(&Reply::default(), refusal, &summary, &mut seen).await,
         };
         self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
@@ -214,7 +224,7 @@ impl Session {
             };
             let guard = CutOnDrop(Some(&self.client));
             let outcome = match request.tcp_tunnel {
-                true => exchange.raw(alarm).await,
+                true => exchange.opaque(alarm).await,
                 false => exchange.run(&request, head, alarm).await,
             };
             guard.disarm();
@@ -233,11 +243,12 @@ impl Session {
         request: &Request,
         summary: &Summary,
     ) -> Result<Origin, Refusal> {
-        let container = self.node.find(&summary.container, summary.port).await?;
+        // Whatever comes of this request, a connection that leads elsewhere has served its time.
         let kept = self.origin.take();
+        let container = self.node.find(&summary.container, summary.port).await?;
         if !request.tcp_tunnel
             && let Some(kept) = kept
-            && kept.serves(&container, summary.port).await
+            && kept.serves(&container, summary.port, !request.replayable).await
         {
             return Ok(kept);
         }

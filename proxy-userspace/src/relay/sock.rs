@@ -139,6 +139,35 @@ impl Sock {
         }
     }
 
+    /// Whether the peer can send nothing more: its FIN or RST has come, read or not (`tcp_info.tcpi_state`, tcp(7)).
+    pub fn peer_has_ended(&self) -> bool {
+        // include/net/tcp_states.h; libc has no names for them.
+        const ESTABLISHED: u8 = 1;
+        const FIN_WAIT1: u8 = 4;
+        const FIN_WAIT2: u8 = 5;
+        // The state is the first octet of the structure, and the kernel gives as much of it as is asked for.
+        let mut state = 0_u8;
+        let mut length: libc::socklen_t = 1;
+        // SAFETY: the kernel writes at most `length` octets to `state`, and both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut state).cast(),
+                &raw mut length,
+            )
+        };
+        result == 0 && !matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2)
+    }
+
+    /// Whether the receive queue holds something, or the end, that the reactor may not have told of yet.
+    pub fn has_news(&self) -> bool {
+        let mut octet = [std::mem::MaybeUninit::<u8>::uninit()];
+        let peeked = self.fd.get_ref().peek(&mut octet);
+        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Makes the coming close an abort (RST) instead of an orderly end, so that the peer learns that bytes are missing.
     pub fn reset_on_close(&self) {
         // Failing here means the connection is already gone, and then there is nobody left to tell.

@@ -109,11 +109,26 @@ impl Stream {
         }
     }
 
+    /// The socket at the bottom.
+    fn with_sock<T>(&self, look: impl FnOnce(&Sock) -> T) -> T {
+        match self {
+            Self::Plain(sock) => look(sock),
+            Self::Tls(tls) => look(tls.lock().get_ref().0),
+        }
+    }
+
+    /// Whether the peer can send nothing more, see [`Sock::peer_has_ended`].
+    pub fn peer_has_ended(&self) -> bool {
+        self.with_sock(Sock::peer_has_ended)
+    }
+
+    /// Whether something waits to be read that [`Self::poll_disturbed`] may not know of yet, see [`Sock::has_news`].
+    pub fn has_news(&self) -> bool {
+        self.with_sock(Sock::has_news)
+    }
+
     /// Makes the coming close an abort (RST), so that the peer learns that bytes are missing.
     pub fn reset_on_close(&self) {
-        match self {
-            Self::Plain(sock) => sock.reset_on_close(),
-            Self::Tls(tls) => tls.lock().get_ref().0.reset_on_close(),
-        }
+        self.with_sock(Sock::reset_on_close);
     }
 }

@@ -148,11 +148,9 @@ proptest! {
         let limits = HeadLimits { head_bytes: 80, fields: 3, target_bytes: 6, field_bytes: 20 };
         let (mut whole, mut single) = (HeadScanner::new(limits), HeadScanner::new(limits));
         check_scanning(&bytes, |buf| whole.advance(buf), |buf| single.advance(buf));
-        if let Ok(Some(length)) = HeadScanner::new(limits).advance(&bytes) {
-            if let Ok(head) = RequestHead::parse(&bytes[..length], &limits) {
-                prop_assert!(head.fields.len() <= 3 && head.target.len() <= 6);
-            }
-        }
+        let Ok(Some(length)) = HeadScanner::new(limits).advance(&bytes) else { return Ok(()) };
+        let Ok(head) = RequestHead::parse(&bytes[..length], &limits) else { return Ok(()) };
+        prop_assert!(head.fields.len() <= 3 && head.target.len() <= 6);
     }
 
     /// What is written for an accepted request is accepted again, means the same, and is written the same again.

@@ -1,0 +1,119 @@
+//! Network namespaces that stand for containers, and veth pairs between them.
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::run;
+
+/// A number that no other test of this process gets.
+#[must_use]
+pub fn unique() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A network namespace under `/run/netns`, with its loopback up; removed when dropped.
+pub struct Netns {
+    name: String,
+    fd: File,
+}
+
+impl Netns {
+    /// Makes a namespace whose name no other test has.
+    #[must_use]
+    #[track_caller]
+    pub fn new() -> Self {
+        let name = format!("ps-{}-{}", std::process::id(), unique());
+        run(Command::new("ip").args(["netns", "add", &name]), None);
+        let fd = File::open(format!("/run/netns/{name}")).expect("just made");
+        let this = Self { name, fd };
+        this.ip(&["link", "set", "lo", "up"]);
+        this
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/run/netns/{}", self.name).into()
+    }
+
+    /// The namespace's descriptor.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Runs `ip ARGS` inside.
+    #[track_caller]
+    pub fn ip(&self, args: &[&str]) {
+        run(Command::new("ip").args(args), Some(self));
+    }
+
+    /// Gives the loopback interface another address, such as `10.9.8.7/32` or `fd00::7/128`.
+    #[track_caller]
+    pub fn add_address(&self, address: &str) {
+        self.ip(&["address", "add", address, "dev", "lo"]);
+    }
+
+    /// Connects this namespace to `other`: a veth pair with an address (with prefix length) at each end.
+    #[track_caller]
+    pub fn veth(&self, address: &str, other: &Self, other_address: &str) {
+        let (here, there) = (format!("v{}", unique()), format!("w{}", unique()));
+        let (here, there) = (here.as_str(), there.as_str());
+        self.ip(&["link", "add", here, "type", "veth", "peer", "name", there, "netns", &other.name]);
+        for (ns, dev, address) in [(self, here, address), (other, there, other_address)] {
+            ns.ip(&["address", "add", address, "dev", dev]);
+            ns.ip(&["link", "set", dev, "up"]);
+        }
+    }
+
+    /// Runs `f` on a thread inside the namespace. Sockets made there stay in it.
+    #[track_caller]
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            move_into_link_name_space(self.fd(), Some(LinkNameSpaceType::Network)).expect("enter the namespace");
+            f()
+        };
+        std::thread::scope(|scope| match scope.spawn(inside).join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    /// A listener inside the namespace.
+    #[track_caller]
+    #[must_use]
+    pub fn listen(&self, address: &str) -> TcpListener {
+        self.enter(|| TcpListener::bind(address).unwrap_or_else(|e| panic!("cannot listen on {address}: {e}")))
+    }
+
+    /// A connection from inside the namespace.
+    pub fn connect(&self, address: std::net::SocketAddr) -> std::io::Result<TcpStream> {
+        self.enter(|| TcpStream::connect_timeout(&address, crate::HANG))
+    }
+
+    /// A port that is free on this namespace's loopback now. Each namespace has its own, so nothing else takes it.
+    #[must_use]
+    pub fn free_port(&self) -> u16 {
+        self.listen("127.0.0.1:0").local_addr().expect("bound").port()
+    }
+}
+
+impl Default for Netns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        // Sockets and processes inside keep the namespace itself alive for as long as they need it.
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}

@@ -1,0 +1,442 @@
+//! The daemon under test: configured, started, watched, stopped.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::client::{Caller, Conn, Version};
+use crate::http::Head;
+use crate::net::Netns;
+use crate::process::Process;
+use crate::sign::{self, Scheme};
+use crate::wait;
+
+/// One listener of the daemon.
+#[derive(Clone, Debug)]
+pub struct ListenOn {
+    /// Address, with port 0 unless a test means a certain one.
+    pub address: String,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Accepted credentials, as the configuration names them.
+    pub credentials: Vec<&'static str>,
+}
+
+/// The configuration of a daemon under test.
+pub struct NodeConfig {
+    sections: BTreeMap<String, BTreeMap<String, String>>,
+    listen: Vec<ListenOn>,
+    files: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+    args: Vec<String>,
+    netns: Option<Arc<Netns>>,
+    root: Option<String>,
+    keys: bool,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl NodeConfig {
+    /// A plain listener for `bound`, a TLS listener for `bound` and `certificate`, JSON logs, no Docker, no eBPF.
+    #[must_use]
+    pub fn new() -> Self {
+        let listen = |tls, credentials| ListenOn { address: "127.0.0.1:0".to_owned(), tls, credentials };
+        let mut this = Self {
+            sections: BTreeMap::new(),
+            listen: vec![listen(false, vec!["bound"]), listen(true, vec!["bound", "certificate"])],
+            files: Vec::new(),
+            env: Vec::new(),
+            args: Vec::new(),
+            netns: None,
+            root: Some(sign::nonce()),
+            keys: false,
+        };
+        this.set("", "admin", "\"127.0.0.1:0\"");
+        this.set("log", "level", "\"info\"").set("log", "format", "\"json\"");
+        this.set("containers", "docker", "\"\"").set("bpf", "mode", "\"off\"");
+        this
+    }
+
+    /// Sets a key of a section (`""` for the top level) to a TOML value.
+    pub fn set(&mut self, section: &str, key: &str, value: &str) -> &mut Self {
+        self.sections.entry(section.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Replaces the listeners.
+    pub fn listen(&mut self, listen: Vec<ListenOn>) -> &mut Self {
+        self.listen = listen;
+        self
+    }
+
+    /// Registers a container before the daemon starts: the text of `NAME.toml`.
+    pub fn container(&mut self, name: &str, toml: &str) -> &mut Self {
+        self.files.push((name.to_owned(), toml.to_owned()));
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds an argument after `node --config FILE`.
+    pub fn arg(&mut self, arg: &str) -> &mut Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Starts the daemon inside a namespace instead of this process's own.
+    pub fn inside(&mut self, netns: &Arc<Netns>) -> &mut Self {
+        self.netns = Some(netns.clone());
+        self
+    }
+
+    /// Gives the daemon a directory of containers' keys in place of the root secret.
+    pub fn keys_only(&mut self) -> &mut Self {
+        self.keys = true;
+        self
+    }
+
+    /// Writes the configuration, starts the daemon, and waits until it is ready.
+    #[track_caller]
+    #[must_use]
+    pub fn start(&mut self) -> Node {
+        let site = self.site();
+        let process = Process::spawn("portsplice node", &mut site.command(self), self.netns.as_deref());
+        Node::ready(site, process, self.netns.clone())
+    }
+
+    /// Writes the configuration and secrets without starting anything.
+    #[track_caller]
+    #[must_use]
+    pub fn site(&self) -> Site {
+        let dir = tempfile::Builder::new().prefix("portsplice-test-").tempdir().expect("a temporary directory");
+        let site = Site { root: self.root.clone().expect("a secret"), dir };
+        fs::create_dir(site.containers()).expect("a directory");
+        fs::create_dir(site.keys()).expect("a directory");
+        fs::set_permissions(site.keys(), fs::Permissions::from_mode(0o700)).expect("mode");
+        write_secret(&site.path("root"), &site.root);
+        for (name, toml) in &self.files {
+            fs::write(site.containers().join(format!("{name}.toml")), toml).expect("written");
+            if self.keys {
+                write_secret(&site.keys().join(name), &sign::container_key(&site.root, name));
+            }
+        }
+        site.configure(self);
+        site
+    }
+}
+
+/// Where a daemon under test has its files.
+pub struct Site {
+    /// The cluster's secret.
+    pub root: String,
+    dir: TempDir,
+}
+
+impl Site {
+    /// A file of it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The directory of registered containers.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.path("containers")
+    }
+
+    /// The directory of containers' keys.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.path("keys")
+    }
+
+    /// Writes the configuration file.
+    #[track_caller]
+    pub fn configure(&self, config: &NodeConfig) {
+        let mut sections = config.sections.clone();
+        let quoted = |path: PathBuf| format!("{:?}", path.to_str().expect("UTF-8"));
+        let secrets = sections.entry("secrets".to_owned()).or_default();
+        if config.keys {
+            secrets.entry("keys-dir".to_owned()).or_insert(quoted(self.keys()));
+        } else {
+            secrets.entry("root-file".to_owned()).or_insert(quoted(self.path("root")));
+        }
+        let containers = sections.entry("containers".to_owned()).or_default();
+        containers.entry("directory".to_owned()).or_insert(quoted(self.containers()));
+        let mut text = String::new();
+        for (name, keys) in &sections {
+            if !name.is_empty() {
+                text.push_str(&format!("\n[{name}]\n"));
+            }
+            for (key, value) in keys {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
+        }
+        for ListenOn { address, tls, credentials } in &config.listen {
+            text.push_str(&format!(
+                "\n[[listen]]\naddress = {address:?}\ntls = {tls}\ncredentials = {credentials:?}\n"
+            ));
+        }
+        fs::write(self.path("config.toml"), text).expect("written");
+    }
+
+    /// The command that starts the daemon on this site.
+    #[must_use]
+    pub fn command(&self, config: &NodeConfig) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("node").arg("--config").arg(self.path("config.toml")).args(&config.args);
+        command.envs(config.env.iter().map(|(k, v)| (k, v)));
+        // Leave a backtrace in the log of a test that fails.
+        command.env("RUST_BACKTRACE", "1");
+        command
+    }
+}
+
+/// Writes a secret as an operator must: readable by its owner only.
+#[track_caller]
+pub fn write_secret(path: &Path, secret: &str) {
+    use std::io::Write;
+    let temporary = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).expect("a secret's file");
+    file.write_all(secret.as_bytes()).expect("written");
+    fs::rename(temporary, path).expect("renamed");
+}
+
+/// The daemon's binary: `PORTSPLICE_BIN`, or the one that the workspace's `cargo build` leaves beside the tests.
+#[track_caller]
+#[must_use]
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("PORTSPLICE_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("this test's path");
+    let path = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("portsplice");
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build -p portsplice` first, or set PORTSPLICE_BIN",
+        path.display()
+    );
+    path
+}
+
+/// A running daemon. When dropped it is killed, and it must not have panicked.
+pub struct Node {
+    /// Its plain listeners, in the order configured.
+    pub plain: Vec<SocketAddr>,
+    /// Its TLS listeners, in the order configured.
+    pub tls: Vec<SocketAddr>,
+    /// Where metrics and health are.
+    pub admin: Option<SocketAddr>,
+    /// Its files.
+    pub site: Site,
+    process: Process,
+    netns: Option<Arc<Netns>>,
+}
+
+impl Node {
+    /// Waits until a started daemon is ready.
+    #[track_caller]
+    #[must_use]
+    pub fn ready(site: Site, process: Process, netns: Option<Arc<Netns>>) -> Self {
+        let mut node = Self { plain: Vec::new(), tls: Vec::new(), admin: None, site, process, netns };
+        loop {
+            let Some(line) = node.process.line() else {
+                panic!("the daemon ended before it was ready:\n{}", node.process.log());
+            };
+            let address = |text: &str| text.trim().parse().unwrap_or_else(|e| panic!("no address in {line:?}: {e}"));
+            if let Some(rest) = line.strip_prefix("listening tcp ") {
+                node.plain.push(address(rest));
+            } else if let Some(rest) = line.strip_prefix("listening tls ") {
+                node.tls.push(address(rest));
+            } else if let Some(rest) = line.strip_prefix("admin http://") {
+                node.admin = Some(address(rest));
+            } else if line == "ready" {
+                return node;
+            }
+        }
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits until it has exited.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// All it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// A TCP connection to one of its addresses.
+    #[track_caller]
+    #[must_use]
+    pub fn tcp(&self, to: SocketAddr) -> TcpStream {
+        self.try_tcp(to).unwrap_or_else(|e| panic!("cannot connect to the gateway at {to}: {e}"))
+    }
+
+    /// A TCP connection to one of its addresses, if it takes any.
+    pub fn try_tcp(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        match &self.netns {
+            Some(netns) => netns.connect(to),
+            None => TcpStream::connect_timeout(&to, crate::HANG),
+        }
+    }
+
+    /// Someone who signs with the cluster's secret.
+    #[must_use]
+    pub fn caller(&self, scheme: Scheme, uuid: &str, port: u16) -> Caller {
+        Caller { root: self.site.root.clone(), key: None, scheme, uuid: uuid.to_owned(), port }
+    }
+
+    /// A plain connection with the `bound` credential.
+    #[track_caller]
+    #[must_use]
+    pub fn connect(&self, uuid: &str, port: u16) -> Conn {
+        Conn::plain(self.tcp(self.plain[0]), Some(self.caller(Scheme::Bound, uuid, port)))
+    }
+
+    /// A TLS connection.
+    #[track_caller]
+    #[must_use]
+    pub fn connect_tls(&self, version: Version, scheme: Scheme, uuid: &str, port: u16) -> Conn {
+        Conn::tls(self.tcp(self.tls[0]), version, Some(self.caller(scheme, uuid, port)))
+    }
+
+    /// Registers a container, or replaces its registration, in one step as a runtime must.
+    #[track_caller]
+    pub fn register(&self, name: &str, toml: &str) {
+        let directory = self.site.containers();
+        let temporary = directory.join(format!("{name}.new"));
+        fs::write(&temporary, toml).expect("written");
+        fs::rename(temporary, directory.join(format!("{name}.toml"))).expect("renamed");
+    }
+
+    /// Takes a container's registration away.
+    #[track_caller]
+    pub fn unregister(&self, name: &str) {
+        fs::remove_file(self.site.containers().join(format!("{name}.toml"))).expect("it was registered");
+    }
+
+    /// Waits until a request to a container is answered with a status that `fits`.
+    ///
+    /// The daemon learns of a registration by a file system event: when it does is its own business, that it does is not.
+    #[track_caller]
+    pub fn until_status(&self, uuid: &str, port: u16, fits: impl Fn(u16) -> bool) -> u16 {
+        let what = format!("another status for {uuid} port {port}");
+        wait::until(&what, || {
+            let mut conn = self.connect(uuid, port);
+            conn.send("GET", "/", &["Connection: close"], b"");
+            let status = conn.response().status();
+            fits(status).then_some(status)
+        })
+    }
+
+    /// A page of the admin listener: head and text.
+    #[track_caller]
+    #[must_use]
+    pub fn admin_get(&self, target: &str) -> (Head, String) {
+        let mut conn = Conn::plain(self.tcp(self.admin.expect("an admin address")), None);
+        conn.send("GET", target, &["Connection: close"], b"");
+        let response = conn.response();
+        let text = response.text();
+        (response.head, text)
+    }
+
+    /// The metrics page's samples: name with labels, value.
+    #[track_caller]
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let (head, text) = self.admin_get("/metrics");
+        assert_eq!(head.status(), 200);
+        let samples = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty());
+        let pair = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("a sample: {line:?}"));
+            (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("a value: {line:?}")))
+        };
+        samples.map(pair).collect()
+    }
+
+    /// The sum of a metric's samples whose labels contain all of `labels`, such as `direction="up"`.
+    #[track_caller]
+    #[must_use]
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let metrics = self.metrics();
+        let fits = |key: &str| {
+            let (base, rest) = key.split_once('{').unwrap_or((key, ""));
+            base == name && labels.iter().all(|l| rest.contains(l))
+        };
+        metrics.iter().filter(|(key, _)| fits(key)).map(|(_, value)| value).sum()
+    }
+
+    /// The daemon's log lines that are JSON objects, each with tracing's `fields` laid beside the others.
+    #[must_use]
+    pub fn log_records(&self) -> Vec<serde_json::Map<String, serde_json::Value>> {
+        let log = self.log();
+        let objects = log.lines().filter_map(|line| match serde_json::from_str(line) {
+            Ok(serde_json::Value::Object(mut object)) => {
+                if let Some(serde_json::Value::Object(fields)) = object.remove("fields") {
+                    object.extend(fields);
+                }
+                Some(object)
+            }
+            _ => None,
+        });
+        objects.collect()
+    }
+
+    /// Waits until it has no more files open than `baseline`.
+    #[track_caller]
+    pub fn until_files(&self, baseline: usize) {
+        wait::until_true("open files back at the baseline", || self.process.open_files() <= baseline);
+    }
+
+    /// How many files it has open.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.process.open_files()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let log = self.process.log();
+            assert!(!log.contains("panicked"), "the daemon panicked:\n{log}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A server is found at whatever address it listens on inside its container, and nowhere else.
+
+use std::net::TcpListener;
+
+use portsplice_tests::net::Netns;
+use portsplice_tests::node::NodeConfig;
+use portsplice_tests::origin::{Origin, Peer};
+use portsplice_tests::rig::{Path, Rig};
+use portsplice_tests::{privileged, wait};
+
+/// A server that answers with its own address as the connection has it.
+fn address(peer: &mut Peer) -> std::io::Result<()> {
+    while peer.request()?.is_some() {
+        let local = peer.stream().local_addr()?;
+        peer.respond("200 OK", local.ip().to_string())?;
+    }
+    Ok(())
+}
+
+/// Every address that a server can be bound to.
+#[test]
+fn wherever_the_server_is_bound() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    rig.netns.add_address("10.201.7.3/32");
+    rig.netns.add_address("fd00:201:7::3/128");
+    for (bound, expected) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::1]", "::1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("[::]", "127.0.0.1"),
+        ("127.0.0.53", "127.0.0.53"),
+        ("10.201.7.3", "10.201.7.3"),
+        ("[fd00:201:7::3]", "fd00:201:7::3"),
+    ] {
+        let origin = Origin::start(&rig.netns, &format!("{bound}:0"), address);
+        rig.use_port(origin.port());
+        let mut conn = rig.connect();
+        for _ in 0..3 {
+            let answered = conn.get("/").text().replace("::ffff:", "");
+            assert_eq!(answered, expected, "bound to {bound}");
+        }
+        // A new connection, for which the address may be remembered.
+        assert_eq!(rig.connect().get("/").text().replace("::ffff:", ""), expected, "bound to {bound}");
+    }
+}
+
+/// A server that listens on IPv6 only, with IPV6_V6ONLY.
+#[test]
+fn ipv6_only() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let listener = rig.netns.enter(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_only_v6(true).expect("IPV6_V6ONLY");
+        let any: std::net::SocketAddr = "[::]:0".parse().expect("an address");
+        socket.bind(&any.into()).expect("bound");
+        socket.listen(16).expect("listening");
+        TcpListener::from(socket)
+    });
+    let origin = Origin::on(listener, address);
+    rig.use_port(origin.port());
+    assert_eq!(rig.connect().get("/").text(), "::1");
+}
+
+/// A server that moves to another address between two requests is found again.
+#[test]
+fn a_server_that_moves() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    rig.netns.add_address("10.201.7.4/32");
+    let port = rig.netns.free_port();
+    rig.use_port(port);
+    let mut conn = rig.connect();
+    for bound in ["127.0.0.1", "10.201.7.4", "[::1]", "127.0.0.9", "127.0.0.1"] {
+        let origin = Origin::start(&rig.netns, &format!("{bound}:{port}"), address);
+        let answered = wait::until("the moved server answers", || {
+            let response = conn.get("/");
+            (response.status() == 200).then(|| response.text())
+        });
+        assert_eq!(answered, bound.trim_matches(['[', ']']));
+        drop(origin);
+    }
+}
+
+/// What listens on the same port on the host, or in another container, is never reached.
+#[test]
+fn never_outside_the_container() {
+    if !privileged() {
+        return;
+    }
+    let other = Netns::new();
+    let rig = Rig::with(Path::Splice, |config: &mut NodeConfig| {
+        config.container("other", &format!("netns = {:?}\n", other.path()));
+    });
+    let on_host = Origin::on(TcpListener::bind("127.0.0.1:0").expect("a port"), address);
+    let port = on_host.port();
+    let v6 = TcpListener::bind(format!("[::1]:{port}"));
+    let elsewhere = Origin::start(&other, &format!("127.0.0.1:{port}"), address);
+    rig.use_port(port);
+    let mut conn = rig.connect();
+    conn.send("GET", "/", &[], b"");
+    assert_eq!(conn.response().status(), 502);
+    conn.caller.as_mut().expect("signed").uuid = "other".to_owned();
+    assert_eq!(conn.get("/").text(), "127.0.0.1");
+    assert_eq!((on_host.accepted(), elsewhere.accepted()), (0, 1));
+    drop(v6);
+}
+
+/// An address that another namespace has, reachable by a veth pair, is not where a container's own port is looked for.
+#[test]
+fn never_across_a_veth() {
+    if !privileged() {
+        return;
+    }
+    let neighbour = Netns::new();
+    let rig = Rig::new(Path::Splice);
+    rig.netns.veth("10.201.8.1/24", &neighbour, "10.201.8.2/24");
+    let origin = Origin::start(&neighbour, "10.201.8.2:0", address);
+    assert!(rig.netns.connect(([10, 201, 8, 2], origin.port()).into()).is_ok(), "the neighbour can be reached");
+    rig.use_port(origin.port());
+    let mut conn = rig.connect();
+    conn.send("GET", "/", &[], b"");
+    assert_eq!(conn.response().status(), 502);
+    // The container's own end of the pair is found.
+    let own = Origin::start(&rig.netns, "10.201.8.1:0", address);
+    rig.use_port(own.port());
+    assert_eq!(rig.connect().get("/").text(), "10.201.8.1");
+}
+
+/// The gateway itself on IPv4 and IPv6, several listeners at once, reported with the ports they got.
+#[test]
+fn listeners_of_both_families() {
+    if !privileged() {
+        return;
+    }
+    let netns = Netns::new();
+    let origin = Origin::start(&netns, "127.0.0.1:0", address);
+    let listen = |address: &str, tls| portsplice_tests::node::ListenOn {
+        address: address.to_owned(),
+        tls,
+        credentials: vec!["bound"],
+    };
+    let mut config = NodeConfig::new();
+    config.listen(vec![
+        listen("127.0.0.1:0", false),
+        listen("[::1]:0", false),
+        listen("127.0.0.1:0", true),
+        listen("[::1]:0", true),
+    ]);
+    let node = config.container("both", &format!("netns = {:?}\n", netns.path())).start();
+    assert_eq!((node.plain.len(), node.tls.len()), (2, 2));
+    use portsplice_tests::client::{Conn, Version};
+    use portsplice_tests::sign::Scheme;
+    for at in &node.plain {
+        let caller = node.caller(Scheme::Bound, "both", origin.port());
+        assert_eq!(Conn::plain(node.tcp(*at), Some(caller)).get("/").text(), "127.0.0.1");
+    }
+    for at in &node.tls {
+        let caller = node.caller(Scheme::Bound, "both", origin.port());
+        assert_eq!(Conn::tls(node.tcp(*at), Version::Tls13, Some(caller)).get("/").text(), "127.0.0.1");
+    }
+}

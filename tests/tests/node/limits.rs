@@ -1,0 +1,153 @@
+//! Caps on connections: in all, for a container, for a client's address.
+
+use std::io::Read;
+use std::net::TcpStream;
+
+use portsplice_tests::client::{Caller, Conn, Proof};
+use portsplice_tests::net::Netns;
+use portsplice_tests::origin::contract;
+use portsplice_tests::rig::{Path, Rig};
+use portsplice_tests::{pattern, privileged, wait};
+
+/// Expects a 503 that says when to come again.
+#[track_caller]
+fn busy(conn: &mut Conn, proof: Proof) {
+    let response = conn.response_with(proof);
+    assert_eq!(response.status(), 503, "{response:?}");
+    assert!(response.head.get("retry-after").is_some_and(|v| v.parse::<u32>().is_ok()), "{response:?}");
+}
+
+/// As many connections as the node may have; the next one is told, and works again once another has gone.
+#[test]
+fn in_all() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::with(Path::Splice, |config| {
+        config.set("limits", "connections", "3");
+    });
+    let _origin = rig.serve(contract::serve);
+    let mut conns: Vec<Conn> = (0..3).map(|_| rig.connect()).collect();
+    for conn in &mut conns {
+        assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
+    }
+    let mut one_more = rig.connect();
+    one_more.send("GET", "/bytes/5", &[], b"");
+    busy(&mut one_more, Proof::Absent);
+    conns.pop();
+    wait::until_true("there is room again", || {
+        let mut conn = rig.connect();
+        conn.send("GET", "/bytes/5", &[], b"");
+        matches!(conn.input().head(), Ok(Some(head)) if head.status() == 200)
+    });
+    for conn in &mut conns {
+        assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
+    }
+}
+
+/// As many connections as one container may have, by configuration and by its own registration; others are not touched.
+#[test]
+fn for_a_container() {
+    if !privileged() {
+        return;
+    }
+    let other = Netns::new();
+    let rig = Rig::with(Path::Splice, |config| {
+        config.set("limits", "connections-per-container", "2");
+        config.container("free", &format!("netns = {:?}\n", other.path()));
+        config.container("narrow", &format!("netns = {:?}\nmax-connections = 1\n", other.path()));
+    });
+    let origin = rig.serve(contract::serve);
+    let _other =
+        portsplice_tests::origin::Origin::start(&other, &format!("127.0.0.1:{}", origin.port()), contract::serve);
+    // A connection counts while it holds one of the container's: a tunnel does, for as long as it is open.
+    let mut tunnels: Vec<Conn> = (0..2).map(|_| rig.connect()).collect();
+    tunnels.iter_mut().for_each(crate::tunnels::open_tunnel);
+    let mut third = rig.connect();
+    third.send("GET", "/bytes/5", &[], b"");
+    busy(&mut third, Proof::Owed);
+    // The same connection may go elsewhere.
+    third.caller.as_mut().expect("signed").uuid = "free".to_owned();
+    assert_eq!(third.get("/bytes/5").body, pattern::bytes(5));
+    let narrow = |conn: &mut Conn| conn.caller.as_mut().expect("signed").uuid = "narrow".to_owned();
+    let mut first = rig.connect();
+    narrow(&mut first);
+    crate::tunnels::open_tunnel(&mut first);
+    let mut second = rig.connect();
+    narrow(&mut second);
+    second.send("GET", "/bytes/5", &[], b"");
+    busy(&mut second, Proof::Owed);
+    drop(tunnels);
+    wait::until_true("there is room again", || {
+        let mut conn = rig.connect();
+        conn.send("GET", "/bytes/5", &[], b"");
+        conn.any_head().status() == 200
+    });
+}
+
+/// As many connections as one address may have; another address is not touched.
+#[test]
+fn for_a_client() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::with(Path::Splice, |config| {
+        config.set("limits", "connections-per-client", "2");
+    });
+    let origin = rig.serve(contract::serve);
+    let node = rig.node();
+    let from = |address: [u8; 4]| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let local: std::net::SocketAddr = (address, 0).into();
+        socket.bind(&local.into()).expect("all of 127/8 is ours");
+        socket.connect(&node.plain[0].into()).expect("the gateway listens");
+        let caller: Caller = node.caller(portsplice_tests::sign::Scheme::Bound, &rig.name, origin.port());
+        Conn::plain(TcpStream::from(socket), Some(caller))
+    };
+    let mut conns: Vec<Conn> = (0..2).map(|_| from([127, 0, 0, 1])).collect();
+    for conn in &mut conns {
+        assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
+    }
+    let mut third = from([127, 0, 0, 1]);
+    third.send("GET", "/bytes/5", &[], b"");
+    busy(&mut third, Proof::Absent);
+    assert_eq!(from([127, 0, 0, 2]).get("/bytes/5").body, pattern::bytes(5));
+    drop(conns);
+    wait::until_true("there is room again", || {
+        let mut conn = from([127, 0, 0, 1]);
+        conn.send("GET", "/bytes/5", &[], b"");
+        matches!(conn.input().head(), Ok(Some(head)) if head.status() == 200)
+    });
+}
+
+/// More connections than the daemon has file descriptors for: those that stand work on, and it recovers.
+#[test]
+fn out_of_descriptors() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let _origin = rig.serve(contract::serve);
+    let mut conn = rig.connect();
+    assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
+    let node = rig.node();
+    let pid = node.pid().to_string();
+    let limit = (node.open_files() + 20).to_string();
+    portsplice_tests::process::run(
+        std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:20000")]),
+        None,
+    );
+    let flood: Vec<TcpStream> = (0..200).map(|_| node.tcp(node.plain[0])).collect();
+    wait::until_true("it is out of descriptors", || node.open_files() + 2 >= limit.parse::<usize>().expect("a number"));
+    for _ in 0..5 {
+        assert_eq!(conn.get("/bytes/3000000").body.len(), 3_000_000);
+    }
+    drop(flood);
+    wait::until_true("it takes connections again", || {
+        let mut conn = rig.connect();
+        conn.send("GET", "/bytes/5", &[], b"");
+        let mut head = Vec::new();
+        let _ = conn.by_ref().take(12).read_to_end(&mut head);
+        head == b"HTTP/1.1 200"
+    });
+}

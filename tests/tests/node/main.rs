@@ -1,0 +1,26 @@
+//! `portsplice node`, end to end, in network namespaces: one module for each promise.
+//!
+//! One binary, so that all of it shares the test runner's threads. Needs root; see `portsplice_tests::privileged`.
+
+mod activation;
+mod addresses;
+mod autobahn;
+mod bad_answers;
+mod bulk;
+mod config;
+mod credentials;
+mod databases;
+mod drain;
+mod framing;
+mod idle;
+mod keep_alive;
+mod lifecycle;
+mod limits;
+mod observing;
+mod pacing;
+mod refusals;
+mod reload;
+mod resets;
+mod servers;
+mod tunnels;
+mod websocket;
