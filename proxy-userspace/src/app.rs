@@ -6,12 +6,12 @@ mod observe;
 mod service;
 mod signals;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -293,7 +293,13 @@ fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
         keys_dir: secrets.keys_dir.clone(),
         credentials_directory: secrets.credentials_directory.clone(),
     };
-    Keyring::load(&sources)
+    Keyring::load(&sources).map_err(|error| {
+        let denied = error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+        });
+        // Root has given up the capability that would let it read everybody's files.
+        if denied { anyhow!("{error:#}; give it to the user that the node runs as (chown)") } else { error }
+    })
 }
 
 fn replay_memory(auth: &AuthConfig) -> ReplayMemory {

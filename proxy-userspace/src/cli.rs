@@ -53,17 +53,14 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Node(args) => node::run(*args),
-        Command::Sign(args) => sign::run(&args),
-        Command::Completions(args) => docs::completions(&args, &mut Cli::command()),
-        Command::Man(args) => docs::man(&args, Cli::command()),
+        Command::Sign(args) => sign::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => docs::completions(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => docs::man(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    done.unwrap_or_else(|error| {
+        output::error(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
 }
 
 #[cfg(test)]

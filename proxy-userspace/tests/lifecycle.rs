@@ -477,4 +477,13 @@ fn it_does_not_start_with_what_it_cannot_have() {
     assert!(output.stdout.is_empty(), "nothing is announced unless everything stands");
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains(&format!("cannot listen on {address}")) && text.contains("ss -ltnp"), "{text}");
+    let output = site.command().args(["--log-format", "json"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("cannot listen on") && text.lines().all(|line| line.starts_with('{')), "{text}");
+
+    // Another user's secret: root can read it only with a capability that it has given up.
+    std::os::unix::fs::chown(site.path("root"), Some(65_534), None).unwrap();
+    let output = site.command().output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("Permission denied") && text.contains("(chown)"), "{text}");
 }

@@ -1,6 +1,7 @@
 //! `portsplice node`: the flags, and what happens before the daemon's runtime starts.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
@@ -8,8 +9,9 @@ use clap::{Args, ValueHint};
 use super::output;
 use crate::app;
 use crate::config::settings::*;
-use crate::config::{AnySetting, Config, Setting, Sources};
+use crate::config::{AnySetting, Config, LogFormat, Setting, Sources};
 use crate::listen::Inherited;
+use crate::logging::LogControl;
 use crate::{logging, privileges};
 
 /// What `portsplice node` takes. Values stay text until the configuration is put together, which checks them all alike.
@@ -156,18 +158,32 @@ impl NodeArgs {
     }
 }
 
-pub(super) fn run(args: NodeArgs) -> Result<()> {
+pub(super) fn run(args: NodeArgs) -> Result<ExitCode> {
     let check_only = args.check_config;
     let sources = args.sources()?;
     let config = Config::load(&sources)?;
     if check_only {
         app::check(&config)?;
         config.warnings.iter().for_each(|warning| output::error(&format!("warning: {warning}")));
-        return output::print(config.to_string().as_bytes());
+        output::print(config.to_string().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let log = logging::start(&config.log.level, config.log.format)?;
-    // From here on the log is where things are told. Files are read and sockets are opened with the privileges that will
-    // remain, so that what works now also works at a reload.
+    let format = config.log.format;
+    let log = logging::start(&config.log.level, format)?;
+    match daemon(sources, config, log) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whoever reads JSON from standard error reads nothing else.
+        Err(error) if format == LogFormat::Json => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Files are read and sockets are opened with the privileges that will remain, so that what works at the start also works
+/// at a reload.
+fn daemon(sources: Sources, config: Config, log: LogControl) -> Result<()> {
     let inherited = Inherited::take()?;
     let privileges = privileges::reduce(config.bpf.mode)?;
     privileges.check()?;
