@@ -217,6 +217,7 @@ impl Session {
                 origin: &mut origin,
                 meter: &self.meter,
                 settings,
+                metrics: &self.node.metrics,
                 reply: &reply,
                 seen,
                 authorization_response: summary.authorization_response.as_deref(),
