@@ -151,7 +151,9 @@ impl Exchange<'_> {
                 // The new protocol begins behind the request's body.
                 Some(Ended::Switched) if sent.whole() => return Poll::Ready(Ok(Ended::Switched)),
                 Some(Ended::Switched) if sent.stopped() => {
-                    return Poll::Ready(Err(Outcome::Cut("the container switched protocols in the middle of a request")));
+                    return Poll::Ready(Err(Outcome::Cut(
+                        "the container switched protocols in the middle of a request",
+                    )));
                 }
                 Some(Ended::Switched) => {}
                 None => {}
