@@ -63,8 +63,15 @@ impl Node {
         let kind = if tls.is_some() { "tls" } else { "tcp" };
         let address = socket.local_addr()?.as_socket().map_or_else(String::new, |address| address.to_string());
         let metrics = self.metrics.listener(&format!("{kind} {address}"));
-        let acceptor = Sock::new(socket)?;
         let listening = Arc::new(Listening { tls, authenticator, metrics });
+        let node = self.clone();
+        let accepting = self.workers.acceptor().spawn(async move { node.accept(socket, &listening, drain).await });
+        // The task ends by itself, and is not aborted: an error here is a panic in it.
+        accepting.await.map_err(io::Error::other)?
+    }
+
+    async fn accept(self: Arc<Self>, socket: Socket, listening: &Arc<Listening>, drain: DrainWatch) -> io::Result<()> {
+        let acceptor = Sock::new(socket)?;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -72,7 +79,7 @@ impl Node {
                 accepted = poll_fn(|cx| acceptor.poll_readable(cx, Sock::accept)) => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.admit(socket, peer, &listening, &drain),
+                Ok((socket, peer)) => self.admit(socket, peer, listening, &drain),
                 Err(error) if is_exhaustion(&error) => {
                     tracing::warn!(%error, "cannot accept: raise the limit of open files or lower `connections`");
                     sleep(EXHAUSTED_PAUSE).await;

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 #[derive(Debug)]
 pub struct Sock {
     fd: AsyncFd<Socket>,
+    /// Connected a moment ago: it takes bytes, though the reactor has not yet had the time to say so.
+    fresh: AtomicBool,
 }
 
 impl Sock {
@@ -54,7 +57,7 @@ impl Sock {
         // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
         // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
         let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
-        Ok(Self { fd })
+        Ok(Self { fd, fresh: AtomicBool::new(false) })
     }
 
     /// Connects `socket`, a non-blocking one, to `peer`; the socket decides in which network namespace.
@@ -71,8 +74,8 @@ impl Sock {
             done => done,
         };
         match second {
-            Ok(()) => return Self::register(socket),
-            Err(e) if e.raw_os_error() == Some(libc::EISCONN) => return Self::register(socket),
+            Ok(()) => return Self::register_fresh(socket),
+            Err(e) if e.raw_os_error() == Some(libc::EISCONN) => return Self::register_fresh(socket),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EALREADY | libc::EINPROGRESS)) => {}
             Err(e) => return Err(e),
         }
@@ -82,6 +85,12 @@ impl Sock {
             Some(error) => Err(error),
             None => Ok(sock),
         }
+    }
+
+    fn register_fresh(socket: Socket) -> io::Result<Self> {
+        let sock = Self::register(socket)?;
+        sock.fresh.store(true, Relaxed);
+        Ok(sock)
     }
 
     /// Reads into `buf`; 0 is the end of the stream.
@@ -106,6 +115,11 @@ impl Sock {
 
     /// Writes from `buf`; may take less than all of it.
     pub fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.fresh.swap(false, Relaxed)
+            && let Ok(n) = self.fd.get_ref().write(buf)
+        {
+            return Poll::Ready(Ok(n));
+        }
         self.poll_writable(cx, |socket| (&*socket).write(buf))
     }
 
