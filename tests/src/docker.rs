@@ -158,6 +158,7 @@ impl Drop for Engine {
         if !self.process.as_mut().is_some_and(Process::running) && !std::thread::panicking() {
             self.run_again();
         }
+        // A failed test may have left no engine to do this; then `end_shims` does the rest.
         let (_, all, _) = self.try_docker(&["ps", "--all", "--quiet"]);
         for container in all.split_whitespace() {
             self.try_docker(&["rm", "--force", container]);
@@ -172,7 +173,27 @@ impl Drop for Engine {
             }
         }
         self.end_containerd();
+        end_shims(self.dir.path());
         unmount_below(self.dir.path());
+    }
+}
+
+/// Kills what still runs for an engine: the processes whose command lines name its directory, and their children, which
+/// are the containers.
+fn end_shims(dir: &Path) {
+    let dir = dir.to_str().expect("UTF-8");
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if !std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(dir)) {
+            continue;
+        }
+        let threads = std::fs::read_dir(entry.path().join("task")).into_iter().flatten().flatten();
+        let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let children: Vec<i32> =
+            children.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+        for pid in children.into_iter().chain([pid]).filter_map(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod config;
 mod credentials;
 mod databases;
 mod drain;
+mod early;
 mod framing;
 mod idle;
 mod keep_alive;

@@ -96,7 +96,7 @@ fn a_bad_configuration_changes_nothing() {
         node.site.configure(&bad);
         node.signal(Signal::HUP);
         wait::until_true("the configuration is rejected", || rejected() >= (i + 1) as f64);
-        assert!(node.log().contains(key), "the log names {key}");
+        wait::until_true(&format!("the log names {key}"), || node.log().contains(key));
         assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
         assert_eq!(node.connect("here", origin.port()).get("/bytes/5").body, pattern::bytes(5));
     }
