@@ -230,8 +230,8 @@ impl App {
                 );
             }
             Err(error) => {
-                self.metrics.reloaded(false);
                 tracing::error!("the new configuration is not in force, the old one stays: {error:#}");
+                self.metrics.reloaded(false);
             }
         }
         service::ready(&status(&self.listeners));

@@ -53,9 +53,11 @@ impl Engine {
     #[track_caller]
     pub fn run_again(&mut self) {
         let at = |name: &str| self.dir.path().join(name);
-        // A killed engine leaves these behind.
-        let _ = std::fs::remove_file(at("docker.pid"));
-        let _ = std::fs::remove_file(self.socket());
+        // An engine that has ended leaves these behind; a containerd that is on its way out would be taken for a live one.
+        self.end_containerd();
+        for left in ["docker.pid", "docker.sock", "exec/containerd/containerd.pid", "exec/containerd/containerd.sock"] {
+            let _ = std::fs::remove_file(at(left));
+        }
         let mut command = Command::new("dockerd");
         command.arg("--host").arg(format!("unix://{}", self.socket().display()));
         command
@@ -139,7 +141,9 @@ impl Engine {
             return;
         };
         let _ = rustix::process::kill_process(pid, Signal::TERM);
-        let gone = || rustix::process::test_kill_process(pid).is_err();
+        // A zombie has ended, whoever reaps it.
+        let state = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        let gone = || std::fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));
         for _ in 0..500 {
             if gone() {
                 return;

@@ -422,7 +422,15 @@ impl Node {
     /// Waits until it has no more files open than `baseline`.
     #[track_caller]
     pub fn until_files(&self, baseline: usize) {
-        wait::until_true("open files back at the baseline", || self.process.open_files() <= baseline);
+        let end = std::time::Instant::now() + crate::HANG;
+        while self.process.open_files() > baseline {
+            assert!(
+                std::time::Instant::now() < end,
+                "more than {baseline} files open: {:#?}",
+                self.process.open_file_names()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     /// How many files it has open.

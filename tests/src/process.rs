@@ -113,6 +113,13 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, |dir| dir.count())
     }
 
+    /// What it has open, as `/proc/PID/fd` names it.
+    #[must_use]
+    pub fn open_file_names(&self) -> Vec<String> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        open.filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.display().to_string())).collect()
+    }
+
     /// One value of `/proc/PID/status` in KiB, for example `RssAnon`.
     #[track_caller]
     #[must_use]

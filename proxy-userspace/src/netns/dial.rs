@@ -7,15 +7,11 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Netns, listeners};
 use crate::relay::sock::Sock;
-
-/// A peer that vanished without a word (its interface taken away) is noticed after 60 s + 4 x 15 s of silence.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// Ports of one container whose address is remembered; beyond that they are looked for each time.
 pub(super) const REMEMBERED_PORTS: usize = 1024;
@@ -69,7 +65,8 @@ impl DialHints {
 ///
 /// Tried in this order: the address remembered in `hints`, 127.0.0.1, `::1`, then the addresses that sockets listening
 /// on the port are bound to. The socket is made inside the namespace and connects only to an address that is local
-/// there, so no packet leaves the container. `TCP_NODELAY` and keepalive are on.
+/// there, so no packet leaves the container. `TCP_NODELAY` is on; keepalive is not: both ends are sockets of one kernel, and
+/// neither can vanish without a word.
 ///
 /// # Errors
 /// See [`DialError`].
@@ -162,7 +159,6 @@ impl Dialer<'_> {
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
     Ok(socket)
 }
 

@@ -14,6 +14,7 @@ use super::request::Request;
 use super::upload::{Sent, Upload, UploadError};
 use super::{NodeSettings, Timeouts};
 use crate::container::Container;
+use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Meter, Stream, tunnel};
@@ -64,6 +65,7 @@ pub(super) struct Exchange<'a> {
     pub(super) origin: &'a mut Origin,
     pub(super) meter: &'a Meter,
     pub(super) settings: &'a NodeSettings,
+    pub(super) metrics: &'a Metrics,
     pub(super) reply: &'a Reply,
     pub(super) seen: &'a mut Seen,
     pub(super) authorization_response: Option<&'a str>,
@@ -149,7 +151,9 @@ impl Exchange<'_> {
                 // The new protocol begins behind the request's body.
                 Some(Ended::Switched) if sent.whole() => return Poll::Ready(Ok(Ended::Switched)),
                 Some(Ended::Switched) if sent.stopped() => {
-                    return Poll::Ready(Err(Outcome::Cut("the container switched protocols in the middle of a request")));
+                    return Poll::Ready(Err(Outcome::Cut(
+                        "the container switched protocols in the middle of a request",
+                    )));
                 }
                 Some(Ended::Switched) => {}
                 None => {}
@@ -169,6 +173,7 @@ impl Exchange<'_> {
     /// Relays an opaque connection: after a 101 of the container's, or of the gateway itself for a raw tunnel.
     pub(super) async fn opaque(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
         let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
+        let _counted = self.metrics.tunnel();
         let origin = (&self.origin.stream, &mut self.origin.read);
         let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine));
         let mut check = watch.next_check();

@@ -79,13 +79,14 @@ impl Session {
         loop {
             let settings = self.node.settings.load_full();
             let after = match self.next_head(&settings, &mut alarm).await {
-                Next::Head(length) => self.serve(&settings, length, &mut alarm).await,
-                Next::Refuse(refusal) => self.refuse_unread(&settings, refusal).await,
+                // Boxed, so that a connection that waits for its next request does not hold the memory of one.
+                Next::Head(length) => Box::pin(self.serve(&settings, length, &mut alarm)).await,
+                Next::Refuse(refusal) => Box::pin(self.refuse_unread(&settings, refusal)).await,
                 Next::End => After::Close,
             };
             match after {
                 After::KeepAlive => {}
-                After::Close => return self.close(settings.timeouts.idle).await,
+                After::Close => return Box::pin(self.close(settings.timeouts.idle)).await,
                 After::Cut => return self.cut(),
             }
         }
@@ -217,6 +218,7 @@ impl Session {
                 origin: &mut origin,
                 meter: &self.meter,
                 settings,
+                metrics: &self.node.metrics,
                 reply: &reply,
                 seen,
                 authorization_response: summary.authorization_response.as_deref(),

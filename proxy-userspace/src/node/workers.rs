@@ -56,6 +56,11 @@ impl Workers {
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, _stop: stop.drop_guard() })
     }
 
+    /// The worker that accepts connections. A connection that it keeps for itself then needs no other thread.
+    pub(super) fn acceptor(&self) -> &Handle {
+        &self.workers[0].handle
+    }
+
     /// The worker with the fewest connections, and a share of it.
     pub(super) fn least_busy(&self) -> (&Handle, Share) {
         let worker = self.workers.iter().min_by_key(|worker| worker.connections.load(Relaxed));

@@ -9,9 +9,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -20,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 #[derive(Debug)]
 pub struct Sock {
     fd: AsyncFd<Socket>,
+    /// Connected a moment ago: it takes bytes, though the reactor has not yet had the time to say so.
+    fresh: AtomicBool,
 }
 
 impl Sock {
@@ -29,30 +33,64 @@ impl Sock {
     /// The error of `fcntl(2)` or `epoll_ctl(2)`.
     pub fn new(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        Self::register(socket)
+    }
+
+    /// Accepts a connection, a non-blocking one, without registering it anywhere yet.
+    ///
+    /// # Errors
+    /// The error of `accept4(2)`; `WouldBlock` when none waits.
+    pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, peer) = acceptfrom_with(listener, flags)?;
+        // A peer without an IP address cannot happen on a TCP socket.
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(ErrorKind::Unsupported)?;
+        Ok((socket.into(), peer))
+    }
+
+    /// Registers a socket that is non-blocking already.
+    ///
+    /// # Errors
+    /// The error of `epoll_ctl(2)`.
+    pub fn register(socket: Socket) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
         // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
         // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
         let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
-        Ok(Self { fd })
+        Ok(Self { fd, fresh: AtomicBool::new(false) })
     }
 
-    /// Connects `socket` to `peer`; the socket decides in which network namespace.
+    /// Connects `socket`, a non-blocking one, to `peer`; the socket decides in which network namespace.
     ///
     /// # Errors
     /// The error of `connect(2)`, also when it is reported later through `SO_ERROR`.
     pub async fn connect(socket: Socket, peer: SocketAddr) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        match socket.connect(&peer.into()) {
-            Ok(()) => return Self::new(socket),
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        let address = peer.into();
+        let first = socket.connect(&address);
+        // Inside one host the handshake is over when the first call returns, though it says EINPROGRESS; asking again
+        // costs less than waiting for the reactor to tell.
+        let second = match first {
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => socket.connect(&address),
+            done => done,
+        };
+        match second {
+            Ok(()) => return Self::register_fresh(socket),
+            Err(e) if e.raw_os_error() == Some(libc::EISCONN) => return Self::register_fresh(socket),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EALREADY | libc::EINPROGRESS)) => {}
             Err(e) => return Err(e),
         }
-        let sock = Self::new(socket)?;
+        let sock = Self::register(socket)?;
         poll_fn(|cx| sock.fd.poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await?;
         match sock.fd.get_ref().take_error()? {
             Some(error) => Err(error),
             None => Ok(sock),
         }
+    }
+
+    fn register_fresh(socket: Socket) -> io::Result<Self> {
+        let sock = Self::register(socket)?;
+        sock.fresh.store(true, Relaxed);
+        Ok(sock)
     }
 
     /// Reads into `buf`; 0 is the end of the stream.
@@ -77,6 +115,11 @@ impl Sock {
 
     /// Writes from `buf`; may take less than all of it.
     pub fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.fresh.swap(false, Relaxed)
+            && let Ok(n) = self.fd.get_ref().write(buf)
+        {
+            return Poll::Ready(Ok(n));
+        }
         self.poll_writable(cx, |socket| (&*socket).write(buf))
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn run() -> anyhow::Result<Tally> {
     let host = host()?;
     let target_dir = workspace::target_dir().join("fuzz");
     let mut build = command::cargo();
-    build.args(["build", "--release", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
+    build.args(["build", "--locked", "--release", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
     // With a target given, the flags are for the code under test and not for build scripts and macros.
     build.arg("--target-dir").arg(&target_dir).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
     command::run(&mut build)?;

@@ -1,7 +1,8 @@
 //! The parts of the tests.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -74,9 +75,8 @@ pub(crate) fn all() -> anyhow::Result<Vec<Part>> {
         Part::new("unit", "unit and property tests of all crates", Kind::Unit),
         Part::new("ebpf", "the programs in the kernel, loaded and attached", Kind::Ebpf),
     ];
-    let tests = workspace::root().join("tests/tests");
-    for name in test_files(&tests)? {
-        let what = first_line(&tests.join(format!("{name}.rs")))?;
+    for (name, file) in test_files(&workspace::root().join("tests/tests"))? {
+        let what = first_line(&file)?;
         parts.push(Part::new(&name, &what, Kind::EndToEnd));
     }
     if fuzz::exists() {
@@ -89,19 +89,22 @@ pub(crate) fn all() -> anyhow::Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// Names of the test files in a folder, in order; none if there is no such folder.
-fn test_files(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let mut names = Vec::new();
+/// Cargo's integration tests in a folder, by name: `NAME.rs` or `NAME/main.rs`; none if there is no such folder.
+fn test_files(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut tests = BTreeMap::new();
     if folder.is_dir() {
         for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "rs") {
-                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            let file = if path.is_dir() { path.join("main.rs") } else { path.clone() };
+            if file.extension().is_some_and(|extension| extension == "rs")
+                && file.exists()
+                && let Some(name) = path.file_stem()
+            {
+                tests.insert(name.to_string_lossy().into_owned(), file);
             }
         }
     }
-    names.sort();
-    Ok(names)
+    Ok(tests)
 }
 
 /// The first line of a file's documentation.
@@ -127,11 +130,32 @@ fn unit() -> anyhow::Result<Tally> {
         test.args(["test", "--no-fail-fast"]);
     }
     test.args(["--workspace", "--lib", "--bins"]);
-    for name in test_files(&workspace::root().join("proxy-userspace/tests"))? {
+    for name in test_files(&workspace::root().join("proxy-userspace/tests"))?.into_keys() {
         if name != KERNEL {
             test.args(["--test", &name]);
         }
     }
     let tally = watch::run(&mut test, LIMIT)?;
     Ok(tally.plus(watch::run(cargo_test().args(["--workspace", "--doc"]), LIMIT)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_files_or_folders_with_a_main() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("dir")).unwrap();
+        fs::create_dir_all(at("helpers")).unwrap();
+        for file in ["one.rs", "dir/main.rs", "helpers/mod.rs", "data.json"] {
+            fs::write(at(file), "//! What it is.\n").unwrap();
+        }
+        let tests = test_files(folder.path()).unwrap();
+        let expected = [("dir".to_owned(), at("dir/main.rs")), ("one".to_owned(), at("one.rs"))];
+        assert_eq!(tests.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(first_line(&at("one.rs")).unwrap(), "What it is");
+        assert!(test_files(&at("nothing")).unwrap().is_empty());
+    }
 }
