@@ -78,10 +78,20 @@ impl Site {
     }
 }
 
+/// A child that does not outlive a test that fails.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 struct Daemon {
-    child: Child,
+    child: Guarded,
     out: BufReader<ChildStdout>,
-    errors: thread::JoinHandle<String>,
+    errors: Option<thread::JoinHandle<String>>,
     /// What it reported before it was ready.
     report: Vec<String>,
 }
@@ -96,7 +106,7 @@ impl Daemon {
             text
         });
         let out = BufReader::new(child.stdout.take().unwrap());
-        let mut daemon = Self { child, out, errors, report: Vec::new() };
+        let mut daemon = Self { child: Guarded(child), out, errors: Some(errors), report: Vec::new() };
         loop {
             let line = daemon.line();
             if line == "ready" {
@@ -126,13 +136,13 @@ impl Daemon {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(Pid::from_child(&self.child.0), signal).unwrap();
     }
 
     /// Its end and its log.
     fn wait(mut self) -> (ExitStatus, String) {
-        let status = self.child.wait().unwrap();
-        (status, self.errors.join().unwrap())
+        let status = self.child.0.wait().unwrap();
+        (status, self.errors.take().unwrap().join().unwrap())
     }
 
     fn stop(self) -> String {
@@ -247,7 +257,7 @@ fn only_the_needed_privileges_are_kept_by_every_thread() {
     site.configure("", PLAIN);
     let daemon = site.start();
     let mut threads = 0;
-    for task in fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap() {
+    for task in fs::read_dir(format!("/proc/{}/task", daemon.child.0.id())).unwrap() {
         let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         // CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_NET_BIND_SERVICE.
         let allowed: u64 = 1 << 21 | 1 << 19 | 1 << 10;
@@ -428,25 +438,25 @@ fn systemd_passes_sockets_and_is_told_the_state() {
     command.args(["-c", script]).arg(site.path("log")).arg(node.get_program()).args(node.get_args());
     command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "other:web");
     command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "200000");
-    let mut child =
-        command.stdin(Stdio::from(first)).stderr(Stdio::from(second)).stdout(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::from(first)).stderr(Stdio::from(second)).stdout(Stdio::piped());
+    let mut child = Guarded(command.spawn().unwrap());
     drop(command);
 
     told(&["READY=1", "STATUS=serving on tcp 127.0.0.1:"]);
     told(&["WATCHDOG=1"]);
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, format!("listening tcp {address}\n"));
     let port = origin();
     let mut stream = TcpStream::connect(address).unwrap();
     assert_eq!(ask(&mut stream, &site.request(port, "/")).0, 200);
-    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    kill_process(Pid::from_child(&child.0), Signal::HUP).unwrap();
     told(&["RELOADING=1", "MONOTONIC_USEC="]);
     told(&["READY=1"]);
     assert_eq!(ask(&mut stream, &site.request(port, "/")).0, 200, "a passed socket is kept at a reload");
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
     told(&["STOPPING=1", "EXTEND_TIMEOUT_USEC=13000000"]);
-    assert!(child.wait().unwrap().success());
+    assert!(child.0.wait().unwrap().success());
     let log = fs::read_to_string(site.path("log")).unwrap();
     assert!(log.contains("a socket that no listener asks for") && log.contains("other"), "{log}");
 }
@@ -455,15 +465,17 @@ fn systemd_passes_sockets_and_is_told_the_state() {
 fn nobody_has_to_read_what_it_prints() {
     let site = Site::new();
     site.configure(ADMIN, PLAIN);
-    let mut child = site.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    drop(child.stderr.take());
+    let mut command = site.command();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Guarded(command.spawn().unwrap());
+    drop(child.0.stdout.take());
+    drop(child.0.stderr.take());
     thread::sleep(Duration::from_millis(800));
-    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    kill_process(Pid::from_child(&child.0), Signal::HUP).unwrap();
     thread::sleep(Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "it ended because nobody reads its output");
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
+    assert!(child.0.try_wait().unwrap().is_none(), "it ended because nobody reads its output");
+    kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
+    assert!(child.0.wait().unwrap().success());
 }
 
 #[test]

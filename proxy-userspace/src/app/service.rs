@@ -1,5 +1,10 @@
 //! What the service manager is told (sd_notify(3)). Without one, all of this does nothing.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -32,15 +37,48 @@ pub(super) fn stopping(patience: Duration) {
     ]);
 }
 
-/// The watchdog's sign of life.
+/// The watchdog's sign of life. One that finds the manager's queue full is not needed.
 pub(super) fn alive() {
-    send(&[NotifyState::Watchdog]);
+    deliver(&[NotifyState::Watchdog], Patience::None);
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    deliver(states, Patience::Short);
+}
+
+/// How long a full queue of the service manager is waited for. Never for ever, as sd_notify(3) does: a manager that is
+/// stuck must not stop the node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    None,
+    Short,
+}
+
+const SHORT: Duration = Duration::from_secs(1);
+
+fn deliver(states: &[NotifyState<'_>], patience: Patience) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = try_deliver(&path, states, patience)
+        && !(patience == Patience::None && error.kind() == io::ErrorKind::WouldBlock)
+    {
         tracing::warn!(%error, "the service manager cannot be told the node's state");
     }
+}
+
+fn try_deliver(path: &OsStr, states: &[NotifyState<'_>], patience: Patience) -> io::Result<()> {
+    // A name that begins with @ is in the abstract namespace (unix(7)).
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    match patience {
+        Patience::None => socket.set_nonblocking(true)?,
+        Patience::Short => socket.set_write_timeout(Some(SHORT))?,
+    }
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    socket.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
 }
 
 /// When the next sign of life is due.
@@ -66,5 +104,43 @@ impl Watchdog {
             }
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_manager_that_does_not_read_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let began = Instant::now();
+        let full = loop {
+            if let Err(error) = try_deliver(path.as_os_str(), &[NotifyState::Watchdog], Patience::None) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        try_deliver(path.as_os_str(), &[NotifyState::Ready], Patience::Short).unwrap_err();
+        assert!(began.elapsed() < SHORT * 5, "{:?}", began.elapsed());
+
+        let mut message = [0; 64];
+        let n = manager.recv(&mut message).unwrap();
+        assert_eq!(&message[..n], b"WATCHDOG=1\n");
+        try_deliver(path.as_os_str(), &[NotifyState::Ready, NotifyState::Status("x")], Patience::Short).unwrap();
+    }
+
+    #[test]
+    fn abstract_names_are_understood() {
+        let name = format!("portsplice-test-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        try_deliver(OsStr::new(&format!("@{name}")), &[NotifyState::Stopping], Patience::Short).unwrap();
+        let mut message = [0; 64];
+        let n = manager.recv(&mut message).unwrap();
+        assert_eq!(&message[..n], b"STOPPING=1\n");
     }
 }

@@ -29,7 +29,7 @@ impl Line<'_> {
             container = %self.summary.container,
             port = self.summary.port,
             method = %self.summary.method,
-            target = %self.summary.target,
+            request_target = %self.summary.target,
             status = self.seen.status.unwrap_or(0),
             bytes_up = self.bytes_up,
             bytes_down = self.bytes_down,

@@ -175,7 +175,7 @@ impl Download<'_> {
             }
             next => {
                 if !out.is_empty() {
-                    self.to_client(&out).await?;
+                    self.write_client(&out).await?;
                 }
                 Ok(next)
             }
@@ -195,7 +195,7 @@ impl Download<'_> {
                 self.chunked(&mut out, mode).await?;
             }
             ResponseFraming::None | ResponseFraming::Interim | ResponseFraming::Switched => {
-                self.to_client(&out).await?;
+                self.write_client(&out).await?;
             }
         }
         // Bytes behind the response's end answer no request: such a connection is not used again.
@@ -208,7 +208,7 @@ impl Download<'_> {
         out.extend_from_slice(&self.read.unread()[..early]);
         self.read.consume(early);
         if !out.is_empty() {
-            self.to_client(&out).await?;
+            self.write_client(&out).await?;
         }
         drop(out);
         let left = if length == UNTIL_END { UNTIL_END } else { length - early as u64 };
@@ -240,7 +240,7 @@ impl Download<'_> {
                 .map_err(|_| self.bad("the container's chunked body is broken"))?;
             self.read.consume(step.consumed);
             if !out.is_empty() {
-                self.to_client(out).await?;
+                self.write_client(out).await?;
                 out.clear();
             }
             if step.done {
@@ -261,7 +261,7 @@ impl Download<'_> {
     }
 
     /// Writes the container's bytes to the client; the first of them take the gateway's right to refuse.
-    async fn to_client(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
+    async fn write_client(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
         if self.reply.begin().is_some() {
             self.seen.first_byte = Some(Instant::now());
         }

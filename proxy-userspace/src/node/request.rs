@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Summary {
     pub(super) method: String,
-    /// Without the query, which may carry tokens.
+    /// Without the query, which may carry tokens. Logged as `request_target`: `target` is a name of tracing's own.
     pub(super) target: String,
     pub(super) container: String,
     pub(super) port: u16,

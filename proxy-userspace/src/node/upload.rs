@@ -70,7 +70,7 @@ impl Upload<'_> {
     /// Sends `head` and then the body.
     pub(super) async fn run(&mut self, head: Vec<u8>, framing: BodyFraming) -> Result<(), UploadError> {
         let result = match framing {
-            BodyFraming::None => self.to_origin(&head).await,
+            BodyFraming::None => self.write_origin(&head).await,
             BodyFraming::Length(length) => self.length(head, length).await,
             BodyFraming::Chunked => self.chunked(head).await,
         };
@@ -89,7 +89,7 @@ impl Upload<'_> {
         }
         head.extend_from_slice(&self.read.unread()[..early]);
         self.read.consume(early);
-        self.to_origin(&head).await?;
+        self.write_origin(&head).await?;
         drop(head);
         self.raw(length - early as u64).await
     }
@@ -104,7 +104,7 @@ impl Upload<'_> {
             }
             self.read.consume(step.consumed);
             if !out.is_empty() {
-                self.to_origin(&out).await?;
+                self.write_origin(&out).await?;
                 out.clear();
             }
             if step.done {
@@ -130,7 +130,7 @@ impl Upload<'_> {
             self.fill().await?;
             self.sent.set(BODY_SEEN);
             let early = usize::try_from(length).unwrap_or(usize::MAX).min(self.read.unread().len());
-            self.to_origin(&self.read.unread()[..early]).await?;
+            self.write_origin(&self.read.unread()[..early]).await?;
             self.read.consume(early);
             return Box::pin(self.raw(length - early as u64)).await;
         }
@@ -161,7 +161,7 @@ impl Upload<'_> {
         }
     }
 
-    async fn to_origin(&self, bytes: &[u8]) -> Result<(), UploadError> {
+    async fn write_origin(&self, bytes: &[u8]) -> Result<(), UploadError> {
         self.origin.write_all(bytes, self.meter, Direction::Up).await.map_err(|_| UploadError::Origin)
     }
 
