@@ -246,6 +246,12 @@ impl Node {
         }
     }
 
+    /// How many sockets it has open. Unlike files in all, it opens none once for each of its threads.
+    #[must_use]
+    pub fn open_sockets(&self) -> usize {
+        self.process.open_file_names().iter().filter(|name| name.starts_with("socket:")).count()
+    }
+
     /// How many files it has open.
     #[must_use]
     pub fn open_files(&self) -> usize {

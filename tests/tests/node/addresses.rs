@@ -134,6 +134,31 @@ fn never_across_a_veth() {
     assert_eq!(rig.connect().get("/").text(), "10.201.8.1");
 }
 
+/// A TCP connection to a free port of the ephemeral range can be given that very port as its own, and is then connected to
+/// itself, without any server. What it sends would come back as the answer.
+#[test]
+fn no_connection_to_itself() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let port = 40_001;
+    rig.netns.enter(|| {
+        // Leaves the kernel no other choice of a port.
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{port} {port}"))
+            .expect("a sysctl of the namespace");
+    });
+    assert!(rig.netns.connect(([127, 0, 0, 1], port).into()).is_ok(), "the kernel connects a socket to itself");
+    rig.use_port(port);
+    let mut conn = rig.connect();
+    for _ in 0..3 {
+        conn.send("GET", "/", &[], b"");
+        assert_eq!(conn.response().status(), 502);
+        conn.send("GET", "/", &["Connection: Upgrade", "Upgrade: tcp"], b"");
+        assert_eq!(conn.response().status(), 502);
+    }
+}
+
 /// The gateway itself on IPv4 and IPv6, several listeners at once, reported with the ports they got.
 #[test]
 fn listeners_of_both_families() {
