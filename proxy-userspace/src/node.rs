@@ -1,7 +1,7 @@
 //! The node's data path: accepts the controller's connections and serves each request on them.
 //!
 //! - [`accept`]: listeners, connection limits, TLS handshakes; each connection becomes one task on one of the [`workers`].
-//! - [`session`]: the requests of one connection, one after the other.
+//! - `session`: the requests of one connection, one after the other.
 //! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.

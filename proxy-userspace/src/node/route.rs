@@ -4,10 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -19,7 +17,7 @@ use crate::netns::DialError;
 use crate::refusal::{Refusal, Scope};
 use crate::relay::Stream;
 use crate::relay::sock::Sock;
-use crate::tls;
+use crate::tls::{self, AnyCertificate};
 
 /// The first pause of a request that waits for a listener; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -45,13 +43,13 @@ impl std::fmt::Debug for Connector {
 
 impl Connector {
     pub(super) fn new() -> Self {
-        let provider = tls::provider();
-        let verifier = Arc::new(InsideTheNamespace(provider.clone()));
-        let mut config = ClientConfig::builder_with_provider(provider)
+        // The connection never leaves the container's own network namespace, which the request's credential named, and
+        // nobody outside the container can listen there: a certificate would prove nothing more.
+        let mut config = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .expect("ring has the cipher suites of TLS 1.2 and 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self { tls: TlsConnector::from(Arc::new(config)) }
@@ -142,44 +140,4 @@ impl Node {
 pub(super) fn deadline(timeout: Duration) -> Instant {
     const OFF: Duration = Duration::from_secs(365 * 24 * 3600);
     Instant::now() + if timeout.is_zero() { OFF } else { timeout.min(OFF) }
-}
-
-/// Accepts any certificate: the connection never leaves the container's own network namespace, which the request's
-/// credential named, and nobody outside the container can listen there. The handshake's signature is still checked.
-#[derive(Debug)]
-struct InsideTheNamespace(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for InsideTheNamespace {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
