@@ -13,6 +13,9 @@ use tokio::time::{Instant, timeout_at};
 use super::{Netns, listeners};
 use crate::relay::sock::Sock;
 
+/// What a timeout of zero stands for.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Ports of one container whose address is remembered; beyond that they are looked for each time.
 pub(super) const REMEMBERED_PORTS: usize = 1024;
 
@@ -61,7 +64,7 @@ impl DialHints {
     }
 }
 
-/// Connects to TCP `port` inside `netns` within `timeout`.
+/// Connects to TCP `port` inside `netns` within `timeout`; zero is no limit.
 ///
 /// Tried in this order: the address remembered in `hints`, 127.0.0.1, `::1`, then the addresses that sockets listening
 /// on the port are bound to. The socket is made inside the namespace and connects only to an address that is local
@@ -71,7 +74,8 @@ impl DialHints {
 /// # Errors
 /// See [`DialError`].
 pub async fn dial(netns: &Netns, port: u16, hints: &DialHints, timeout: Duration) -> Result<Sock, DialError> {
-    let mut dialer = Dialer { netns, deadline: Instant::now() + timeout, unreachable: None };
+    let mut dialer =
+        Dialer { netns, deadline: Instant::now() + if timeout.is_zero() { NEVER } else { timeout }, unreachable: None };
     let remembered = hints.get(port);
     if let Some(address) = remembered {
         match dialer.attempt(address).await {

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout_at};
 use super::limits::Admission;
 use super::reply::{self, Reply, Wording};
 use super::route::deadline;
-use super::session::Session;
+use super::session::{Session, linger};
 use super::{Node, NodeSettings};
 use crate::auth::Authenticator;
 use crate::drain::DrainWatch;
@@ -195,7 +195,9 @@ impl Node {
             let written = reply::refuse(right, &client, &meter, &refusal, wording);
             // A fresh connection takes these few bytes at once or never.
             let _ = tokio::time::timeout(Duration::from_secs(1), written).await;
-            let _ = client.shutdown().await;
+            if client.shutdown().await.is_ok() {
+                linger(&client).await;
+            }
         }
     }
 }

@@ -119,8 +119,9 @@ impl Exchange<'_> {
         });
         let mut down = pin!(download.run());
         let mut ended = None;
-        let mut check = watch.next_check();
         self.meter.touch();
+        let mut stage = (false, false);
+        let mut check = watch.next_check(false, false);
         poll_fn(|cx| {
             if let Poll::Ready(error) = up.as_mut().poll(cx) {
                 return Poll::Ready(Err(match error {
@@ -158,11 +159,16 @@ impl Exchange<'_> {
                 Some(Ended::Switched) => {}
                 None => {}
             }
+            let (whole, begun) = (sent.whole(), self.reply.begun());
+            if stage != (whole, begun) {
+                stage = (whole, begun);
+                check = watch.next_check(whole, begun);
+            }
             while alarm.poll(cx, check).is_ready() {
-                if let Some(reason) = watch.overdue(sent.whole(), self.reply.begun()) {
-                    return Poll::Ready(Err(reason.outcome(self.reply.begun())));
+                if let Some(reason) = watch.overdue(whole, begun) {
+                    return Poll::Ready(Err(reason.outcome(begun)));
                 }
-                check = watch.next_check();
+                check = watch.next_check(whole, begun);
                 alarm.again(check);
             }
             Poll::Pending
@@ -176,7 +182,7 @@ impl Exchange<'_> {
         let _counted = self.metrics.tunnel();
         let origin = (&self.origin.stream, &mut self.origin.read);
         let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine));
-        let mut check = watch.next_check();
+        let mut check = watch.next_check(true, true);
         poll_fn(|cx| {
             if let Poll::Ready(result) = relay.as_mut().poll(cx) {
                 return Poll::Ready(match result {
@@ -188,7 +194,7 @@ impl Exchange<'_> {
                 if let Some(reason) = watch.overdue(true, true) {
                     return Poll::Ready(reason.outcome(true));
                 }
-                check = watch.next_check();
+                check = watch.next_check(true, true);
                 alarm.again(check);
             }
             Poll::Pending
@@ -230,13 +236,15 @@ impl<'a> Watch<'a> {
         Self { timeouts: &settings.timeouts, meter, container, origin }
     }
 
-    fn next_check(&self) -> Instant {
+    /// When something may be due. `sent` and `begun` as for [`Watch::overdue`]; look again when one of them changes.
+    fn next_check(&self, sent: bool, begun: bool) -> Instant {
         let idle = self.meter.idle_for();
         let left = |timeout: Duration| (!timeout.is_zero()).then(|| timeout.saturating_sub(idle));
-        let until = [Some(GONE_GRACE), left(self.timeouts.idle), left(self.timeouts.answer)];
+        let answer = if sent && !begun { left(self.timeouts.answer) } else { None };
+        let until = [Some(GONE_GRACE), left(self.timeouts.idle), answer];
         let soonest = until.into_iter().flatten().min().unwrap_or(GONE_GRACE);
-        // An answer timeout that passed while the request was still on its way is looked at again a little later.
-        Instant::now() + soonest.max(Duration::from_millis(5))
+        // The meter counts milliseconds: a timer that goes off within one of them would find nothing due yet.
+        Instant::now() + soonest.max(Duration::from_millis(2))
     }
 
     /// `sent`: the request is whole; `begun`: its response has begun.

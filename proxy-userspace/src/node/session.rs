@@ -205,12 +205,13 @@ impl Session {
                 Err(refusal) => return self.refuse(&reply, refusal, summary, seen).await,
             };
             if request.tcp_tunnel
-                && let Err(report) = self.open_tunnel(&reply, summary, seen).await
+                && let Err(report) = self.open_tunnel(settings, &reply, summary, seen).await
             {
                 return report;
             }
             // Only a connection that was used before can turn out stale, and only then a second copy is needed.
             let copy = if origin.used && request.replayable { head.clone() } else { Vec::new() };
+            origin.busy = true;
             let drain = self.drain.clone();
             let mut exchange = Exchange {
                 client: &self.client,
@@ -230,6 +231,7 @@ impl Session {
                 false => exchange.run(&request, head, alarm).await,
             };
             guard.disarm();
+            origin.busy = false;
             if matches!(outcome, Outcome::Stale) {
                 head = copy;
                 continue;
@@ -246,10 +248,9 @@ impl Session {
         summary: &Summary,
     ) -> Result<Origin, Refusal> {
         // Whatever comes of this request, a connection that leads elsewhere has served its time.
-        let kept = self.origin.take();
+        let kept = self.origin.take().filter(|_| !request.tcp_tunnel);
         let container = self.node.find(&summary.container, summary.port).await?;
-        if !request.tcp_tunnel
-            && let Some(kept) = kept
+        if let Some(kept) = kept
             && kept.serves(&container, summary.port, !request.replayable).await
         {
             return Ok(kept);
@@ -259,7 +260,13 @@ impl Session {
     }
 
     /// Tells the client that the port's raw bytes follow.
-    async fn open_tunnel(&self, reply: &Reply, summary: &Summary, seen: &mut Seen) -> Result<(), Report> {
+    async fn open_tunnel(
+        &self,
+        settings: &NodeSettings,
+        reply: &Reply,
+        summary: &Summary,
+        seen: &mut Seen,
+    ) -> Result<(), Report> {
         let mut out = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n".to_vec();
         if let Some(response) = &summary.authorization_response {
             out.extend_from_slice(format!("X-Arvados-Authorization-Response: {response}\r\n").as_bytes());
@@ -268,7 +275,8 @@ impl Session {
         reply.begin();
         seen.status = Some(101);
         seen.first_byte = Some(Instant::now());
-        let written = self.client.write_all(&out, &self.meter, Direction::Down).await;
+        let written = self.client.write_all(&out, &self.meter, Direction::Down);
+        let written = in_time(settings.timeouts.idle, written).await;
         written.map_err(|_| Report { after: After::Cut, note: Some("client-gone") })
     }
 
@@ -320,7 +328,9 @@ impl Session {
         };
         seen.status = Some(refusal.status());
         seen.first_byte = Some(Instant::now());
-        let written = reply::refuse(right, &self.client, &self.meter, &refusal, wording).await;
+        let patience = self.node.settings.load().timeouts.idle;
+        let written = reply::refuse(right, &self.client, &self.meter, &refusal, wording);
+        let written = in_time(patience, written).await;
         let after = match (written, close) {
             (Err(_), _) => After::Cut,
             (Ok(()), true) => After::Close,
@@ -367,24 +377,37 @@ impl Session {
         if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
             return;
         }
-        let discard = async {
-            let mut left = LINGER_BYTES;
-            let mut buffer = Buffer::take(SMALL);
-            while left > 0 {
-                match poll_fn(|cx| self.client.poll_read(cx, &mut buffer)).await {
-                    Ok(n @ 1..) => left = left.saturating_sub(n),
-                    Ok(0) | Err(_) => return,
-                }
-            }
-        };
-        // Whoever still sends after that gets RST, as it must.
-        let _ = timeout(LINGER, discard).await;
+        linger(&self.client).await;
     }
 
     /// Ends the connection so that the client knows that bytes are missing.
     fn cut(self) {
         self.client.reset_on_close();
     }
+}
+
+/// What the gateway itself writes waits for a slow reader no longer than a relay would.
+async fn in_time(patience: Duration, written: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+    timeout_at(deadline(patience), written).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// Reads a connection that was shut down until the peer has ended it too, for a while and a number of bytes. Beyond these
+/// it is no longer read, but not closed before the time is over: the closed window stops a peer that still sends, and
+/// the RST that it gets in the end cannot overtake the response.
+pub(super) async fn linger(client: &Stream) {
+    let discard = async {
+        let mut left = LINGER_BYTES;
+        let mut buffer = Buffer::take(SMALL);
+        while left > 0 {
+            match poll_fn(|cx| client.poll_read(cx, &mut buffer)).await {
+                Ok(n @ 1..) => left = left.saturating_sub(n),
+                Ok(0) | Err(_) => return,
+            }
+        }
+        pending().await
+    };
+    // Running out of time is an ordinary end here.
+    let _ = timeout(LINGER, discard).await;
 }
 
 /// What a request's line and counters are made of.

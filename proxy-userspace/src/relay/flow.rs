@@ -106,6 +106,10 @@ impl<'a> Flow<'a> {
             // No descriptors for a pipe: slower, but never worse.
             return self.copy(limit, false).await;
         };
+        if moved == 0 {
+            // splice(2) says 0 also at the mark of urgent data, and does not know of a reset that a write was told of.
+            return self.copy(limit, false).await;
+        }
         if let Some(mut pipe) = taken {
             while pipe.held() > 0 {
                 let left = poll_fn(|cx| to.poll_writable(cx, |socket| pipe.drain(socket)));

@@ -24,6 +24,8 @@ pub struct Sock {
     fd: AsyncFd<Socket>,
     /// Connected a moment ago: it takes bytes, though the reactor has not yet had the time to say so.
     fresh: AtomicBool,
+    /// A write was told of the peer's reset. The kernel tells it once, and a read would afterwards see an orderly end.
+    reset: AtomicBool,
 }
 
 impl Sock {
@@ -57,7 +59,7 @@ impl Sock {
         // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
         // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
         let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
-        Ok(Self { fd, fresh: AtomicBool::new(false) })
+        Ok(Self { fd, fresh: AtomicBool::new(false), reset: AtomicBool::new(false) })
     }
 
     /// Connects `socket`, a non-blocking one, to `peer`; the socket decides in which network namespace.
@@ -98,6 +100,9 @@ impl Sock {
         loop {
             let mut guard = ready!(self.fd.poll_read_ready(cx))?;
             match self.fd.get_ref().read(buf) {
+                Ok(0) if self.reset.load(Relaxed) && !buf.is_empty() => {
+                    return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
+                }
                 Ok(n) => {
                     // A short read emptied the queue: epoll is edge triggered and tells us of anything newer (an end of
                     // stream seen together with the data stays set as "read closed"). This saves one EAGAIN a message.
@@ -115,10 +120,11 @@ impl Sock {
 
     /// Writes from `buf`; may take less than all of it.
     pub fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.fresh.swap(false, Relaxed)
-            && let Ok(n) = self.fd.get_ref().write(buf)
-        {
-            return Poll::Ready(Ok(n));
+        if self.fresh.swap(false, Relaxed) {
+            match self.fd.get_ref().write(buf) {
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                result => return Poll::Ready(self.noting_reset(result)),
+            }
         }
         self.poll_writable(cx, |socket| (&*socket).write(buf))
     }
@@ -158,9 +164,16 @@ impl Sock {
             match call(self.fd.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
+                result => return Poll::Ready(self.noting_reset(result)),
             }
         }
+    }
+
+    fn noting_reset<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset) {
+            self.reset.store(true, Relaxed);
+        }
+        result
     }
 
     /// Sends FIN. A connection that is already gone is no error: its end is what was asked for.
