@@ -55,7 +55,7 @@ pub fn privileged() -> bool {
 ///
 /// `direct` is there too: a scenario that does not hold without the gateway proves nothing about it.
 ///
-/// ```ignore
+/// ```text
 /// over_paths! {
 ///     /// What is promised.
 ///     fn half_close(path) { let rig = Rig::new(path); /* ... */ }
