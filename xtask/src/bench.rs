@@ -230,7 +230,7 @@ fn names(trial: Trial) -> String {
 
 /// Starts the server as a process inside the container's namespace.
 fn start_origin(topology: &Topology, folder: &Path) -> anyhow::Result<Guarded> {
-    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    let mut command = Command::new(workspace::program()?);
     command.args(["bench", "origin"]);
     let mut server =
         Guarded::spawn("server", &mut command, &folder.join("server.log"), Some(topology.container.as_fd()))?;

@@ -32,3 +32,11 @@ pub(crate) fn enter() -> anyhow::Result<()> {
     let root = root();
     env::set_current_dir(&root).with_context(|| format!("enter {}", root.display()))
 }
+
+/// The path of this program. Building the workspace while it runs may replace the file; the kernel then calls the running
+/// one "deleted" (proc_pid_exe(5)), and the new one, at the same path and made of the same source, serves as well.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    let path = env::current_exe().context("find this program")?;
+    let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(replaced.unwrap_or(path))
+}

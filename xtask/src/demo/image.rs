@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 
 use super::engine::Engine;
+use crate::workspace;
 
 /// Where this program is in the image.
 const PROGRAM: &str = "/demo-server";
 
 /// Makes the image `tag`; `folder` takes its files before they are packed.
 pub(crate) fn make(engine: &Engine, tag: &str, folder: &Path) -> anyhow::Result<()> {
-    let program = std::env::current_exe().context("find this program")?;
+    let program = workspace::program()?;
     copy(&program, folder, Path::new(PROGRAM))?;
     for library in libraries(&program)? {
         copy(&library, folder, &library)?;

@@ -39,7 +39,7 @@ pub(crate) fn build(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         println!("    using {}", path.display());
         return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
     }
-    let xtask = std::env::current_exe().context("find this program")?;
+    let xtask = workspace::program()?;
     for step in ["setup", "build-ebpf"] {
         interrupt::check()?;
         command::run(command::command(&xtask).arg(step))?;

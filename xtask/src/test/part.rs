@@ -57,7 +57,7 @@ impl Part {
             }
             Kind::Fuzz => fuzz::run()?,
             Kind::Xtask(args) => {
-                let xtask = std::env::current_exe().context("find this program")?;
+                let xtask = workspace::program()?;
                 watch::run_one(command::command(xtask).args(args), LIMIT)?
             }
         };
