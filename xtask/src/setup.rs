@@ -7,7 +7,7 @@ mod apt;
 mod items;
 mod services;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use crate::{command, toolchain, workspace};
 use items::{Fix, Item};
@@ -19,9 +19,6 @@ pub(crate) struct Args {
     #[arg(long)]
     check: bool,
 }
-
-/// Python packages for the tests, with the versions that they were written for.
-const PYTHON_PACKAGES: [&str; 1] = ["kosoku==0.1.0"];
 
 /// Finds what is needed and installs what is missing.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
@@ -57,7 +54,7 @@ fn report(items: &[Item]) {
     }
 }
 
-/// Packages first: the other two are built with them.
+/// Packages first: the linker is built with them.
 fn install(missing: &[&Item]) -> anyhow::Result<()> {
     let mut packages: Vec<&str> = Vec::new();
     for item in missing {
@@ -65,7 +62,7 @@ fn install(missing: &[&Item]) -> anyhow::Result<()> {
             Fix::Packages(names) => packages.extend(*names),
             // To build it takes LLVM's headers, which the finished one does not need.
             Fix::Linker if !items::llvm_dev() => packages.extend(["llvm-22-dev"]),
-            Fix::Linker | Fix::Python => {}
+            Fix::Linker => {}
         }
     }
     if !packages.is_empty() {
@@ -76,7 +73,6 @@ fn install(missing: &[&Item]) -> anyhow::Result<()> {
         match item.fix {
             Fix::Packages(_) => {}
             Fix::Linker => install_linker()?,
-            Fix::Python => install_python()?,
         }
     }
     Ok(())
@@ -93,14 +89,4 @@ fn install_linker() -> anyhow::Result<()> {
     // Beside the tool, not in the user's temporary folder, so that an interrupted build goes on where it stopped.
     cargo.arg("--target-dir").arg(workspace::target_dir().join("tools-build"));
     command::run(&mut cargo)
-}
-
-/// A virtual environment in the target folder: the system's Python stays as it is.
-fn install_python() -> anyhow::Result<()> {
-    let folder = workspace::python_dir();
-    command::run(command::command("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let mut pip = command::command(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
-    command::run(&mut pip)?;
-    std::fs::write(items::python_marker(), PYTHON_PACKAGES.join("\n")).context("note what was installed")
 }

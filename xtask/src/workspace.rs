@@ -22,11 +22,6 @@ pub(crate) fn target_dir() -> PathBuf {
     }
 }
 
-/// The virtual environment with the Python packages of the tests; `bin/python` in it is the interpreter.
-pub(crate) fn python_dir() -> PathBuf {
-    target_dir().join("python")
-}
-
 /// Makes the workspace's top the current folder, so that commands run the same from wherever xtask was called.
 pub(crate) fn enter() -> anyhow::Result<()> {
     let root = root();

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::PYTHON_PACKAGES;
 use crate::{command, toolchain, workspace};
 
 /// Where Debian's packages put LLVM.
@@ -24,12 +23,10 @@ pub(super) enum Fix {
     Packages(&'static [&'static str]),
     /// bpf-linker, built from its crate.
     Linker,
-    /// The virtual environment with the tests' Python packages.
-    Python,
 }
 
 /// Programs that are used as they are: name, Debian package, purpose.
-const PROGRAMS: [(&str, &[&str], &str); 14] = [
+const PROGRAMS: [(&str, &[&str], &str); 18] = [
     ("git", &["git"], "tells the commit that a binary is built from"),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets"),
     ("ip", &["iproute2"], "makes the network namespaces of tests and bench"),
@@ -41,8 +38,12 @@ const PROGRAMS: [(&str, &[&str], &str); 14] = [
     ("haproxy", &["haproxy"], "a peer in the bench"),
     ("redis-server", &["redis-server"], "a server behind a tunnel in end-to-end tests"),
     ("redis-cli", &["redis-server"], "its client"),
+    ("pg_ctlcluster", &["postgresql"], "PostgreSQL, a server behind a tunnel in end-to-end tests"),
+    ("psql", &["postgresql"], "its client"),
     ("node", &["nodejs"], "a server in end-to-end tests"),
+    ("npm", &["npm"], "fetches the WebSocket library of that server"),
     ("python3", &["python3", "python3-venv"], "servers and protocol suites in end-to-end tests"),
+    ("openssl", &["openssl"], "makes certificates in end-to-end tests"),
     ("bpftool", &["bpftool"], "shows the programs in the kernel to a developer"),
 ];
 
@@ -73,12 +74,6 @@ pub(super) fn all() -> Vec<Item> {
         found: command::find("busybox").filter(|file| is_static(file)).map(shown),
         fix: Fix::Packages(&["busybox-static"]),
     });
-    items.push(Item {
-        name: "Python packages",
-        why: "kosoku is the WebSocket conformance suite of the end-to-end tests",
-        found: python(),
-        fix: Fix::Python,
-    });
     items
 }
 
@@ -89,18 +84,6 @@ fn shown(path: PathBuf) -> String {
 /// Whether LLVM's headers and libraries are there, to build bpf-linker.
 pub(super) fn llvm_dev() -> bool {
     Path::new(LLVM_PREFIX).join("bin/llvm-config").exists()
-}
-
-/// Where setup notes which Python packages it has installed.
-pub(super) fn python_marker() -> PathBuf {
-    workspace::python_dir().join("packages")
-}
-
-/// The virtual environment, if it has the packages and its interpreter is still there.
-fn python() -> Option<String> {
-    let installed = fs::read_to_string(python_marker()).ok()?;
-    let folder = workspace::python_dir();
-    (installed == PYTHON_PACKAGES.join("\n") && folder.join("bin/python").exists()).then(|| shown(folder))
 }
 
 /// Whether a program runs without any library: an ELF file whose program headers name no interpreter (elf(5)).
