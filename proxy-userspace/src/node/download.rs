@@ -74,7 +74,12 @@ pub(super) struct Download<'a> {
 /// What to do after a head.
 enum Next {
     Interim,
-    Body { framing: ResponseFraming, keep_client: bool, keep_origin: bool, out: Vec<u8> },
+    /// The head is in `out` still, to leave together with the first bytes of the body.
+    Body {
+        framing: ResponseFraming,
+        keep_client: bool,
+        keep_origin: bool,
+    },
     Switched,
 }
 
@@ -83,10 +88,11 @@ impl Download<'_> {
     pub(super) async fn run(&mut self) -> Result<Ended, DownloadError> {
         loop {
             let length = self.read_head().await?;
-            match self.pass_head(length).await? {
+            let mut out = Vec::new();
+            match self.pass_head(length, &mut out).await? {
                 Next::Interim => {}
                 Next::Switched => return Ok(Ended::Switched),
-                Next::Body { framing, keep_client, keep_origin, out } => {
+                Next::Body { framing, keep_client, keep_origin } => {
                     let all = self.body(framing, out).await?;
                     return Ok(Ended::Whole { keep_client, keep_origin: keep_origin && all });
                 }
@@ -121,8 +127,7 @@ impl Download<'_> {
     }
 
     /// Checks the head in the buffer, rewrites it, and passes it on as far as it does not wait for the body.
-    async fn pass_head(&mut self, length: usize) -> Result<Next, DownloadError> {
-        let mut out = Vec::new();
+    async fn pass_head(&mut self, length: usize, out: &mut Vec<u8>) -> Result<Next, DownloadError> {
         let (status, next) = {
             let head = ResponseHead::parse(&self.read.unread()[..length], self.asked, self.limits)
                 .map_err(|fault| self.bad(fault.reason()))?;
@@ -137,12 +142,12 @@ impl Download<'_> {
                 ResponseFraming::Interim if old_client => Next::Interim,
                 ResponseFraming::Interim => {
                     out.reserve(length + 128);
-                    http::write_response(&head, &to, &mut out);
+                    http::write_response(&head, &to, out);
                     Next::Interim
                 }
                 ResponseFraming::Switched => {
                     out.reserve(length + 128);
-                    http::write_response(&head, &to, &mut out);
+                    http::write_response(&head, &to, out);
                     Next::Switched
                 }
                 framing => {
@@ -155,12 +160,11 @@ impl Download<'_> {
                     let abandoned = self.sent.stopped() || (!head.keep_alive && !self.sent.whole());
                     to.close = !self.keep_alive || ends_by_close || in_doubt || abandoned || (self.draining)();
                     out.reserve(length + 128 + TOGETHER);
-                    http::write_response(&head, &to, &mut out);
+                    http::write_response(&head, &to, out);
                     Next::Body {
                         framing,
                         keep_client: !to.close,
                         keep_origin: head.keep_alive && framing != ResponseFraming::UntilClose,
-                        out: Vec::new(),
                     }
                 }
             };
@@ -169,17 +173,10 @@ impl Download<'_> {
         self.read.consume(length);
         self.meter.touch();
         self.seen.status = Some(status);
-        match next {
-            Next::Body { framing, keep_client, keep_origin, .. } => {
-                Ok(Next::Body { framing, keep_client, keep_origin, out })
-            }
-            next => {
-                if !out.is_empty() {
-                    self.write_client(&out).await?;
-                }
-                Ok(next)
-            }
+        if !matches!(next, Next::Body { .. }) && !out.is_empty() {
+            self.write_client(out).await?;
         }
+        Ok(next)
     }
 
     /// Relays the body behind the head in `out`; whether the container's connection is in step afterwards.

@@ -164,14 +164,7 @@ impl Exchange<'_> {
                 stage = (whole, begun);
                 check = watch.next_check(whole, begun);
             }
-            while alarm.poll(cx, check).is_ready() {
-                if let Some(reason) = watch.overdue(whole, begun) {
-                    return Poll::Ready(Err(reason.outcome(begun)));
-                }
-                check = watch.next_check(whole, begun);
-                alarm.again(check);
-            }
-            Poll::Pending
+            watch.poll(cx, alarm, &mut check, whole, begun).map(|reason| Err(reason.outcome(begun)))
         })
         .await
     }
@@ -190,14 +183,7 @@ impl Exchange<'_> {
                     Err(_) => Outcome::Cut("an end of the tunnel was reset"),
                 });
             }
-            while alarm.poll(cx, check).is_ready() {
-                if let Some(reason) = watch.overdue(true, true) {
-                    return Poll::Ready(reason.outcome(true));
-                }
-                check = watch.next_check(true, true);
-                alarm.again(check);
-            }
-            Poll::Pending
+            watch.poll(cx, alarm, &mut check, true, true).map(|reason| reason.outcome(true))
         })
         .await
     }
@@ -234,6 +220,25 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(settings: &'a NodeSettings, meter: &'a Meter, container: &'a Container, origin: &'a Stream) -> Self {
         Self { timeouts: &settings.timeouts, meter, container, origin }
+    }
+
+    /// Ready when something is overdue; `check` is when to look next.
+    fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        alarm: &mut Alarm<'_>,
+        check: &mut Instant,
+        sent: bool,
+        begun: bool,
+    ) -> Poll<Overdue> {
+        while alarm.poll(cx, *check).is_ready() {
+            if let Some(overdue) = self.overdue(sent, begun) {
+                return Poll::Ready(overdue);
+            }
+            *check = self.next_check(sent, begun);
+            alarm.again(*check);
+        }
+        Poll::Pending
     }
 
     /// When something may be due. `sent` and `begun` as for [`Watch::overdue`]; look again when one of them changes.
