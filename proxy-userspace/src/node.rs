@@ -31,6 +31,9 @@ use crate::relay::Engine;
 use limits::ConnectionLimits;
 use workers::Workers;
 
+/// Chunk data of at least this many bytes is moved without being copied to userspace.
+const SPLICED_CHUNK: u64 = 64 * 1024;
+
 /// What a node does with connections and requests; all of it can change while it runs and holds from the next request
 /// (or connection) on.
 #[derive(Debug, Clone)]

@@ -11,10 +11,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Netns, listeners};
+use crate::deadline::deadline;
 use crate::relay::sock::Sock;
-
-/// What a timeout of zero stands for.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Ports of one container whose address is remembered; beyond that they are looked for each time.
 pub(super) const REMEMBERED_PORTS: usize = 1024;
@@ -74,8 +72,7 @@ impl DialHints {
 /// # Errors
 /// See [`DialError`].
 pub async fn dial(netns: &Netns, port: u16, hints: &DialHints, timeout: Duration) -> Result<Sock, DialError> {
-    let mut dialer =
-        Dialer { netns, deadline: Instant::now() + if timeout.is_zero() { NEVER } else { timeout }, unreachable: None };
+    let mut dialer = Dialer { netns, deadline: deadline(timeout), unreachable: None };
     let remembered = hints.get(port);
     if let Some(address) = remembered {
         match dialer.attempt(address).await {

@@ -11,10 +11,10 @@ use tokio::time::{sleep, timeout_at};
 
 use super::limits::Admission;
 use super::reply::{self, Reply, Wording};
-use super::route::deadline;
 use super::session::{Session, linger};
 use super::{Node, NodeSettings};
 use crate::auth::Authenticator;
+use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::{Refusal, Scope};

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Instant;
 
+use super::SPLICED_CHUNK;
 use super::reply::Reply;
 use super::upload::Sent;
 use crate::http::{
@@ -12,9 +13,6 @@ use crate::http::{
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
-
-/// Chunk data of at least this many bytes is moved without being copied to userspace.
-const SPLICED_CHUNK: u64 = 64 * 1024;
 
 /// Body bytes up to this many that came together with the head leave in the same write as the head.
 const TOGETHER: usize = 16 * 1024;

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::origin::Origin;
 use super::{Node, NodeSettings};
 use crate::container::{Container, OriginScheme, ResolveError};
+use crate::deadline::deadline;
 use crate::metrics::Dialed;
 use crate::netns::DialError;
 use crate::refusal::{Refusal, Scope};
@@ -134,10 +135,4 @@ impl Node {
         self.metrics.dialed(counted, began.elapsed());
         result
     }
-}
-
-/// A moment far enough away when the timeout is off.
-pub(super) fn deadline(timeout: Duration) -> Instant {
-    const OFF: Duration = Duration::from_secs(365 * 24 * 3600);
-    Instant::now() + if timeout.is_zero() { OFF } else { timeout.min(OFF) }
 }

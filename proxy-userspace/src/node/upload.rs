@@ -3,13 +3,11 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::SPLICED_CHUNK;
 use crate::http::{BodyFraming, ChunkMode, Chunked};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream};
-
-/// Chunk data of at least this many bytes is moved without being copied to userspace.
-const SPLICED_CHUNK: u64 = 64 * 1024;
 
 const ENDED_EARLY: &str = "its body ended early";
 
