@@ -24,4 +24,5 @@ mod reload;
 mod resets;
 mod servers;
 mod tunnels;
+mod urgent;
 mod websocket;
