@@ -19,6 +19,7 @@ mod lifecycle;
 mod limits;
 mod observing;
 mod pacing;
+mod process;
 mod refusals;
 mod reload;
 mod resets;
