@@ -121,6 +121,8 @@ over_paths! {
         let rig = Rig::new(path);
         let origin = serve(&rig, |peer| {
             let mut sender = server(peer)?;
+            // Not before the client, when it is connected directly, has set its socket's option.
+            peer.stream().peek(&mut [0])?;
             let writing = std::thread::spawn(move || sender.sprinkle(LEN));
             pattern::read_from(peer.input(), LEN, 65_536)?;
             writing.join().expect("written")
