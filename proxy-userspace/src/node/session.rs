@@ -55,6 +55,8 @@ enum Next {
     Head(Result<usize, Refusal>),
     /// The connection ends, and nobody waits for anything.
     End,
+    /// The client has ended it: every answer is with the kernel, and nothing is left to be read or said.
+    Ended,
 }
 
 /// What becomes of the connection after a request.
@@ -71,8 +73,8 @@ struct Report {
 }
 
 impl Session {
-    /// Serves until either side ends the connection.
-    pub(super) async fn run(mut self) {
+    /// Serves until either side ends the connection. By reference: a future holds what it is given by value twice.
+    pub(super) async fn run(&mut self) {
         let timer = pin!(sleep_until(deadline(Duration::ZERO)));
         let mut alarm = Alarm(timer);
         loop {
@@ -81,6 +83,7 @@ impl Session {
                 // Boxed, so that a connection that waits for its next request does not hold the memory of one.
                 Next::Head(head) => Box::pin(self.serve(&settings, head, &mut alarm)).await,
                 Next::End => After::Close,
+                Next::Ended => return,
             };
             match after {
                 After::KeepAlive => {}
@@ -142,7 +145,8 @@ impl Session {
             match event.await {
                 Event::Read(Ok(1..)) => {}
                 Event::Due if !waiting => return Next::Head(Err(Refusal::HeadTimeout)),
-                // A connection that ends inside a head asks for nothing.
+                // A connection that ends inside a head asks for nothing. Over TLS the end is answered.
+                Event::Read(_) if client.plain().is_some() => return Next::Ended,
                 Event::Read(_) | Event::Drain | Event::Due => return Next::End,
             }
         }
@@ -355,8 +359,8 @@ impl Session {
     }
 
     /// Ends the connection so that the last response arrives.
-    async fn close(self, patience: Duration) {
-        drop(self.origin);
+    async fn close(&mut self, patience: Duration) {
+        self.origin = None;
         // With TLS the last record may have to wait for a slow reader, like any other.
         if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
             return;
@@ -365,7 +369,7 @@ impl Session {
     }
 
     /// Ends the connection so that the client knows that bytes are missing.
-    fn cut(self) {
+    fn cut(&self) {
         self.client.reset_on_close();
     }
 }
