@@ -333,6 +333,7 @@ async fn resolvers(
 ) -> Result<Arc<Containers>> {
     let settings = ContainersSettings {
         docker: config.docker.clone(),
+        docker_optional: config.docker_optional,
         directory: config.directory.clone(),
         allow_host_network: config.allow_host_network,
     };
