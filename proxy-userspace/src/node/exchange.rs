@@ -193,7 +193,13 @@ impl Exchange<'_> {
         let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
         let _counted = self.metrics.tunnel();
         let origin = (&self.origin.stream, &mut self.origin.read);
-        let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine, &self.origin.container.netns));
+        let mut relay = pin!(tunnel(
+            (self.client, self.read),
+            origin,
+            self.meter,
+            &self.settings.engine,
+            &self.origin.container.netns
+        ));
         let mut check = watch.next_check(true, true);
         poll_fn(|cx| {
             if let Poll::Ready(result) = relay.as_mut().poll(cx) {
