@@ -258,6 +258,17 @@ impl<R: Read> Buffered<R> {
         Ok(())
     }
 
+    /// What comes next, at least one byte and at most `most`, which must suit `sink`.
+    pub fn some(&mut self, most: u64, sink: &mut dyn FnMut(&[u8]) -> Result<(), String>) -> io::Result<u64> {
+        if self.buf.is_empty() && self.more()? == 0 {
+            return Err(ended(&format!("where up to {most} bytes more were due")));
+        }
+        let take = most.min(self.buf.len() as u64) as usize;
+        sink(&self.buf[..take]).map_err(io::Error::other)?;
+        self.buf.drain(..take);
+        Ok(take as u64)
+    }
+
     /// All bytes up to the end, and how it ended.
     pub fn rest(&mut self) -> (Vec<u8>, io::Result<()>) {
         loop {

@@ -1,8 +1,13 @@
 //! One container, one daemon, one path: what most tests begin with.
 
 use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 
-use crate::client::{Conn, Version};
+use socket2::{Domain, Socket, Type};
+
+use crate::HANG;
+use crate::client::{Caller, Conn, Version};
 use crate::net::{Netns, unique};
 use crate::node::{Node, NodeConfig};
 use crate::origin::{Origin, Peer};
@@ -26,6 +31,25 @@ impl Path {
     #[must_use]
     pub fn has_gateway(self) -> bool {
         self != Self::Direct
+    }
+
+    /// `relay.path` of a daemon that is to use it.
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Direct | Self::Splice | Self::Tls => "splice",
+        }
+    }
+
+    /// How the access log and the metrics name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Splice => "splice",
+            Self::Copy => "copy",
+            Self::Tls => "tls",
+        }
     }
 }
 
@@ -57,7 +81,7 @@ impl Rig {
         let name = format!("zzzzz-dz642-{:015}", unique());
         let node = path.has_gateway().then(|| {
             let mut config = NodeConfig::new();
-            config.set("relay", "path", if path == Path::Copy { "\"copy\"" } else { "\"splice\"" });
+            config.set("relay", "path", &format!("{:?}", path.setting()));
             config.container(&name, &format!("netns = {:?}\n", netns.path()));
             adjust(&mut config);
             config.start()
@@ -103,12 +127,56 @@ impl Rig {
     #[track_caller]
     #[must_use]
     pub fn connect_to(&self, port: u16) -> Conn {
+        self.dialer(port).connect()
+    }
+
+    /// What connects to a port on the container's 127.0.0.1, from any thread.
+    #[track_caller]
+    #[must_use]
+    pub fn dialer(&self, port: u16) -> Dialer<'_> {
+        let through = |address: SocketAddr| (address, Some(self.node().caller(Scheme::Bound, &self.name, port)));
+        let (to, caller) = match self.path {
+            Path::Direct => (([127, 0, 0, 1], port).into(), None),
+            Path::Splice | Path::Copy => through(self.node().plain[0]),
+            Path::Tls => through(self.node().tls[0]),
+        };
+        Dialer { path: self.path, to, caller, netns: &self.netns }
+    }
+}
+
+/// Makes connections to one port of a rig's container; usable from any thread.
+#[derive(Clone)]
+pub struct Dialer<'a> {
+    /// The path its connections take.
+    pub path: Path,
+    to: SocketAddr,
+    caller: Option<Caller>,
+    netns: &'a Netns,
+}
+
+impl Dialer<'_> {
+    /// A connection.
+    #[track_caller]
+    #[must_use]
+    pub fn connect(&self) -> Conn {
+        self.connect_with(|_| Ok(()))
+    }
+
+    /// A connection whose socket is prepared before it connects: what decides about windows must be set then.
+    #[track_caller]
+    #[must_use]
+    pub fn connect_with(&self, prepare: impl FnOnce(&Socket) -> io::Result<()> + Send) -> Conn {
+        let dial = || {
+            let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, None).expect("a socket");
+            prepare(&socket).expect("a socket option");
+            let connected = socket.connect_timeout(&self.to.into(), HANG);
+            connected.unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.to));
+            TcpStream::from(socket)
+        };
         match self.path {
-            Path::Direct => {
-                Conn::plain(self.netns.connect(([127, 0, 0, 1], port).into()).expect("the server listens"), None)
-            }
-            Path::Splice | Path::Copy => self.node().connect(&self.name, port),
-            Path::Tls => self.node().connect_tls(Version::Tls13, Scheme::Bound, &self.name, port),
+            Path::Direct => Conn::plain(self.netns.enter(dial), None),
+            Path::Tls => Conn::tls(dial(), Version::Tls13, self.caller.clone()),
+            Path::Splice | Path::Copy => Conn::plain(dial(), self.caller.clone()),
         }
     }
 }
