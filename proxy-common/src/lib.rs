@@ -12,9 +12,11 @@
 pub mod byte_order;
 mod counters;
 mod event;
+mod flow;
 
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
+pub use flow::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Passed, Server, TUPLE_V4, TUPLE_V6, settled};
 
 /// Names by which the loader finds the program and its maps in the object.
 pub mod names {
@@ -26,6 +28,23 @@ pub mod names {
     pub const TOTAL: &str = "TOTAL";
     /// Array with one entry: the [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "SETTINGS";
+
+    /// The sk_msg program that decides on each message of an armed server.
+    pub const VERDICT: &str = "verdict";
+    /// The program that arms a flow, run by the daemon inside the container's namespace.
+    pub const ARM: &str = "arm";
+    /// The program that takes a flow's arms away again.
+    pub const SETTLE: &str = "settle";
+    /// Array of [`Flow`](crate::Flow)s, mapped into the daemon's memory.
+    pub const FLOWS: &str = "FLOWS";
+    /// Socket map of servers' sockets, with the verdict, by slot.
+    pub const SERVERS: &str = "SERVERS";
+    /// Socket map of controllers' connections, without any program, by slot.
+    pub const CLIENTS: &str = "CLIENTS";
+    /// Constant: the [`Offsets`](crate::Offsets).
+    pub const OFFSETS: &str = "OFFSETS";
+    /// The program that returns the process id of whoever runs it.
+    pub const PROCESS: &str = "process";
 }
 
 /// How many network namespaces can be registered at once.
@@ -33,12 +52,20 @@ pub mod names {
 /// The map grows with its entries (`BPF_F_NO_PREALLOC`), so a high bound costs nothing; a node runs far fewer containers.
 pub const MAX_NAMESPACES: u32 = 65_536;
 
+/// How many flows can be armed at once if the configuration says nothing else.
+pub const MAX_FLOWS: u32 = 16_384;
+
 /// What the daemon may change while the programs run.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Not 0: write a log record for each event. A record costs far more than the counting, so it is off by default.
     pub log_events: u32,
+    /// The daemon's process id as the initial pid namespace has it (what the program `process` found); 0: no socket's
+    /// buffer is touched.
+    pub daemon: u32,
+    /// Bytes of send buffer (`SO_SNDBUF`) that a server's socket gets when the daemon has connected to it.
+    pub server_sndbuf: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 4 && align_of::<Settings>() == 4);
+const _: () = assert!(size_of::<Settings>() == 12 && align_of::<Settings>() == 4);

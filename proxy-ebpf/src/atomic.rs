@@ -21,3 +21,24 @@ pub unsafe fn add(number: *mut u64, amount: u64) {
         );
     }
 }
+
+/// Adds to a number and is a full memory barrier: what stands before it in the program has happened for all CPUs before
+/// what stands behind it.
+///
+/// # Safety
+///
+/// `number` points to an aligned `u64` in a map.
+#[inline(always)]
+pub unsafe fn add_ordered(number: *mut u64, amount: u64) {
+    // SAFETY: BPF_ATOMIC | BPF_ADD | BPF_FETCH, since Linux 5.12: fully ordered, as the instruction set's specification
+    // (RFC 9669, 5.3, and the kernel's Documentation/bpf) has it; without BPF_FETCH it would not be, but on x86. It reads
+    // and writes the eight bytes that the caller vouches for, and nothing else.
+    unsafe {
+        asm!(
+            "{amount} = atomic_fetch_add((u64 *)({number} + 0), {amount})",
+            number = in(reg) number,
+            amount = inout(reg) amount => _,
+            options(nostack),
+        );
+    }
+}

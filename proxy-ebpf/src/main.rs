@@ -1,20 +1,22 @@
 //! Portsplice's programs in the kernel: thin entry points; the logic is in the modules.
 //!
-//! Today there is one, `socket_events`: it counts what the sockets of registered network namespaces do.
-//!
-//! The fast path, on which the answers of a container's server go straight to the controller's connection, will live
-//! beside it: an `sk_msg` entry point here, its verdict in a module of its own, its flow table in [`maps`], and the value
-//! types with their layout rules in `proxy-common`. It shares with `socket_events` the table of registered namespaces.
+//! - `socket_events` (sock_ops) counts what the sockets of registered network namespaces do.
+//! - `verdict` (sk_msg) sends what a container's server sends straight to the controller's connection, if that is safe.
+//! - `arm` and `settle` are run by the daemon: they put a server's socket under the verdict, and take it out again.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod arm;
 mod atomic;
+mod kernel;
 mod maps;
+mod send_buffer;
 mod socket_events;
+mod verdict;
 
-use aya_ebpf::macros::sock_ops;
-use aya_ebpf::programs::SockOpsContext;
+use aya_ebpf::macros::{classifier, sk_msg, sock_ops};
+use aya_ebpf::programs::{SkMsgContext, SockOpsContext, TcContext};
 
 /// The value for "go on": anything else makes the kernel take the callback for failed.
 const PROCEED: u32 = 1;
@@ -25,6 +27,30 @@ const PROCEED: u32 = 1;
 pub fn socket_events(ctx: SockOpsContext) -> u32 {
     socket_events::handle(&ctx);
     PROCEED
+}
+
+/// Called for each message that an armed server's socket sends, with that socket locked.
+#[sk_msg]
+pub fn verdict(ctx: SkMsgContext) -> u32 {
+    verdict::handle(&ctx)
+}
+
+/// Run by the daemon in the container's network namespace; see [`arm::arm`].
+#[classifier]
+pub fn arm(ctx: TcContext) -> i32 {
+    arm::arm(&ctx) as i32
+}
+
+/// Run by the daemon; see [`arm::settle`].
+#[classifier]
+pub fn settle(ctx: TcContext) -> i32 {
+    arm::settle(&ctx) as i32
+}
+
+/// Run by the daemon; returns its process id.
+#[classifier]
+pub fn process(_ctx: TcContext) -> i32 {
+    send_buffer::current_process() as i32
 }
 
 /// Never called, and never part of the object: a path that panics would not get past the verifier.

@@ -1,9 +1,10 @@
 //! The maps, by the names in `proxy_common::names`.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use proxy_common::{Counters, MAX_NAMESPACES, Settings};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, SockMap};
+use proxy_common::{Counters, Flow, MAX_FLOWS, MAX_NAMESPACES, Server, Settings};
 
 /// Registered network namespaces by cookie; the daemon inserts and removes, the programs only count.
 ///
@@ -19,3 +20,23 @@ pub static TOTAL: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 /// What the daemon may change while the programs run.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// `BPF_F_MMAPABLE` of `include/uapi/linux/bpf.h`, in Linux since 5.5.
+const MMAPABLE: u32 = 1 << 10;
+
+/// The flow table. The loader sets the number of entries of this and of the two maps of sockets.
+#[map]
+pub static FLOWS: Array<Flow> = Array::with_max_entries(MAX_FLOWS, MMAPABLE);
+
+/// Servers' sockets that are armed, by slot of the flow table. The verdict is attached to this map.
+#[map]
+pub static SERVERS: SockMap = SockMap::with_max_entries(MAX_FLOWS, 0);
+
+/// Controllers' connections, by slot of the flow table. No program may be attached to this map: splice(2) from a
+/// connection works only without.
+#[map]
+pub static CLIENTS: SockMap = SockMap::with_max_entries(MAX_FLOWS, 0);
+
+/// What an armed server's socket keeps with it; it goes with the socket.
+#[btf_map]
+pub static SERVER: SkStorage<Server> = SkStorage::new();

@@ -8,8 +8,9 @@ use proxy_common::{Counters, SocketEvent, byte_order, op};
 
 use crate::atomic;
 use crate::maps::{NAMESPACES, SETTINGS, TOTAL};
+use crate::send_buffer;
 
-const AF_INET6: u32 = 10;
+pub const AF_INET6: u32 = 10;
 
 /// Counts the event behind a callback, if it is one and its namespace is registered.
 ///
@@ -28,7 +29,11 @@ pub fn handle(ctx: &SockOpsContext) {
     if event.opens() {
         ask_for_the_end(ctx);
     }
-    if SETTINGS.get(0).is_some_and(|settings| settings.log_events != 0) {
+    let Some(settings) = SETTINGS.get(0) else { return };
+    if event == SocketEvent::EstablishedPassive {
+        send_buffer::limit(ctx, settings);
+    }
+    if settings.log_events != 0 {
         log(ctx, event, cookie);
     }
 }

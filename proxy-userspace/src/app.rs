@@ -125,7 +125,11 @@ impl App {
         }
         warn_of_few_files(privileges.open_files, &config.limits);
 
-        let bpf = BpfSettings { mode: config.bpf.mode, cgroup: config.bpf.cgroup.clone() };
+        let bpf = BpfSettings {
+            mode: config.bpf.mode,
+            cgroup: config.bpf.cgroup.clone(),
+            max_flows: config.bpf.max_flows,
+        };
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
         let containers = resolvers(&config.containers, &fastpath, &readiness, &stop_resolvers).await?;
@@ -371,7 +375,7 @@ fn node_settings(config: &Config, pipes: &Arc<PipePool>) -> NodeSettings {
 
 fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>) -> Engine {
     let pipes = match relay.path {
-        RelayPath::Auto | RelayPath::Splice => Some(Arc::clone(pipes)),
+        RelayPath::Auto | RelayPath::Fast | RelayPath::Splice => Some(Arc::clone(pipes)),
         RelayPath::Copy => None,
     };
     Engine { pipes }

@@ -48,8 +48,10 @@ impl Keyword for LogFormat {
 /// How bytes are moved between plain sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayPath {
-    /// By splice(2) where it pays, else by copy.
+    /// Past the daemon where it pays, else by splice(2) where that pays, else by copy.
     Auto,
+    /// Past the daemon wherever it can, however short a response is.
+    Fast,
     /// By splice(2) wherever it can.
     Splice,
     /// By copy always.
@@ -58,7 +60,7 @@ pub enum RelayPath {
 
 impl Keyword for RelayPath {
     const WORDS: &'static [(&'static str, Self)] =
-        &[("auto", Self::Auto), ("splice", Self::Splice), ("copy", Self::Copy)];
+        &[("auto", Self::Auto), ("fast", Self::Fast), ("splice", Self::Splice), ("copy", Self::Copy)];
 }
 
 impl Keyword for BpfMode {
@@ -169,6 +171,8 @@ pub struct BpfConfig {
     pub mode: BpfMode,
     /// The cgroup v2 directory they are attached to; `None` finds the root of the hierarchy.
     pub cgroup: Option<PathBuf>,
+    /// How many responses can be on the fast path at once.
+    pub max_flows: u32,
 }
 
 /// A configuration that is in order.
@@ -340,7 +344,7 @@ impl Config {
                 pipe_bytes: l.get(&PIPE_BYTES),
                 idle_pipes: l.get(&IDLE_PIPES),
             },
-            bpf: BpfConfig { mode: l.get(&BPF_MODE), cgroup: l.get(&BPF_CGROUP) },
+            bpf: BpfConfig { mode: l.get(&BPF_MODE), cgroup: l.get(&BPF_CGROUP), max_flows: l.get(&BPF_MAX_FLOWS) },
             warnings: l.warnings.clone(),
             origins: ALL
                 .iter()

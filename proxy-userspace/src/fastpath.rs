@@ -9,10 +9,16 @@
 //! Everything lives exactly as long as the process: programs, maps and the attachment are held by file descriptors and
 //! pinned nowhere, so nothing stays behind however the process ends.
 
+mod btf;
+mod buffers;
 mod cgroup;
+mod flows;
 mod kernel;
+mod lane;
 mod logs;
 mod object;
+mod proof;
+mod table;
 mod unavailable;
 
 use std::fmt;
@@ -20,8 +26,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use flows::{Counts, Flows, Quirks};
 pub use kernel::Kernel;
-pub use proxy_common::Counters;
+pub use lane::{Lane, Refused, Request, ServerUse, Unsettled};
+pub use proof::{Finding, Item, Proof};
+pub use proxy_common::{Armed, Counters, MAX_FLOWS, Passed};
 pub use unavailable::Unavailable;
 
 /// Whether the kernel's help is wanted.
@@ -48,13 +57,21 @@ impl fmt::Display for BpfMode {
 }
 
 /// What the configuration says about programs in the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BpfSettings {
     /// Whether they are wanted.
     pub mode: BpfMode,
     /// The cgroup (version 2) whose sockets they see, with those of all groups below; none: the top of the hierarchy,
     /// wherever that is mounted.
     pub cgroup: Option<PathBuf>,
+    /// How many flows can be on the fast path at once; at least 1.
+    pub max_flows: u32,
+}
+
+impl Default for BpfSettings {
+    fn default() -> Self {
+        Self { mode: BpfMode::default(), cgroup: None, max_flows: MAX_FLOWS }
+    }
 }
 
 /// The kernel's help, or the reason why there is none.

@@ -332,3 +332,15 @@ impl Write for &Lines {
         Ok(())
     }
 }
+
+#[test]
+fn the_fast_path_is_proven_on_this_kernel() {
+    if !privileged() {
+        return;
+    }
+    let kernel = kernel();
+    for item in &kernel.proof().items {
+        println!("{item}");
+    }
+    kernel.flows().expect("the fast path holds on this kernel");
+}

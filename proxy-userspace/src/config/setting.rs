@@ -100,6 +100,11 @@ pub(super) fn size<const MIN: u64, const MAX: u64>(text: &str) -> Option<usize> 
     number::<MIN, MAX>(text).and_then(|n| usize::try_from(n).ok())
 }
 
+/// As many as a socket map may sensibly have.
+pub(super) fn flows(text: &str) -> Option<u32> {
+    count(text).filter(|count| (1..=1 << 20).contains(count))
+}
+
 pub(super) fn count(text: &str) -> Option<u32> {
     text.parse().ok()
 }

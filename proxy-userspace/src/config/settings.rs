@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::setting::{
-    AnySetting, Setting, Shape, count, duration, keyword, log_filter, optional_address, optional_path, optional_socket,
+    AnySetting, Setting, Shape, count, duration, flows, keyword, log_filter, optional_address, optional_path, optional_socket,
     seconds, size, switch,
 };
 use super::{BpfMode, LogFormat, RelayPath};
@@ -110,7 +110,7 @@ settings! {
         "true (a node that starts anew refuses credentials made before, whose nonces it cannot know) or false (they are accepted within the window)", restart;
 
     /// How bytes are moved.
-    RELAY_PATH: RelayPath = "relay.path", "auto", Text, keyword, r#""auto", "splice" or "copy""#;
+    RELAY_PATH: RelayPath = "relay.path", "auto", Text, keyword, r#""auto", "fast", "splice" or "copy""#;
     /// The size of a pipe between two sockets.
     PIPE_BYTES: usize = "relay.pipe-bytes", "1048576", Number, size::<4096, 16_777_216>,
         "a number of bytes from 4096 to 16777216";
@@ -123,4 +123,6 @@ settings! {
     /// The cgroup they are attached to.
     BPF_CGROUP: Option<PathBuf> = "bpf.cgroup", "", Text, optional_path,
         r#"the path of a cgroup v2 directory, or "" to find the root of the hierarchy"#, restart;
+    /// How many responses can be on the fast path at once.
+    BPF_MAX_FLOWS: u32 = "bpf.max-flows", "16384", Number, flows, "a number from 1 to 1048576", restart;
 }

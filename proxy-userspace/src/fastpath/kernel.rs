@@ -5,27 +5,34 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray};
+use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, SockOps};
 use aya::util::KernelVersion;
-use aya::{Ebpf, EbpfLoader};
+use aya::EbpfLoader;
 use caps::{CapSet, Capability};
 use parking_lot::Mutex;
-use proxy_common::{Counters, Settings, names};
+use proxy_common::{Counters, Offsets, Settings, names};
 use tokio::task::AbortHandle;
 
+use super::flows::Flows;
 use super::logs::{self, Records};
+use super::object::{lacks, take};
 use super::unavailable::one_line;
-use super::{BpfSettings, Unavailable, cgroup, object};
+use super::proof::{self, Proof};
+use super::{BpfSettings, Unavailable, btf, buffers, cgroup, object};
 
 /// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
 
 /// The programs, loaded and attached. Dropping it detaches and removes them.
 pub struct Kernel {
-    /// Holds the program and, through it, the attachment.
-    _ebpf: Ebpf,
+    /// Holds the attachment, and through it the program.
+    _link: SockOpsLink,
+    flows: Result<Arc<Flows>, Unavailable>,
+    proof: Proof,
     program_id: u32,
     cgroup: PathBuf,
     namespaces: Mutex<Namespaces>,
@@ -57,8 +64,10 @@ struct Value<T>(T);
 
 // SAFETY: `Counters` is `repr(C)` and made of u64 alone, without padding (asserted beside it); any bit pattern is valid.
 unsafe impl aya::Pod for Value<Counters> {}
-// SAFETY: `Settings` is `repr(C)` and one u32; any bit pattern is valid.
+// SAFETY: `Settings` is `repr(C)` and made of u32 alone; any bit pattern is valid.
 unsafe impl aya::Pod for Value<Settings> {}
+// SAFETY: `Offsets` is `repr(C)` and made of u32 alone; any bit pattern is valid.
+unsafe impl aya::Pod for Value<Offsets> {}
 
 impl Kernel {
     /// Loads the embedded object and attaches its program, whatever the settings' mode says.
@@ -75,7 +84,14 @@ impl Kernel {
         check_kernel()?;
         let (path, cgroup) = open_cgroup(settings)?;
 
-        let mut ebpf = EbpfLoader::new().load(object)?;
+        let offsets = btf::offsets();
+        let known = Value(offsets.clone().unwrap_or_default());
+        let mut loader = EbpfLoader::new();
+        loader.override_global(names::OFFSETS, &known, true);
+        for map in [names::FLOWS, names::SERVERS, names::CLIENTS] {
+            loader.map_max_entries(map, settings.max_flows);
+        }
+        let mut ebpf = loader.load(object)?;
         let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(one_line(&error)))?;
         let namespaces = Namespaces { map: take(&mut ebpf, names::NAMESPACES)?, registrations: HashMap::new() };
         let total = take(&mut ebpf, names::TOTAL)?;
@@ -86,12 +102,24 @@ impl Kernel {
         program.load()?;
         let program_id = program.info()?.id();
         // `Single` means no flags, which is what bpf_link_create demands; a link always shares (BPF_F_ALLOW_MULTI).
-        program
+        let link = program
             .attach(&cgroup, CgroupAttachMode::Single)
+            .and_then(|link| program.take_link(link))
             .map_err(|error| Unavailable::Attach { path: path.clone(), error: one_line(&error) })?;
 
+        // A kernel may have what counting takes and lack what the fast path takes.
+        let flows = match offsets {
+            Ok(_) => Flows::load(ebpf).map_err(|reason| (reason, Proof::default())).and_then(prove),
+            Err(error) => Err((Unavailable::Refused(error.to_string()), Proof::default())),
+        };
+        let (flows, proof) = match flows {
+            Ok((flows, proof)) => (Ok(flows), proof),
+            Err((reason, proof)) => (Err(reason), proof),
+        };
         Ok(Self {
-            _ebpf: ebpf,
+            _link: link,
+            flows,
+            proof,
             program_id,
             cgroup: path,
             namespaces: Mutex::new(namespaces),
@@ -182,8 +210,38 @@ impl Kernel {
     ///
     /// Those of the `bpf` system call.
     pub fn log_events(&self, on: bool) -> io::Result<()> {
-        let settings = Settings { log_events: u32::from(on) };
-        self.settings.lock().set(0, Value(settings), 0).map_err(into_io)
+        self.change(|settings| settings.log_events = u32::from(on))
+    }
+
+    /// The fast path, or why this kernel has none.
+    pub const fn flows(&self) -> Result<&Arc<Flows>, &Unavailable> {
+        self.flows.as_ref()
+    }
+
+    /// What was proved of the fast path when it was loaded; nothing if it could not be.
+    pub const fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Makes the program keep the send buffers of servers small, if the daemon has connected to them; see
+    /// `proxy-ebpf/src/send_buffer.rs`.
+    ///
+    /// # Errors
+    /// Those of the `bpf` system call.
+    pub fn limit_send_buffers(&self) -> io::Result<()> {
+        let Ok(flows) = &self.flows else { return Ok(()) };
+        let daemon = flows.process()?;
+        self.change(|settings| {
+            settings.daemon = daemon;
+            settings.server_sndbuf = buffers::SLOW_BYTES;
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings)) -> io::Result<()> {
+        let mut map = self.settings.lock();
+        let Value(mut settings) = map.get(&0, 0).map_err(into_io)?;
+        change(&mut settings);
+        map.set(0, Value(settings), 0).map_err(into_io)
     }
 
     /// Forwards the programs' log records to `tracing`, in a task of the tokio runtime that it is called in.
@@ -211,6 +269,17 @@ impl fmt::Debug for Kernel {
             .field("cgroup", &self.cgroup)
             .finish_non_exhaustive()
     }
+}
+
+/// Tries the fast path out. It is given away only if all that must hold does.
+fn prove(flows: Flows) -> Result<(Arc<Flows>, Proof), (Unavailable, Proof)> {
+    let shared = Arc::new(flows);
+    let (proof, quirks) = proof::run(&shared);
+    if let Some(failure) = proof.failure() {
+        return Err((Unavailable::Unproven(failure), proof));
+    }
+    shared.set_quirks(quirks);
+    Ok((shared, proof))
 }
 
 /// What loading takes: the first for maps and programs, the last for the type of program and its attachment. The middle
@@ -260,20 +329,6 @@ fn open_cgroup(settings: &BpfSettings) -> Result<(PathBuf, File), Unavailable> {
         Ok(file) => Ok((path, file)),
         Err(error) => Err(Unavailable::Cgroup { path, error: error.to_string() }),
     }
-}
-
-/// Takes a map out of the object, as the type that it must have.
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Unavailable>
-where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
-{
-    let map = ebpf.take_map(name).ok_or_else(|| lacks(name))?;
-    M::try_from(map).map_err(|error| Unavailable::Refused(format!("the map {name}: {}", one_line(&error))))
-}
-
-/// The object is not the one that this code was written for.
-fn lacks(name: &str) -> Unavailable {
-    Unavailable::Refused(format!("the embedded object has no {name}: build it anew with `cargo xtask build-ebpf`"))
 }
 
 /// The system call's own error where there is one.

@@ -1,4 +1,9 @@
-//! The eBPF object inside this binary.
+//! The eBPF object inside this binary, and what is taken out of it.
+
+use aya::Ebpf;
+use aya::maps::MapError;
+
+use super::unavailable::{Unavailable, one_line};
 
 /// The object as `cargo xtask build-ebpf` made it; empty when it was not built before this binary.
 const EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portsplice.bpf.o"));
@@ -6,4 +11,18 @@ const EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/p
 /// The object, if there is one.
 pub(super) fn embedded() -> Option<&'static [u8]> {
     (!EMBEDDED.is_empty()).then_some(EMBEDDED)
+}
+
+/// Takes a map out of the object, as the type that it must have.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Unavailable>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| lacks(name))?;
+    M::try_from(map).map_err(|error| Unavailable::Refused(format!("the map {name}: {}", one_line(&error))))
+}
+
+/// The object is not the one that this code was written for.
+pub(super) fn lacks(name: &str) -> Unavailable {
+    Unavailable::Refused(format!("the embedded object has no {name}: build it anew with `cargo xtask build-ebpf`"))
 }

@@ -34,6 +34,9 @@ pub enum Unavailable {
     /// The kernel refused the object or one of its programs.
     #[error("the kernel refused the programs: {0}")]
     Refused(String),
+    /// The kernel took the programs, and they do not do what they must.
+    #[error("on this kernel the fast path does not hold: {0}")]
+    Unproven(String),
     /// The kernel loaded the program but does not attach it.
     #[error("the program cannot be attached to the cgroup {path}: {error}")]
     Attach {

@@ -17,7 +17,7 @@ fn the_facade_tells_what_runs() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let settings = BpfSettings { mode: BpfMode::Required, cgroup: None };
+        let settings = BpfSettings { mode: BpfMode::Required, cgroup: None, ..BpfSettings::default() };
         let fastpath = Fastpath::start(&settings).expect("this test needs the kernel's help");
         assert!(fastpath.status().contains("attached at /"), "{}", fastpath.status());
         let namespace = Namespace::new();
@@ -34,7 +34,7 @@ fn the_facade_tells_what_runs() {
 fn without_the_kernels_help_there_is_a_reason() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let off = Fastpath::start(&BpfSettings { mode: BpfMode::Off, cgroup: None }).unwrap();
+        let off = Fastpath::start(&BpfSettings { mode: BpfMode::Off, cgroup: None, ..BpfSettings::default() }).unwrap();
         assert_eq!(off.unavailable(), Some(&Unavailable::Off));
         off.register(1);
         off.unregister(1);
@@ -44,9 +44,9 @@ fn without_the_kernels_help_there_is_a_reason() {
 
         // No cgroup: in whatever way this host cannot do it, auto goes on and required does not.
         let nowhere = Some("/nonexistent".into());
-        let auto = Fastpath::start(&BpfSettings { mode: BpfMode::Auto, cgroup: nowhere.clone() }).unwrap();
+        let auto = Fastpath::start(&BpfSettings { mode: BpfMode::Auto, cgroup: nowhere.clone(), ..BpfSettings::default() }).unwrap();
         assert!(auto.status().starts_with("eBPF: not used: "), "{}", auto.status());
-        let required = Fastpath::start(&BpfSettings { mode: BpfMode::Required, cgroup: nowhere }).unwrap_err();
+        let required = Fastpath::start(&BpfSettings { mode: BpfMode::Required, cgroup: nowhere, ..BpfSettings::default() }).unwrap_err();
         assert_eq!(Some(&required), auto.unavailable());
     });
 }
@@ -56,7 +56,7 @@ fn a_folder_that_is_no_cgroup_is_named() {
     if !privileged() {
         return;
     }
-    let settings = BpfSettings { mode: BpfMode::Required, cgroup: Some("/tmp".into()) };
+    let settings = BpfSettings { mode: BpfMode::Required, cgroup: Some("/tmp".into()), ..BpfSettings::default() };
     let reason = Kernel::load(&settings).unwrap_err();
     assert!(matches!(&reason, Unavailable::Attach { path, .. } if path.as_os_str() == "/tmp"), "{reason}");
 }

@@ -1,0 +1,228 @@
+//! The flow table: one entry for each response that may take the fast path, shared by the daemon and the programs.
+//!
+//! Names, as everywhere: **C** is the controller's connection, **U** the daemon's socket to the container, **S** the
+//! server's end of U.
+
+/// An entry of the flow table, which the daemon maps into its memory.
+///
+/// Who writes what, and when: while `relayed` differs from S's write sequence number the daemon owns `budget`, since the
+/// verdict then lets every message pass without looking any further; while they are equal the verdict owns it. The daemon
+/// hands over by its write to `relayed`, the verdict by letting a message pass.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The generation of the flow that is armed; 0: none. S remembers the generation that it was armed with, so that an
+    /// entry that was given to another flow means nothing to it.
+    pub armed: u32,
+    /// S's sequence number up to which the daemon has written to C everything that came through U.
+    pub relayed: u32,
+    /// Bytes that are still to come of the response's body. A message that would use up the rest passes, so that the
+    /// daemon, which must act on the end, gets to see it.
+    pub budget: u64,
+    /// C's address in the kernel, as it was when the flow was armed.
+    pub client: u64,
+    /// C's cookie: an address that has come to mean another socket is told by it.
+    pub client_cookie: u64,
+    /// C's write sequence number when the flow was armed.
+    pub client_start: u32,
+    /// Bytes that the daemon has written to C since then, modulo 2^32.
+    pub slow_bytes: u32,
+    /// Not used.
+    pub reserved: [u64; 3],
+
+    /// Verdicts that are being reached at this moment: 1 or 0, since S is locked meanwhile.
+    pub inside: u64,
+    /// Bytes redirected to C.
+    pub fast_bytes: u64,
+    /// Messages redirected to C.
+    pub fast_messages: u64,
+    /// Messages that passed, by [`Passed`].
+    pub passed: [u64; Passed::COUNT],
+}
+
+impl Flow {
+    /// `budget` of a response that ends with its connection.
+    pub const UNTIL_END: u64 = u64::MAX;
+}
+
+/// Why the verdict lets a message pass to U.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// Bytes that went through U before it are not written to C yet, or the flow is not armed.
+    Order = 0,
+    /// C has too little room to take it whole.
+    Full = 1,
+    /// It is the end of the response, or goes beyond.
+    End = 2,
+    /// One of the sockets is not as it must be: shut down, under TLS in the kernel, with zero-copy sending, or not the
+    /// one it was.
+    Unfit = 3,
+    /// The kernel did not find C.
+    Lost = 4,
+}
+
+impl Passed {
+    /// How many reasons there are.
+    pub const COUNT: usize = 5;
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [Self::Order, Self::Full, Self::End, Self::Unfit, Self::Lost];
+}
+
+/// What S keeps with it from the moment it is armed (socket local storage).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Its entry in the flow table.
+    pub slot: u32,
+    /// The generation of the flow.
+    pub generation: u32,
+}
+
+/// The connection between U and S, and what to arm: the argument of the program `arm`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArmRequest {
+    /// The entry of the flow table, filled in by the daemon but for what this program finds out.
+    pub slot: u32,
+    /// The generation that S shall belong to; not 0.
+    pub generation: u32,
+    /// Bytes of the response's body that are still to come; [`Flow::UNTIL_END`] if nobody knows.
+    pub budget: u64,
+    /// C's cookie.
+    pub client_cookie: u64,
+    /// A set of the `ARM_*` flags.
+    pub flags: u32,
+    /// How many bytes of the tuples count: [`TUPLE_V4`] or [`TUPLE_V6`].
+    pub tuple_bytes: u32,
+    /// The connection as S receives it (`struct bpf_sock_tuple`: source and destination address, source and destination
+    /// port, all in network byte order): from U.
+    pub server_tuple: [u8; TUPLE_V6 as usize],
+    /// The connection as U receives it: from S.
+    pub upstream_tuple: [u8; TUPLE_V6 as usize],
+}
+
+/// Size of a `struct bpf_sock_tuple` with IPv4 addresses.
+pub const TUPLE_V4: u32 = 12;
+/// Size of a `struct bpf_sock_tuple` with IPv6 addresses.
+pub const TUPLE_V6: u32 = 36;
+
+/// Arm only if S has read everything that was sent to it. On kernels where `FIONREAD` is wrong for a socket in a socket
+/// map, and for servers that block in reading, S must not be in one while it has something to read.
+pub const ARM_QUIET: u32 = 1;
+/// Arm only if S's descriptor is non-blocking: a blocking read of a socket in a socket map can fail with `EAGAIN`
+/// (`tcp_bpf_recvmsg` in the kernel's `net/ipv4/tcp_bpf.c`).
+pub const ARM_NONBLOCKING: u32 = 2;
+
+/// How arming ended: the return value of the program `arm`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Armed {
+    /// The flow is armed.
+    Yes = 0,
+    /// The program could not read its argument, or the slot is not in the table.
+    Argument = 1,
+    /// There is no S in this namespace: the connection has ended, or leads elsewhere.
+    NoServer = 2,
+    /// There is no U in this namespace any more.
+    NoUpstream = 3,
+    /// C is not in the map of targets any more.
+    NoClient = 4,
+    /// S is not in a state in which it may be redirected.
+    State = 5,
+    /// S or C has a protocol on top (TCP ULP), such as TLS in the kernel.
+    Protocol = 6,
+    /// S sends without copying (`SO_ZEROCOPY`), which a socket map would not honour.
+    ZeroCopy = 7,
+    /// S is a part of an MPTCP connection.
+    Multipath = 8,
+    /// S has something to read, see [`ARM_QUIET`].
+    Unread = 9,
+    /// S's descriptor is a blocking one, see [`ARM_NONBLOCKING`].
+    Blocking = 10,
+    /// The kernel did not take S into the map.
+    Refused = 11,
+}
+
+impl Armed {
+    /// The meaning of a program's return value; none if it has none.
+    pub fn from_value(value: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|&armed| armed as u32 == value)
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Yes,
+        Self::Argument,
+        Self::NoServer,
+        Self::NoUpstream,
+        Self::NoClient,
+        Self::State,
+        Self::Protocol,
+        Self::ZeroCopy,
+        Self::Multipath,
+        Self::Unread,
+        Self::Blocking,
+        Self::Refused,
+    ];
+}
+
+/// The return values of the program `settle`.
+pub mod settled {
+    /// All redirected bytes are in C's queue; S and C are out of the maps, and the entry is free.
+    pub const YES: u32 = 0;
+    /// A message is still on its way between S and C: ask again.
+    pub const NOT_YET: u32 = 1;
+    /// C cannot be asked any more.
+    pub const UNKNOWN: u32 = 2;
+}
+
+/// Where the running kernel keeps what the programs read: offsets in bytes from the beginning of the structure that is
+/// named first, from the kernel's BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `tcp_sock.write_seq`, u32
+    pub write_seq: u32,
+    /// `tcp_sock.copied_seq`, u32
+    pub copied_seq: u32,
+    /// `tcp_sock.rcv_nxt`, u32
+    pub rcv_nxt: u32,
+    /// `sock.sk_wmem_queued`, i32
+    pub wmem_queued: u32,
+    /// `sock.sk_sndbuf`, i32
+    pub sndbuf: u32,
+    /// `sock.sk_shutdown`, u8
+    pub shutdown: u32,
+    /// `sock.__sk_common.skc_cookie`, u64
+    pub cookie: u32,
+    /// `sock.__sk_common.skc_state`, u8
+    pub state: u32,
+    /// `sock.__sk_common.skc_flags`, unsigned long
+    pub flags: u32,
+    /// `sock.sk_socket`, a pointer
+    pub socket: u32,
+    /// `socket.file`, a pointer
+    pub file: u32,
+    /// `file.f_flags`, u32
+    pub file_flags: u32,
+    /// `inet_connection_sock.icsk_ulp_ops`, a pointer
+    pub ulp_ops: u32,
+    /// The number of the bit `SOCK_ZEROCOPY` in `flags`.
+    pub zerocopy_bit: u32,
+    /// `tcp_sock.is_mptcp`, bool; [`Offsets::NONE`] where the kernel has no MPTCP.
+    pub is_mptcp: u32,
+    /// `task_struct.tgid`, i32
+    pub tgid: u32,
+}
+
+impl Offsets {
+    /// The kernel has no such thing.
+    pub const NONE: u32 = u32::MAX;
+}
+
+const _: () = assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 8);
+const _: () = assert!(core::mem::offset_of!(Flow, inside) == 64);
+const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
+const _: () = assert!(size_of::<ArmRequest>() == 104 && align_of::<ArmRequest>() == 8);
+const _: () = assert!(size_of::<Offsets>() == 64 && align_of::<Offsets>() == 4);

@@ -1,0 +1,227 @@
+//! Arms a flow and takes its arms away again: programs that the daemon runs itself (`BPF_PROG_TEST_RUN`).
+//!
+//! They exist because userspace has no descriptor of S, the server's socket; a program inside the container's network
+//! namespace finds it by its addresses.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_ANY, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{
+    bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_lookup_tcp, bpf_sk_release,
+    bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+};
+use aya_ebpf::programs::TcContext;
+use proxy_common::{
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, TUPLE_V4, TUPLE_V6, settled,
+};
+
+use crate::kernel::{self, offset};
+use crate::maps::{CLIENTS, FLOWS, SERVER, SERVERS};
+
+/// Where the argument stands in the packet: behind an Ethernet header, which the kernel insists on.
+const ARGUMENT: usize = 16;
+
+/// `O_NONBLOCK`; the same number on all architectures that the daemon runs on.
+const O_NONBLOCK: u32 = 0o4000;
+
+/// `BPF_F_CURRENT_NETNS`: the namespace of the thread that runs the program.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Arms the flow that the packet describes.
+#[inline(always)]
+pub fn arm(ctx: &TcContext) -> Armed {
+    let Ok(request) = ctx.load::<ArmRequest>(ARGUMENT) else { return Armed::Argument };
+    let Some(flow) = FLOWS.get_ptr_mut(request.slot) else { return Armed::Argument };
+
+    // First what the daemon has read of U so far: all of it is with C. U stands still, since the daemon is here.
+    let Some(upstream) = lookup(ctx, &request.upstream_tuple, request.tuple_bytes) else { return Armed::NoUpstream };
+    // SAFETY: a full socket, held until it is released.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(upstream.cast()) } as u64;
+    if tcp == 0 {
+        release(upstream);
+        return Armed::NoUpstream;
+    }
+    let (relayed, sent) =
+        (kernel::read::<u32>(tcp, offset!(copied_seq)), kernel::read::<u32>(tcp, offset!(write_seq)));
+    release(upstream);
+
+    let slot = request.slot;
+    // SAFETY: a lookup in a map of sockets gives a held socket or null.
+    let client = unsafe { bpf_map_lookup_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
+    if client.is_null() {
+        return Armed::NoClient;
+    }
+    // SAFETY: as above.
+    let client_tcp = unsafe { bpf_skc_to_tcp_sock(client) } as u64;
+    if client_tcp == 0 {
+        release(client.cast());
+        return Armed::NoClient;
+    }
+    let client_fits = kernel::can_send(client_tcp);
+    let client_protocol = kernel::has_protocol(client_tcp);
+    let client_start: u32 = kernel::read(client_tcp, offset!(write_seq));
+    release(client.cast());
+    if !client_fits {
+        return Armed::State;
+    }
+    if client_protocol {
+        return Armed::Protocol;
+    }
+
+    let Some(server) = lookup(ctx, &request.server_tuple, request.tuple_bytes) else { return Armed::NoServer };
+    // SAFETY: a full socket, held until it is released.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(server.cast()) } as u64;
+    let verdict = match fits(tcp, request.flags, sent) {
+        Armed::Yes => {
+            // SAFETY: the pointer leads to a value of the flow table, which nobody else uses: the flow is not armed yet.
+            unsafe {
+                (*flow).relayed = relayed;
+                (*flow).budget = request.budget;
+                (*flow).client = client_tcp;
+                (*flow).client_cookie = request.client_cookie;
+                (*flow).client_start = client_start;
+                (*flow).slow_bytes = 0;
+                (*flow).fast_bytes = 0;
+                (*flow).fast_messages = 0;
+                core::ptr::write_volatile(&raw mut (*flow).armed, request.generation);
+            }
+            enlist(server, slot, request.generation)
+        }
+        unfit => unfit,
+    };
+    release(server);
+    if !matches!(verdict, Armed::Yes) {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*flow).armed, 0) };
+    }
+    verdict
+}
+
+/// Whether S may be redirected; `sent` is the sequence number up to which the daemon has written to it.
+#[inline(always)]
+fn fits(tcp: u64, flags: u32, sent: u32) -> Armed {
+    if tcp == 0 || !kernel::can_send(tcp) {
+        return Armed::State;
+    }
+    if kernel::has_protocol(tcp) {
+        return Armed::Protocol;
+    }
+    if kernel::sends_without_copying(tcp) {
+        return Armed::ZeroCopy;
+    }
+    if offset!(is_mptcp) != Offsets::NONE && kernel::read::<u8>(tcp, offset!(is_mptcp)) & 1 != 0 {
+        return Armed::Multipath;
+    }
+    if flags & ARM_QUIET != 0 {
+        // All that was written to U has been received, and all that was received has been read.
+        let received: u32 = kernel::read(tcp, offset!(rcv_nxt));
+        let read: u32 = kernel::read(tcp, offset!(copied_seq));
+        if received != sent || read != received {
+            return Armed::Unread;
+        }
+    }
+    if flags & ARM_NONBLOCKING != 0 {
+        let socket: u64 = kernel::read(tcp, offset!(socket));
+        let file: u64 = if socket == 0 { 0 } else { kernel::read(socket, offset!(file)) };
+        // Without a file it is not accepted yet.
+        if file == 0 || kernel::read::<u32>(file, offset!(file_flags)) & O_NONBLOCK == 0 {
+            return Armed::Blocking;
+        }
+    }
+    Armed::Yes
+}
+
+/// Notes with S which flow it belongs to, and puts it under the verdict.
+#[inline(always)]
+fn enlist(server: *mut bpf_sock, slot: u32, generation: u32) -> Armed {
+    let mut value = Server { slot, generation };
+    // SAFETY: `server` is a held full socket, and the value is of the map's type.
+    let stored = unsafe {
+        bpf_sk_storage_get(
+            (&raw const SERVER).cast_mut().cast(),
+            server.cast(),
+            (&raw mut value).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    };
+    if stored.is_null() {
+        return Armed::Refused;
+    }
+    // It may have been there before, from an earlier response on this connection.
+    // SAFETY: a value of this map, held by the socket.
+    unsafe { *stored.cast::<Server>() = value };
+    // SAFETY: the map takes sockets, and both pointers are good.
+    let updated = unsafe {
+        bpf_map_update_elem(
+            (&raw const SERVERS).cast_mut().cast(),
+            (&raw const slot).cast(),
+            server.cast_const().cast(),
+            u64::from(BPF_ANY),
+        )
+    };
+    if updated == 0 { Armed::Yes } else { Armed::Refused }
+}
+
+/// Ends a flow: S leaves the map, and the caller learns whether all that was redirected is in C's queue. A message whose
+/// verdict was reached on another CPU may still be on its way there.
+///
+/// The argument is the slot. The daemon has set `armed` to 0 before.
+#[inline(always)]
+pub fn settle(ctx: &TcContext) -> u32 {
+    let Ok(slot) = ctx.load::<u32>(ARGUMENT) else { return settled::UNKNOWN };
+    let Some(flow) = FLOWS.get_ptr_mut(slot) else { return settled::UNKNOWN };
+    // SAFETY: the map and the key are good; that S is gone already is no matter.
+    unsafe { bpf_map_delete_elem((&raw const SERVERS).cast_mut().cast(), (&raw const slot).cast()) };
+    // SAFETY: the pointer leads to a value of the flow table.
+    let inside = unsafe { core::ptr::read_volatile(&raw const (*flow).inside) };
+    if inside != 0 {
+        return settled::NOT_YET;
+    }
+    // SAFETY: as in `arm`.
+    let client = unsafe { bpf_map_lookup_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
+    if client.is_null() {
+        return settled::UNKNOWN;
+    }
+    // SAFETY: as in `arm`.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(client) } as u64;
+    if tcp == 0 {
+        release(client.cast());
+        return settled::UNKNOWN;
+    }
+    let written: u32 = kernel::read(tcp, offset!(write_seq));
+    release(client.cast());
+    // SAFETY: as above; no verdict is inside, so nobody but the daemon writes to these now.
+    let expected = unsafe {
+        let fast = core::ptr::read_volatile(&raw const (*flow).fast_bytes) as u32;
+        (*flow).client_start.wrapping_add(fast).wrapping_add((*flow).slow_bytes)
+    };
+    if written != expected {
+        return settled::NOT_YET;
+    }
+    // SAFETY: as above.
+    unsafe { bpf_map_delete_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
+    settled::YES
+}
+
+/// The socket that receives what comes by this tuple, held.
+#[inline(always)]
+fn lookup(ctx: &TcContext, tuple: &[u8; TUPLE_V6 as usize], bytes: u32) -> Option<*mut bpf_sock> {
+    let tuple = tuple.as_ptr().cast_mut().cast::<bpf_sock_tuple>();
+    // SAFETY: the tuple has at least as many bytes as are said, and the helper only reads them.
+    let sock = unsafe {
+        if bytes == TUPLE_V4 {
+            bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, TUPLE_V4, CURRENT_NETNS, 0)
+        } else {
+            bpf_sk_lookup_tcp(ctx.as_ptr(), tuple, TUPLE_V6, CURRENT_NETNS, 0)
+        }
+    };
+    if sock.is_null() { None } else { Some(sock) }
+}
+
+#[inline(always)]
+fn release(sock: *mut bpf_sock) {
+    // SAFETY: every caller holds the socket, and uses it no more.
+    unsafe { bpf_sk_release(sock.cast()) };
+}
+
+/// The size of the slot's entry is part of what both sides agree on.
+const _: () = assert!(size_of::<Flow>() == 128);

@@ -1,0 +1,82 @@
+//! Reads the kernel's own structures, at offsets that the loader found in its BTF.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use proxy_common::Offsets;
+
+/// Set by the loader before the programs are verified, which then see a constant.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = Offsets {
+    write_seq: 0,
+    copied_seq: 0,
+    rcv_nxt: 0,
+    wmem_queued: 0,
+    sndbuf: 0,
+    shutdown: 0,
+    cookie: 0,
+    state: 0,
+    flags: 0,
+    socket: 0,
+    file: 0,
+    file_flags: 0,
+    ulp_ops: 0,
+    zerocopy_bit: 0,
+    is_mptcp: 0,
+    tgid: 0,
+};
+
+/// Gives one field of [`OFFSETS`]. Volatile, since the compiler would take the zeroes above for granted.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: the pointer leads to a static of this very type.
+        unsafe { core::ptr::read_volatile(&raw const crate::kernel::OFFSETS.$field) }
+    };
+}
+pub(crate) use offset;
+
+/// Reads a value at `address + offset` of the kernel's memory; zeroes if nothing can be read there.
+///
+/// `T` must be an integer: any bit pattern may come.
+#[inline(always)]
+pub fn read<T: Copy + Default>(address: u64, offset: u32) -> T {
+    let mut value = T::default();
+    let source = address.wrapping_add(u64::from(offset)) as *const core::ffi::c_void;
+    // SAFETY: the helper checks the source itself and writes at most so many bytes to the value; on failure it writes
+    // zeroes.
+    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, source) };
+    value
+}
+
+/// Socket states of `include/net/tcp_states.h`.
+pub const ESTABLISHED: u8 = 1;
+/// The peer has sent its FIN.
+pub const CLOSE_WAIT: u8 = 8;
+
+/// `SEND_SHUTDOWN` of `include/net/sock.h`.
+pub const SEND_SHUTDOWN: u8 = 2;
+
+/// Whether a TCP socket can take bytes: connected, its sending side not shut down, and no protocol on top (ULP).
+#[inline(always)]
+pub fn takes_bytes(sock: u64) -> bool {
+    can_send(sock) && !has_protocol(sock)
+}
+
+/// Whether a TCP socket is connected and its sending side not shut down.
+#[inline(always)]
+pub fn can_send(sock: u64) -> bool {
+    let state: u8 = read(sock, offset!(state));
+    let shutdown: u8 = read(sock, offset!(shutdown));
+    (state == ESTABLISHED || state == CLOSE_WAIT) && shutdown & SEND_SHUTDOWN == 0
+}
+
+/// Whether a TCP socket has a protocol on top, such as TLS.
+#[inline(always)]
+pub fn has_protocol(sock: u64) -> bool {
+    read::<u64>(sock, offset!(ulp_ops)) != 0
+}
+
+/// Whether a socket was made for sending without copying.
+#[inline(always)]
+pub fn sends_without_copying(sock: u64) -> bool {
+    let flags: u64 = read(sock, offset!(flags));
+    flags >> offset!(zerocopy_bit) & 1 != 0
+}

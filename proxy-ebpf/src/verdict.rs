@@ -1,0 +1,116 @@
+//! Decides, for each message that an armed server's socket sends, whether it goes straight to the controller's.
+//!
+//! A message is redirected only if nothing can go wrong with it; else it passes, down the ordinary way to the daemon's
+//! socket, and the daemon relays it. To let a message pass is always right.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::sk_action;
+use aya_ebpf::helpers::generated::{bpf_msg_redirect_map, bpf_sk_storage_get, bpf_skc_to_tcp_sock};
+use aya_ebpf::programs::SkMsgContext;
+use proxy_common::{Flow, Passed, Server};
+
+use crate::atomic;
+use crate::kernel::{self, offset};
+use crate::maps::{CLIENTS, FLOWS, SERVER};
+
+/// Room that C must have beyond twice the message: what its pages are accounted for is more than their bytes.
+const SPARE_ROOM: i64 = 4096;
+
+const PASS: u32 = sk_action::SK_PASS;
+
+/// The verdict on a message.
+#[inline(always)]
+pub fn handle(ctx: &SkMsgContext) -> u32 {
+    // SAFETY: the context is valid for the program's run; the verifier checks each access.
+    let sk = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+    if sk.is_null() {
+        return PASS;
+    }
+    // SAFETY: `sk` is the message's socket; without the flag to create one, the helper gives a value or null.
+    let server = unsafe { bpf_sk_storage_get((&raw const SERVER).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
+    if server.is_null() {
+        return PASS;
+    }
+    // SAFETY: values of this map are of this type.
+    let Server { slot, generation } = unsafe { *server.cast::<Server>() };
+    let Some(flow) = FLOWS.get_ptr_mut(slot) else { return PASS };
+
+    // Before `armed` is read, and with a full barrier: who disarms waits for `inside` to be 0 afterwards, and then knows
+    // that no verdict goes by what was before.
+    // SAFETY: the pointers lead into a value of the flow table, which has these fields.
+    unsafe { atomic::add_ordered(&raw mut (*flow).inside, 1) };
+    let verdict = decide(ctx, sk.cast(), flow, slot, generation);
+    // SAFETY: as above.
+    unsafe {
+        if let Err(reason) = verdict {
+            let passed = (&raw mut (*flow).passed).cast::<u64>().add(reason as usize);
+            core::ptr::write_volatile(passed, core::ptr::read_volatile(passed) + 1);
+        }
+        atomic::add_ordered(&raw mut (*flow).inside, u64::MAX);
+    }
+    PASS
+}
+
+/// Redirects the message, or says why it passes.
+#[inline(always)]
+fn decide(
+    ctx: &SkMsgContext,
+    sk: *mut core::ffi::c_void,
+    flow: *mut Flow,
+    slot: u32,
+    generation: u32,
+) -> Result<(), Passed> {
+    // SAFETY: `flow` points to a value of the flow table. The daemon writes to it meanwhile, through its own mapping; each
+    // of these is one load of an aligned integer.
+    let (armed, relayed, budget, client, client_cookie) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*flow).armed),
+            core::ptr::read_volatile(&raw const (*flow).relayed),
+            core::ptr::read_volatile(&raw const (*flow).budget),
+            core::ptr::read_volatile(&raw const (*flow).client),
+            core::ptr::read_volatile(&raw const (*flow).client_cookie),
+        )
+    };
+    let size = u64::from(ctx.size());
+
+    // SAFETY: `sk` is a full socket.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
+    if tcp == 0 {
+        return Err(Passed::Unfit);
+    }
+    // Everything that S ever sent the slow way must have reached C. S is locked, so its sequence number stands still.
+    if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
+        return Err(Passed::Order);
+    }
+    if size >= budget {
+        return Err(Passed::End);
+    }
+    // The kernel looks at none of this before it redirects.
+    if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) {
+        return Err(Passed::Unfit);
+    }
+    // The address was C's when the flow was armed. A socket that is another one by now is told by its cookie; were it
+    // exchanged after this, the redirect would still go to what stands in the map, or fail.
+    if kernel::read::<u64>(client, offset!(cookie)) != client_cookie || !kernel::takes_bytes(client) {
+        return Err(Passed::Unfit);
+    }
+    let room = i64::from(kernel::read::<i32>(client, offset!(sndbuf)))
+        - i64::from(kernel::read::<i32>(client, offset!(wmem_queued)));
+    // A message that C cannot take whole would come back to the server as a short write or an EAGAIN, and no event
+    // would ever tell it to go on, since its own socket is empty.
+    if room < 2 * size as i64 + SPARE_ROOM {
+        return Err(Passed::Full);
+    }
+    // SAFETY: both pointers are what the helper wants.
+    let redirected = unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
+    if redirected as u32 != PASS {
+        return Err(Passed::Lost);
+    }
+    // SAFETY: as above; while `relayed` is S's sequence number these fields are the verdict's own.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*flow).budget, budget - size);
+        (*flow).fast_messages += 1;
+        core::ptr::write_volatile(&raw mut (*flow).fast_bytes, (*flow).fast_bytes + size);
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! The kernel's side of the fast path: its programs, its maps, and the flow table that all flows share.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use aya::Ebpf;
+use aya::maps::{Map, MapData, SockMap};
+use aya::programs::{SchedClassifier, SkMsg, TestRun, TestRunOptions};
+use parking_lot::Mutex;
+use proxy_common::{ArmRequest, Armed, Passed, names};
+use socket2::Socket;
+
+use super::lane::{Lane, Refused, Request};
+use super::object::{lacks, take};
+use super::table::{Entry, Table};
+use super::unavailable::{Unavailable, one_line};
+use crate::netns::Netns;
+
+/// The kernel wants an Ethernet header before the argument, and something behind it.
+const ARGUMENT: usize = 16;
+const PACKET: usize = ARGUMENT + size_of::<ArmRequest>();
+
+/// What is different on some kernels; found out by the proof at start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quirks {
+    /// `FIONREAD` of a socket in a socket map says 0 whatever there is to read. Servers trust it, so a socket must not be
+    /// in a map while it has something to read.
+    pub fionread: bool,
+}
+
+/// The fast path of this kernel.
+pub struct Flows {
+    /// Holds the programs.
+    programs: Ebpf,
+    pub(super) table: Table,
+    quirks: OnceLock<Quirks>,
+    pub(super) totals: Totals,
+    clients: Mutex<SockMap<MapData>>,
+    generation: AtomicU32,
+    /// Kept, since the programs refer to it; S leaves it by the program `settle`.
+    _servers: SockMap<MapData>,
+}
+
+impl std::fmt::Debug for Flows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flows").field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+impl Flows {
+    /// Loads the programs of the fast path from an object whose maps are made, and takes the object with it.
+    pub(super) fn load(mut programs: Ebpf) -> Result<Self, Unavailable> {
+        let flows = programs.take_map(names::FLOWS).ok_or_else(|| lacks(names::FLOWS))?;
+        let Map::Array(flows) = flows else { return Err(lacks(names::FLOWS)) };
+        let entries = flows
+            .info()
+            .map_err(|error| Unavailable::Refused(format!("the flow table: {}", one_line(&error))))?
+            .max_entries();
+        let table = Table::map(flows.fd().as_fd(), entries)
+            .map_err(|error| Unavailable::Refused(format!("the flow table cannot be mapped: {error}")))?;
+        let clients = take(&mut programs, names::CLIENTS)?;
+        let servers: SockMap<MapData> = take(&mut programs, names::SERVERS)?;
+        for name in [names::ARM, names::SETTLE, names::PROCESS] {
+            let program = programs.program_mut(name).ok_or_else(|| lacks(name))?;
+            let program: &mut SchedClassifier = program.try_into()?;
+            program.load()?;
+        }
+        let verdict = programs.program_mut(names::VERDICT).ok_or_else(|| lacks(names::VERDICT))?;
+        let verdict: &mut SkMsg = verdict.try_into()?;
+        verdict.load()?;
+        verdict.attach(servers.fd())?;
+        Ok(Self {
+            programs,
+            table,
+            quirks: OnceLock::new(),
+            totals: Totals::default(),
+            clients: Mutex::new(clients),
+            generation: AtomicU32::new(1),
+            _servers: servers,
+        })
+    }
+
+    /// Arms a flow.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub fn open(self: &Arc<Self>, request: &Request<'_>) -> Result<Lane, Refused> {
+        Lane::arm(self, request)
+    }
+
+    /// What this kernel does differently.
+    pub fn quirks(&self) -> Quirks {
+        self.quirks.get().copied().unwrap_or_default()
+    }
+
+    /// Says once, after the proof, what it has found.
+    pub(super) fn set_quirks(&self, quirks: Quirks) {
+        // There is one proof, so it is set once.
+        let _ = self.quirks.set(quirks);
+    }
+
+    /// How many flows are armed, and how many can be.
+    pub fn used(&self) -> (u32, u32) {
+        (self.table.used(), self.table.entries())
+    }
+
+    /// What has been counted so far, running flows included.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.totals.counts();
+        self.table.touched().for_each(|entry| counts.add(entry));
+        counts
+    }
+
+    /// The process id of this process in the initial pid namespace.
+    pub(super) fn process(&self) -> io::Result<u32> {
+        self.run(names::PROCESS, &[])
+    }
+
+    /// A number that no flow which may still be known to a server's socket has.
+    pub(super) fn next_generation(&self) -> u32 {
+        loop {
+            let generation = self.generation.fetch_add(1, Relaxed);
+            if generation != 0 {
+                return generation;
+            }
+        }
+    }
+
+    pub(super) fn insert_client(&self, slot: u32, client: &Socket) -> io::Result<()> {
+        self.clients.lock().set(slot, client, 0).map_err(io::Error::other)
+    }
+
+    pub(super) fn remove_client(&self, slot: u32) {
+        // It may be gone already: settled, or closed.
+        let _ = self.clients.lock().clear_index(&slot);
+    }
+
+    pub(super) fn arm(&self, netns: &Netns, argument: &ArmRequest) -> io::Result<Armed> {
+        let value = netns.run(|| self.run(names::ARM, bytes_of(argument)))??;
+        Ok(Armed::from_value(value).unwrap_or(Armed::Argument))
+    }
+
+    /// Runs the program `settle`; its value is one of [`proxy_common::settled`].
+    pub(super) fn settle(&self, slot: u32) -> io::Result<u32> {
+        self.run(names::SETTLE, &slot.to_ne_bytes())
+    }
+
+    fn run(&self, name: &'static str, argument: &[u8]) -> io::Result<u32> {
+        let mut packet = [0_u8; PACKET];
+        packet[ARGUMENT..ARGUMENT + argument.len()].copy_from_slice(argument);
+        let program = self.programs.program(name).ok_or(io::ErrorKind::NotFound)?;
+        let program: &SchedClassifier = program.try_into().map_err(io::Error::other)?;
+        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() };
+        program.test_run(options).map(|result| result.return_value).map_err(io::Error::other)
+    }
+}
+
+fn bytes_of(request: &ArmRequest) -> &[u8; size_of::<ArmRequest>()] {
+    // SAFETY: the type is `repr(C)`, made of integers and arrays of bytes, without padding (its size, asserted beside it,
+    // is the sum of its fields), so each of its bytes is initialized.
+    unsafe { &*std::ptr::from_ref(request).cast() }
+}
+
+/// What all flows have done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Flows that were armed.
+    pub armed: u64,
+    /// Flows that were not, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Bytes redirected.
+    pub fast_bytes: u64,
+    /// Messages redirected.
+    pub fast_messages: u64,
+    /// Messages of armed servers that passed, by [`Passed`].
+    pub passed: [u64; Passed::COUNT],
+}
+
+impl Counts {
+    fn add(&mut self, entry: &Entry) {
+        self.fast_bytes += entry.fast_bytes.load(Relaxed);
+        self.fast_messages += entry.fast_messages.load(Relaxed);
+        for (sum, count) in self.passed.iter_mut().zip(&entry.passed) {
+            *sum += count.load(Relaxed);
+        }
+    }
+}
+
+/// The counts of flows that have ended, and of how arming went.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    armed: AtomicU64,
+    refused: Mutex<Vec<(&'static str, u64)>>,
+    ended: Mutex<Counts>,
+}
+
+impl Totals {
+    pub(super) fn armed(&self, armed: Result<(), Refused>) {
+        let Err(reason) = armed else {
+            self.armed.fetch_add(1, Relaxed);
+            return;
+        };
+        let mut refused = self.refused.lock();
+        match refused.iter_mut().find(|(label, _)| *label == reason.label()) {
+            Some((_, count)) => *count += 1,
+            None => refused.push((reason.label(), 1)),
+        }
+    }
+
+    pub(super) fn ended(&self, entry: &Entry) {
+        self.ended.lock().add(entry);
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = self.ended.lock().clone();
+        counts.armed = self.armed.load(Relaxed);
+        counts.refused.clone_from(&self.refused.lock());
+        counts
+    }
+}
+

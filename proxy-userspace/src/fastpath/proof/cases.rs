@@ -1,0 +1,224 @@
+//! The items of the proof.
+
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread::scope;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use proxy_common::Armed;
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFlags, Timespec, epoll};
+use socket2::SockRef;
+
+use super::super::lane::Refused;
+use super::Finding;
+use super::rig::{Four, Rig, expect, pattern, relay, settle, wait};
+
+type Case = fn(&Rig<'_>) -> Result<Finding>;
+
+pub(super) const FIONREAD: &str = "FIONREAD tells a server what there is to read";
+
+pub(super) const ALL: [(&str, Case); 10] = [
+    ("order under a reader that is slow at first", order),
+    ("the end of the stream comes after the last byte", end),
+    ("sendfile", sendfile),
+    ("an edge-triggered server gets every event that it waits for", edge_triggered),
+    ("a client that has ended its requests still gets its answer", half_close),
+    ("a client's reset reaches the server", reset),
+    ("the last message of an answer passes the daemon", last_message),
+    (FIONREAD, fionread),
+    ("a server that sends without copying is left alone", zero_copy),
+    ("a socket with TLS in the kernel is left alone", protocol),
+];
+
+const MIB: usize = 1024 * 1024;
+
+/// Sends `bytes` through a flow, by `serve`, while a relay runs and a client reads. Gives how many went fast and how many
+/// passed.
+fn send(
+    rig: &Rig<'_>,
+    bytes: &[u8],
+    slow_reads: usize,
+    serve: impl FnOnce(&TcpStream) -> Result<()> + Send,
+) -> Result<(u64, u64)> {
+    let mut four = rig.four()?;
+    let lane = rig.arm(&four)?;
+    let mut k = four.k.try_clone()?;
+    let four = &mut four;
+    scope(|scope| {
+        let server = scope.spawn(|| {
+            let served = serve(&four.s);
+            four.s.shutdown(Shutdown::Write).context("cannot end the stream").and(served)
+        });
+        let relayed = scope.spawn(|| relay(four, &lane));
+        let read = expect(&mut k, bytes, slow_reads);
+        if read.is_err() {
+            // Whoever still waits for somebody shall not.
+            for socket in [&four.s, &four.k] {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+        let relayed = relayed.join().map_err(|_| anyhow!("the relay panicked"))?;
+        server.join().map_err(|_| anyhow!("the server panicked"))?.context("the server")?;
+        read?;
+        Ok((lane.fast_bytes(), relayed.context("the relay")?))
+    })
+}
+
+fn shares((fast, slow): (u64, u64)) -> Result<Finding> {
+    ensure!(fast > 0, "nothing was redirected ({slow} bytes passed)");
+    Ok(Finding::Holds(format!("{fast} bytes went fast, {slow} passed")))
+}
+
+fn order(rig: &Rig<'_>) -> Result<Finding> {
+    let bytes = pattern(8 * MIB);
+    let counts = send(rig, &bytes, 20, |mut s| bytes.chunks(50_000).try_for_each(|part| Ok(s.write_all(part)?)))?;
+    ensure!(counts.1 > 0, "nothing passed, so that the order was not put to the test");
+    shares(counts)
+}
+
+fn end(rig: &Rig<'_>) -> Result<Finding> {
+    let bytes = pattern(300_000);
+    let mut all = (0, 0);
+    for _ in 0..5 {
+        let counts = send(rig, &bytes, 0, |mut s| Ok(s.write_all(&bytes)?))?;
+        all = (all.0 + counts.0, all.1 + counts.1);
+    }
+    shares(all)
+}
+
+fn sendfile(rig: &Rig<'_>) -> Result<Finding> {
+    let bytes = pattern(2 * MIB);
+    let file = rustix::fs::memfd_create("proof", rustix::fs::MemfdFlags::CLOEXEC)?;
+    std::fs::File::from(file.try_clone()?).write_all(&bytes)?;
+    let counts = send(rig, &bytes, 3, |s| {
+        let mut offset = 0;
+        while offset < bytes.len() as u64 {
+            let left = bytes.len() - offset as usize;
+            ensure!(rustix::fs::sendfile(s, &file, Some(&mut offset), left)? > 0, "sendfile sent nothing");
+        }
+        Ok(())
+    })?;
+    shares(counts)
+}
+
+/// The server that every earlier proxy of this kind has hung: it stops at EAGAIN and goes on only when it is told.
+fn edge_triggered(rig: &Rig<'_>) -> Result<Finding> {
+    let bytes = pattern(4 * MIB);
+    let mut waits = 0;
+    let counts = send(rig, &bytes, 20, |s| {
+        s.set_nonblocking(true)?;
+        let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&poller, s, epoll::EventData::new_u64(0), epoll::EventFlags::OUT | epoll::EventFlags::ET)?;
+        let mut events = Vec::with_capacity(4);
+        let mut left = &bytes[..];
+        while !left.is_empty() {
+            match (&*s).write(left) {
+                Ok(n) => left = &left[n..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    waits += 1;
+                    events.clear();
+                    let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
+                    epoll::wait(&poller, spare_capacity(&mut events), Some(&patience))?;
+                    ensure!(!events.is_empty(), "the server was told to wait, and was never told to go on");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(waits < 2_000, "the server was told to wait {waits} times: it would spin");
+    shares(counts)
+}
+
+fn half_close(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let lane = rig.arm(&four)?;
+    four.k.shutdown(Shutdown::Write)?;
+    let bytes = pattern(200_000);
+    let mut k = four.k.try_clone()?;
+    let slow = scope(|scope| {
+        let relayed = scope.spawn(|| relay(&four, &lane));
+        let served = (&four.s).write_all(&bytes).and_then(|()| four.s.shutdown(Shutdown::Write));
+        let read = expect(&mut k, &bytes, 0);
+        served?;
+        read?;
+        relayed.join().map_err(|_| anyhow!("the relay panicked"))?
+    })?;
+    shares((lane.fast_bytes(), slow))
+}
+
+fn reset(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let lane = rig.arm(&four)?;
+    (&four.s).write_all(&[1; 1000])?;
+    SockRef::from(&four.k).set_linger(Some(Duration::ZERO))?;
+    let Four { k, c, u, s } = four;
+    drop(k);
+    wait(&c, PollFlags::IN)?;
+    let before = lane.fast_bytes();
+    let told = (0..10).find_map(|_| (&s).write_all(&[2; 1000]).err());
+    ensure!(lane.fast_bytes() == before, "messages are still redirected to a connection that was reset");
+    drop((lane, c, u));
+    Ok(Finding::Holds(match told {
+        Some(error) => format!("its next send says: {error}"),
+        None => "its messages pass from then on, and the daemon, which sees the reset, ends the connection".to_owned(),
+    }))
+}
+
+fn last_message(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let lane = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    (&four.s).write_all(&[1; 400])?;
+    ensure!((lane.fast_bytes(), lane.budget()) == (400, 600), "the first message was not redirected");
+    (&four.s).write_all(&[2; 600])?;
+    ensure!((lane.fast_bytes(), lane.budget()) == (400, 600), "the last message was redirected");
+    settle(&lane)?;
+    Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
+}
+
+fn fionread(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let _lane = rig.arm(&four)?;
+    four.u.send(b"hello")?;
+    wait(&four.s, PollFlags::IN)?;
+    match rustix::io::ioctl_fionread(&four.s)? {
+        5 => Ok(Finding::Holds("also in a socket map".to_owned())),
+        wrong => Ok(Finding::WorkedAround(format!(
+            "this kernel says {wrong} instead of 5 for a socket in a socket map: a server's socket is only there while              there is nothing for it to read, which costs upgraded connections some of their speed"
+        ))),
+    }
+}
+
+fn zero_copy(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    set_option(&four.s, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1_i32.to_ne_bytes()).context("SO_ZEROCOPY")?;
+    match rig.try_arm(&four, 1000) {
+        Err(Refused::Program(Armed::ZeroCopy)) => Ok(Finding::Holds("its flow is not armed".to_owned())),
+        other => Err(anyhow!("its flow was armed, or not for that reason: {:?}", other.map(|_| ()))),
+    }
+}
+
+fn protocol(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    if set_option(&four.s, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls").is_err() {
+        return Ok(Finding::Holds("this kernel has no TLS".to_owned()));
+    }
+    match rig.try_arm(&four, 1000) {
+        Err(Refused::Program(Armed::Protocol) | Refused::Client) => {
+            Ok(Finding::Holds("its flow is not armed".to_owned()))
+        }
+        other => Err(anyhow!("its flow was armed, or not for that reason: {:?}", other.map(|_| ()))),
+    }
+}
+
+/// Sets a socket option that socket2 does not know.
+fn set_option(socket: &impl AsFd, level: i32, name: i32, value: &[u8]) -> std::io::Result<()> {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads so many bytes through the pointer, and it points to as many.
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}

@@ -1,0 +1,174 @@
+//! The four sockets of a flow in a network namespace of their own, and a relay between them.
+
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::super::flows::Flows;
+use super::super::lane::{Lane, Refused, Request, ServerUse};
+use crate::netns::Netns;
+use proxy_common::Flow;
+
+/// Nothing here takes longer, unless somebody waits for what never comes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The namespace.
+pub(super) struct Rig<'a> {
+    flows: &'a Arc<Flows>,
+    netns: Netns,
+}
+
+/// A flow's sockets: the client's end **K** of the controller's connection **C**, the daemon's **U** and the server's **S**.
+pub(super) struct Four {
+    pub(super) k: TcpStream,
+    pub(super) c: Socket,
+    pub(super) u: Socket,
+    pub(super) s: TcpStream,
+}
+
+impl<'a> Rig<'a> {
+    pub(super) fn new(flows: &'a Arc<Flows>) -> Result<Self> {
+        // This thread leaves the host's namespace for good; it ends with the proof.
+        // SAFETY: only the calling thread's namespace changes.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+            .context("cannot make a network namespace")?;
+        loopback_up().context("cannot set the loopback interface up")?;
+        Ok(Self { flows, netns: Netns::current()? })
+    }
+
+    /// Two connected pairs.
+    pub(super) fn four(&self) -> Result<Four> {
+        let (k, c) = pair(|_| Ok(()))?;
+        // As the sock_ops program would: it sees only registered namespaces, and the daemon's own process.
+        let (u, s) = pair(|s| s.set_send_buffer_size(super::super::buffers::SLOW_BYTES as usize))?;
+        c.set_nonblocking(true)?;
+        u.set_nonblocking(true)?;
+        let (k, s) = (TcpStream::from(k), TcpStream::from(s));
+        k.set_read_timeout(Some(PATIENCE))?;
+        s.set_write_timeout(Some(PATIENCE))?;
+        Ok(Four { k, c, u, s })
+    }
+
+    /// Arms a flow of which `budget` bytes are to come.
+    pub(super) fn try_arm(&self, four: &Four, budget: u64) -> Result<Lane, Refused> {
+        let (client, upstream) = (&four.c, &four.u);
+        self.flows.open(&Request { netns: &self.netns, client, upstream, budget, server: ServerUse::Answers })
+    }
+
+    /// Arms a flow that ends with its connection.
+    pub(super) fn arm(&self, four: &Four) -> Result<Lane> {
+        self.try_arm(four, Flow::UNTIL_END).map_err(|reason| anyhow::anyhow!("the flow was not armed: {reason}"))
+    }
+}
+
+/// What one connection of two sockets inside the namespace is: the end that connects, and the end that accepts.
+fn pair(prepare: impl FnOnce(&Socket) -> io::Result<()>) -> Result<(Socket, Socket)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let connecting = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    connecting.set_tcp_nodelay(true)?;
+    connecting.connect(&SockAddr::from(listener.local_addr()?))?;
+    let (accepted, _) = listener.accept()?;
+    let accepted = Socket::from(accepted);
+    accepted.set_tcp_nodelay(true)?;
+    prepare(&accepted)?;
+    Ok((connecting, accepted))
+}
+
+/// Relays what passes to U, as the daemon does, until the server has ended; then ends C. Gives the bytes relayed.
+pub(super) fn relay(four: &Four, lane: &Lane) -> Result<u64> {
+    let mut relayed = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        wait(&four.u, PollFlags::IN)?;
+        let n = match (&four.u).read(&mut buffer) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error).context("the container's side"),
+        };
+        if n == 0 {
+            settle(lane)?;
+            four.c.shutdown(std::net::Shutdown::Write)?;
+            return Ok(relayed);
+        }
+        let mut left = &buffer[..n];
+        while !left.is_empty() {
+            match four.c.send(left) {
+                Ok(sent) => left = &left[sent..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&four.c, PollFlags::OUT)?,
+                Err(error) => return Err(error).context("the controller's side"),
+            }
+        }
+        lane.relayed(n as u64);
+        relayed += n as u64;
+    }
+}
+
+/// Waits until a flow is settled.
+pub(super) fn settle(lane: &Lane) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !lane.try_settle().map_err(|_| anyhow::anyhow!("the flow's end is unknown"))? {
+        ensure!(Instant::now() < deadline, "redirected bytes did not arrive");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
+}
+
+/// Waits for an event on a socket.
+pub(super) fn wait(socket: &impl AsFd, events: PollFlags) -> Result<()> {
+    let mut fds = [PollFd::new(socket, events)];
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    if poll(&mut fds, Some(&patience))? == 0 {
+        bail!("nothing happened for {} s: something is stuck", PATIENCE.as_secs());
+    }
+    Ok(())
+}
+
+/// The bytes that servers send: each says where it belongs.
+pub(super) fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+/// Reads K to its end, with a pause before each of the first reads, and compares.
+pub(super) fn expect(k: &mut TcpStream, expected: &[u8], slow_reads: usize) -> Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    let mut at = 0;
+    for read in 0.. {
+        if read < slow_reads {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let n = k.read(&mut buffer).context("the client's side")?;
+        if n == 0 {
+            break;
+        }
+        let wanted = expected.get(at..at + n).context("more came than was sent")?;
+        if let Some(wrong) = buffer[..n].iter().zip(wanted).position(|(got, wanted)| got != wanted) {
+            bail!("byte {} is not the one that was sent", at + wrong);
+        }
+        at += n;
+    }
+    ensure!(at == expected.len(), "{at} of {} bytes arrived", expected.len());
+    Ok(())
+}
+
+/// Sets the loopback interface up (netdevice(7)).
+fn loopback_up() -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: all of ifreq is integers, arrays of them and pointers that stay unused; zero is a value of each.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads one ifreq through the pointer, and it points to one.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The flow table in this process's memory, and who may use which entry.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use proxy_common::{Flow, Passed};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// An entry of the table as both sides write to it: [`Flow`] with atomics in place of its integers.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) armed: AtomicU32,
+    pub(super) relayed: AtomicU32,
+    pub(super) budget: AtomicU64,
+    pub(super) client: AtomicU64,
+    pub(super) client_cookie: AtomicU64,
+    pub(super) client_start: AtomicU32,
+    pub(super) slow_bytes: AtomicU32,
+    reserved: [AtomicU64; 3],
+    pub(super) inside: AtomicU64,
+    pub(super) fast_bytes: AtomicU64,
+    pub(super) fast_messages: AtomicU64,
+    pub(super) passed: [AtomicU64; Passed::COUNT],
+}
+
+const _: () = assert!(size_of::<Entry>() == size_of::<Flow>() && align_of::<Entry>() == align_of::<Flow>());
+const _: () = assert!(std::mem::offset_of!(Entry, budget) == std::mem::offset_of!(Flow, budget));
+const _: () = assert!(std::mem::offset_of!(Entry, slow_bytes) == std::mem::offset_of!(Flow, slow_bytes));
+const _: () = assert!(std::mem::offset_of!(Entry, passed) == std::mem::offset_of!(Flow, passed));
+
+/// The mapped table.
+#[derive(Debug)]
+pub(super) struct Table {
+    start: NonNull<Entry>,
+    entries: u32,
+    free: Mutex<Free>,
+}
+
+// SAFETY: the memory is shared with the kernel and consists of atomics; the pointer is to a mapping that lives as long as
+// this does.
+unsafe impl Send for Table {}
+// SAFETY: as above.
+unsafe impl Sync for Table {}
+
+/// Entries that nobody uses: those given back, and all from `untouched` on.
+#[derive(Debug, Default)]
+struct Free {
+    returned: Vec<u32>,
+    untouched: u32,
+}
+
+impl Table {
+    /// Maps the array map behind `map`, which has so many entries.
+    ///
+    /// # Errors
+    /// The error of `mmap(2)`.
+    pub(super) fn map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses; nothing of this process is touched.
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), Self::bytes(entries), protection, MapFlags::SHARED, map, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start, entries, free: Mutex::default() })
+    }
+
+    fn bytes(entries: u32) -> usize {
+        (entries as usize * size_of::<Entry>()).next_multiple_of(rustix::param::page_size())
+    }
+
+    /// The entry of a slot.
+    ///
+    /// # Panics
+    /// When the table has no such slot: slots come from [`Table::take`] only.
+    pub(super) fn entry(&self, slot: u32) -> &Entry {
+        assert!(slot < self.entries, "slot {slot} of {}", self.entries);
+        // SAFETY: within the mapping, which is aligned to a page and made of these; any bits are a legal entry.
+        unsafe { self.start.add(slot as usize).as_ref() }
+    }
+
+    /// Takes an entry that nobody uses; none if the table is full.
+    pub(super) fn take(&self) -> Option<u32> {
+        let mut free = self.free.lock();
+        // A verdict may still be inside an entry whose flow was dropped in the middle; it is passed over until that is out.
+        let settled = free.returned.iter().rposition(|&slot| self.entry(slot).inside.load(Relaxed) == 0);
+        if let Some(position) = settled {
+            return Some(free.returned.swap_remove(position));
+        }
+        let slot = free.untouched;
+        if slot >= self.entries {
+            return None;
+        }
+        free.untouched += 1;
+        Some(slot)
+    }
+
+    /// Gives an entry back.
+    pub(super) fn put(&self, slot: u32) {
+        self.free.lock().returned.push(slot);
+    }
+
+    /// How many entries are in use.
+    pub(super) fn used(&self) -> u32 {
+        let free = self.free.lock();
+        free.untouched - u32::try_from(free.returned.len()).unwrap_or(free.untouched)
+    }
+
+    /// How many there are.
+    pub(super) const fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// All entries that were ever used.
+    pub(super) fn touched(&self) -> impl Iterator<Item = &Entry> {
+        let untouched = self.free.lock().untouched;
+        (0..untouched).map(|slot| self.entry(slot))
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`; references to entries borrow the table and are gone.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), Self::bytes(self.entries)) };
+    }
+}
