@@ -14,6 +14,7 @@
 //! - [`zoo`]: servers that write in every way the kernel knows.
 //! - [`habits`]: clients that read in every way.
 //! - [`soak`]: thousands of connections, each a play that its number decides.
+//! - [`kernel`]: what a daemon has loaded there.
 //! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
 //! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
 //!
@@ -26,6 +27,7 @@ pub mod docker;
 pub mod forwarder;
 pub mod habits;
 pub mod http;
+pub mod kernel;
 pub mod net;
 pub mod node;
 pub mod origin;
@@ -62,7 +64,7 @@ pub fn privileged() -> bool {
 #[macro_export]
 macro_rules! __gateway_tests {
     () => {
-        $crate::__gateway_tests! { splice: Splice, copy: Copy, tls: Tls }
+        $crate::__gateway_tests! { fast: Fast, splice: Splice, copy: Copy, tls: Tls }
     };
     ($($test:ident: $path:ident),*) => {$(
         #[test]
