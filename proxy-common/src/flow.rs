@@ -28,7 +28,12 @@ pub struct Flow {
     /// Bytes that the daemon has written to C since then, modulo 2^32.
     pub slow_bytes: u32,
     /// Not used.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
+
+    /// Whether the verdict has let a message pass since it last redirected one: 1 or 0.
+    pub passing: u64,
+    /// How often it redirected again after messages had passed.
+    pub returned: u64,
 
     /// Verdicts that are being reached at this moment: 1 or 0, since S is locked meanwhile.
     pub inside: u64,
@@ -222,7 +227,7 @@ impl Offsets {
 }
 
 const _: () = assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 8);
-const _: () = assert!(core::mem::offset_of!(Flow, inside) == 64);
+const _: () = assert!(core::mem::offset_of!(Flow, passing) == 48);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
 const _: () = assert!(size_of::<ArmRequest>() == 104 && align_of::<ArmRequest>() == 8);
 const _: () = assert!(size_of::<Offsets>() == 64 && align_of::<Offsets>() == 4);

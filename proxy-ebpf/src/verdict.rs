@@ -45,6 +45,7 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
         if let Err(reason) = verdict {
             let passed = (&raw mut (*flow).passed).cast::<u64>().add(reason as usize);
             core::ptr::write_volatile(passed, core::ptr::read_volatile(passed) + 1);
+            (*flow).passing = 1;
         }
         atomic::add_ordered(&raw mut (*flow).inside, u64::MAX);
     }
@@ -109,6 +110,8 @@ fn decide(
     // SAFETY: as above; while `relayed` is S's sequence number these fields are the verdict's own.
     unsafe {
         core::ptr::write_volatile(&raw mut (*flow).budget, budget - size);
+        (*flow).returned += (*flow).passing;
+        (*flow).passing = 0;
         (*flow).fast_messages += 1;
         core::ptr::write_volatile(&raw mut (*flow).fast_bytes, (*flow).fast_bytes + size);
     }

@@ -32,6 +32,7 @@ use crate::node::{Node, NodeSettings, Timeouts};
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
 use crate::relay::Engine;
+use crate::relay::fast::{Fast, Policy};
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
@@ -135,7 +136,8 @@ impl App {
         let containers = resolvers(&config.containers, &fastpath, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
-        let node = Node::new(node_settings(&config, &pipes), Arc::clone(&containers), Arc::clone(&metrics), workers);
+        let settings = node_settings(&config, &pipes, &fastpath);
+        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
@@ -264,7 +266,7 @@ impl App {
             self.pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
             self.pipes_shown.set(&self.pipes);
         }
-        self.node.reload(node_settings(&config, &self.pipes));
+        self.node.reload(node_settings(&config, &self.pipes, &self.fastpath));
         self.listeners.apply(plan, &self.node);
         self.config = config;
         Ok(())
@@ -347,7 +349,7 @@ async fn resolvers(
     Ok(containers)
 }
 
-fn node_settings(config: &Config, pipes: &Arc<PipePool>) -> NodeSettings {
+fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> NodeSettings {
     let limits = &config.limits;
     NodeSettings {
         head: HeadLimits {
@@ -369,16 +371,19 @@ fn node_settings(config: &Config, pipes: &Arc<PipePool>) -> NodeSettings {
         connections_per_client: limits.connections_per_client,
         connections_per_container: limits.connections_per_container,
         access_log: config.log.access,
-        engine: engine(&config.relay, pipes),
+        engine: engine(&config.relay, pipes, fastpath),
     }
 }
 
-fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>) -> Engine {
-    let pipes = match relay.path {
-        RelayPath::Auto | RelayPath::Fast | RelayPath::Splice => Some(Arc::clone(pipes)),
-        RelayPath::Copy => None,
-    };
-    Engine { pipes }
+fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> Engine {
+    let fast = |policy| fastpath.flows().ok().map(|flows| Fast { flows: Arc::clone(flows), policy });
+    let pipes = || Some(Arc::clone(pipes));
+    match relay.path {
+        RelayPath::Auto => Engine { pipes: pipes(), fast: fast(Policy::MEASURED) },
+        RelayPath::Fast => Engine { pipes: pipes(), fast: fast(Policy::ALWAYS) },
+        RelayPath::Splice => Engine { pipes: pipes(), fast: None },
+        RelayPath::Copy => Engine { pipes: None, fast: None },
+    }
 }
 
 /// A relayed connection takes a descriptor on each side and, while bytes move, up to two pipes.

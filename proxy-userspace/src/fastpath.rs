@@ -23,6 +23,7 @@ mod unavailable;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -97,6 +98,9 @@ impl Fastpath {
         match &state {
             Ok(kernel) => {
                 kernel.forward_logs();
+                if let Err(error) = kernel.limit_send_buffers() {
+                    tracing::warn!(%error, "servers' send buffers stay as they are: after a stall a response comes back to the fast path late");
+                }
                 if !cgroup::namespace_is_initial() {
                     tracing::warn!(
                         cgroup = %kernel.cgroup().display(),
@@ -123,7 +127,11 @@ impl Fastpath {
     pub fn status(&self) -> String {
         match &self.state {
             Ok(kernel) => {
-                format!("eBPF: program {} attached at {}", kernel.program_id(), kernel.cgroup().display())
+                let fast = match kernel.flows() {
+                    Ok(_) => format!("fast path proven in {} ms", kernel.proof().took().as_millis()),
+                    Err(reason) => format!("no fast path: {reason}"),
+                };
+                format!("eBPF: program {} attached at {}; {fast}", kernel.program_id(), kernel.cgroup().display())
             }
             Err(reason) => format!("eBPF: not used: {reason}"),
         }
@@ -135,6 +143,14 @@ impl Fastpath {
             Ok(kernel) => Some(kernel),
             Err(_) => None,
         }
+    }
+
+    /// The fast path, or why there is none.
+    ///
+    /// # Errors
+    /// The reason, for people.
+    pub fn flows(&self) -> Result<&Arc<Flows>, &Unavailable> {
+        self.state.as_ref().and_then(Kernel::flows)
     }
 
     /// Why there is no kernel's help, if there is none.

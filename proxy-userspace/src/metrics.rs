@@ -40,18 +40,21 @@ pub enum Path {
     Copy,
     /// By splice(2), without entering the process.
     Splice,
+    /// Carried past the process by the kernel, at least a part of it.
+    Fast,
     /// Read and written because at least one side is encrypted.
     Tls,
 }
 
 impl Path {
-    const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Tls];
+    const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Fast, Self::Tls];
 
     /// The value of the metrics' label and of the access log's field.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Copy => "copy",
             Self::Splice => "splice",
+            Self::Fast => "fast",
             Self::Tls => "tls",
         }
     }
@@ -91,7 +94,7 @@ pub struct Metrics {
     responses: Responses,
     refusals: Family<Labels, Counter>,
     granted: Family<Labels, Counter>,
-    relayed: [[Counter; 3]; 2],
+    relayed: [[Counter; 4]; 2],
     tunnels: Gauge,
     dials: [Counter; 4],
     handshakes: [Counter; 3],
@@ -274,7 +277,7 @@ impl Drop for Open {
     }
 }
 
-fn relayed(registry: &mut Registry) -> [[Counter; 3]; 2] {
+fn relayed(registry: &mut Registry) -> [[Counter; 4]; 2] {
     let family: Family<[(&'static str, &'static str); 2], Counter> = Family::default();
     registry.register_with_unit("relayed", "Bytes of bodies and tunnels moved on", Unit::Bytes, family.clone());
     ["up", "down"].map(|direction| {

@@ -2,11 +2,13 @@
 //!
 //! - [`sock`] and [`stream`]: the two kinds of connection, driven through shared references.
 //! - [`flow`]: one direction, by splice(2) where both ends are plain sockets and the bytes come in bulk, else by copy.
+//! - [`fast`]: responses that the kernel carries past this process, and the choice which those are.
 //! - [`tunnel`]: both directions of an opaque connection.
 //! - [`pipe`], [`buffer`]: what holds bytes on their way, borrowed only while there are any.
 //! - [`meter`]: counts and the time of the last activity.
 
 pub mod buffer;
+pub mod fast;
 pub mod flow;
 pub mod meter;
 pub mod pipe;

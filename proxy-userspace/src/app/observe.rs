@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::auth::ReplayMemory;
 use crate::build_info;
 use crate::container::{Containers, NamespaceObserver};
-use crate::fastpath::{Counters, Fastpath};
+use crate::fastpath::{Counters, Counts, Fastpath, Passed};
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::netns::Netns;
 use crate::readiness::Readiness;
@@ -68,6 +68,7 @@ pub(super) fn register(
         vec![Sample::plain(r.len() as f64)]
     });
     kernel(metrics, fastpath);
+    fast(metrics, fastpath);
 }
 
 fn kernel(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
@@ -80,6 +81,41 @@ fn kernel(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
     let help = "Socket events in containers' namespaces, as the kernel program saw them";
     metrics.observe("bpf_socket_events", help, Kind::Counter, move || {
         f.counters().map(|counters| events(&counters)).unwrap_or_default()
+    });
+}
+
+/// The counts of the fast path, where there is one.
+fn fast(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
+    let up = fastpath.flows().err().map(ToString::to_string).unwrap_or_default();
+    metrics.observe("fast_up", "Whether the kernel carries responses past the daemon", Kind::Gauge, move || {
+        vec![Sample::labelled([("reason", up.clone())], f64::from(u8::from(up.is_empty())))]
+    });
+    let Ok(flows) = fastpath.flows() else { return };
+    let f = Arc::clone(flows);
+    let counter = |name, help, read: fn(&Counts) -> Vec<Sample>| {
+        let f = Arc::clone(&f);
+        metrics.observe(name, help, Kind::Counter, move || read(&f.counts()));
+    };
+    counter("fast_bytes", "Bytes that the kernel carried past the daemon", |c| vec![Sample::plain(c.fast_bytes as f64)]);
+    counter("fast_messages", "Messages that the kernel carried past the daemon", |c| {
+        vec![Sample::plain(c.fast_messages as f64)]
+    });
+    counter("fast_armed", "Responses that took the fast path", |c| vec![Sample::plain(c.armed as f64)]);
+    counter("fast_refused", "Responses that could not take the fast path, by reason", |c| {
+        let sample = |&(reason, n): &(&str, u64)| Sample::labelled([("reason", reason.to_owned())], n as f64);
+        c.refused.iter().map(sample).collect()
+    });
+    counter("fast_passed", "Messages on the fast path that had to pass the daemon, by reason", |c| {
+        let sample = |(reason, &n): (Passed, &u64)| {
+            Sample::labelled([("reason", format!("{reason:?}").to_lowercase())], n as f64)
+        };
+        Passed::ALL.into_iter().zip(&c.passed).map(sample).collect()
+    });
+    counter("fast_returned", "Times that a response came back to the fast path after messages had passed", |c| {
+        vec![Sample::plain(c.returned as f64)]
+    });
+    metrics.observe("fast_flows", "Responses on the fast path now", Kind::Gauge, move || {
+        vec![Sample::plain(f64::from(f.used().0))]
     });
 }
 

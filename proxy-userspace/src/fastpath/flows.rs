@@ -174,6 +174,8 @@ pub struct Counts {
     pub fast_bytes: u64,
     /// Messages redirected.
     pub fast_messages: u64,
+    /// How often a flow came back to the fast path after messages had passed.
+    pub returned: u64,
     /// Messages of armed servers that passed, by [`Passed`].
     pub passed: [u64; Passed::COUNT],
 }
@@ -182,6 +184,7 @@ impl Counts {
     fn add(&mut self, entry: &Entry) {
         self.fast_bytes += entry.fast_bytes.load(Relaxed);
         self.fast_messages += entry.fast_messages.load(Relaxed);
+        self.returned += entry.returned.load(Relaxed);
         for (sum, count) in self.passed.iter_mut().zip(&entry.passed) {
             *sum += count.load(Relaxed);
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::Duration;
 
@@ -101,12 +102,14 @@ pub struct Unsettled;
 pub struct Lane {
     flows: Arc<Flows>,
     slot: u32,
+    /// It is known that all redirected bytes have arrived; S and C are out of the maps.
+    settled: AtomicBool,
 }
 
 impl Lane {
     pub(super) fn arm(flows: &Arc<Flows>, request: &Request<'_>) -> Result<Self, Refused> {
         let slot = flows.table.take().ok_or(Refused::TableFull)?;
-        let lane = Self { flows: Arc::clone(flows), slot };
+        let lane = Self { flows: Arc::clone(flows), slot, settled: AtomicBool::new(false) };
         let armed = lane.try_arm(request);
         flows.totals.armed(armed);
         armed.map(|()| lane)
@@ -114,9 +117,7 @@ impl Lane {
 
     fn try_arm(&self, request: &Request<'_>) -> Result<(), Refused> {
         let entry = self.flows.table.entry(self.slot);
-        entry.passed.iter().for_each(|count| count.store(0, Relaxed));
-        entry.fast_bytes.store(0, Relaxed);
-        entry.fast_messages.store(0, Relaxed);
+        entry.reset_counts();
         let argument = self.argument(request).map_err(|error| {
             tracing::debug!(%error, "a flow's sockets cannot be asked");
             Refused::System
@@ -179,6 +180,11 @@ impl Lane {
         self.entry().fast_bytes.load(Relaxed)
     }
 
+    /// Messages that passed so far.
+    pub fn passed_messages(&self) -> u64 {
+        self.entry().passed.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
     /// Ends the flow: from here on every message passes, and all that was redirected is in C's queue.
     ///
     /// # Errors
@@ -201,9 +207,16 @@ impl Lane {
     /// # Errors
     /// [`Unsettled`]: C cannot be asked any more.
     pub fn try_settle(&self) -> Result<bool, Unsettled> {
-        self.disarm();
+        if self.settled.load(Relaxed) {
+            return Ok(true);
+        }
+        // Sequentially consistent, against the barrier with which a verdict begins.
+        self.entry().armed.store(0, SeqCst);
         match self.flows.settle(self.slot) {
-            Ok(settled::YES) => Ok(true),
+            Ok(settled::YES) => {
+                self.settled.store(true, Relaxed);
+                Ok(true)
+            }
             Ok(settled::NOT_YET) => Ok(false),
             Ok(_) | Err(_) => Err(Unsettled),
         }
@@ -211,14 +224,8 @@ impl Lane {
 
     /// Takes S out of its map at once, without waiting for what is on its way to C.
     pub fn withdraw(&self) {
-        self.disarm();
-        // That C is not settled is known; what matters is that S is out.
-        let _ = self.flows.settle(self.slot);
-    }
-
-    fn disarm(&self) {
-        // Sequentially consistent, against the barrier with which the verdict enters.
-        self.entry().armed.store(0, SeqCst);
+        // Whether all has arrived is asked again, when it matters.
+        let _ = self.try_settle();
     }
 
     fn entry(&self) -> &super::table::Entry {
@@ -232,10 +239,10 @@ impl Drop for Lane {
         let entry = self.entry();
         self.flows.totals.ended(entry);
         // Whatever comes now must not be counted a second time.
-        entry.fast_bytes.store(0, Relaxed);
-        entry.fast_messages.store(0, Relaxed);
-        entry.passed.iter().for_each(|count| count.store(0, Relaxed));
-        self.flows.remove_client(self.slot);
+        entry.reset_counts();
+        if !self.settled.load(Relaxed) {
+            self.flows.remove_client(self.slot);
+        }
         self.flows.table.put(self.slot);
     }
 }

@@ -20,7 +20,9 @@ pub(super) struct Entry {
     pub(super) client_cookie: AtomicU64,
     pub(super) client_start: AtomicU32,
     pub(super) slow_bytes: AtomicU32,
-    reserved: [AtomicU64; 3],
+    reserved: AtomicU64,
+    pub(super) passing: AtomicU64,
+    pub(super) returned: AtomicU64,
     pub(super) inside: AtomicU64,
     pub(super) fast_bytes: AtomicU64,
     pub(super) fast_messages: AtomicU64,
@@ -31,6 +33,14 @@ const _: () = assert!(size_of::<Entry>() == size_of::<Flow>() && align_of::<Entr
 const _: () = assert!(std::mem::offset_of!(Entry, budget) == std::mem::offset_of!(Flow, budget));
 const _: () = assert!(std::mem::offset_of!(Entry, slow_bytes) == std::mem::offset_of!(Flow, slow_bytes));
 const _: () = assert!(std::mem::offset_of!(Entry, passed) == std::mem::offset_of!(Flow, passed));
+
+impl Entry {
+    /// Sets what the verdict counts to zero.
+    pub(super) fn reset_counts(&self) {
+        let counts = [&self.passing, &self.returned, &self.fast_bytes, &self.fast_messages];
+        counts.into_iter().chain(&self.passed).for_each(|count| count.store(0, Relaxed));
+    }
+}
 
 /// The mapped table.
 #[derive(Debug)]

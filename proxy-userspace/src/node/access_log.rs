@@ -16,6 +16,8 @@ pub(super) struct Line<'a> {
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
     pub(super) path: Path,
+    /// Of `bytes_down`, those that the kernel carried past the daemon.
+    pub(super) bytes_fast: u64,
     /// The refusal's label, or why the connection was cut.
     pub(super) note: Option<&'a str>,
 }
@@ -36,7 +38,13 @@ impl Line<'_> {
             first_byte_ms = self.seen.first_byte.map(milliseconds),
             duration_ms = milliseconds(Instant::now()),
             path = self.path.label(),
+            fast_percent = (self.path == Path::Fast).then(|| fast_percent(self.bytes_fast, self.bytes_down)),
             note = self.note,
         );
     }
+}
+
+/// The share of the fast path in what went down, rounded down: 100 means all of it.
+fn fast_percent(fast: u64, all: u64) -> u64 {
+    (u128::from(fast) * 100).checked_div(u128::from(all)).map_or(0, |percent| percent as u64)
 }

@@ -11,7 +11,10 @@ use crate::http::{
     self, Asked, ChunkMode, Chunked, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
 };
 use crate::refusal::Refusal;
+use crate::fastpath::ServerUse;
+use crate::netns::Netns;
 use crate::relay::buffer::ReadBuffer;
+use crate::relay::fast::Response;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
 
 /// Body bytes up to this many that came together with the head leave in the same write as the head.
@@ -67,6 +70,8 @@ pub(super) struct Download<'a> {
     pub(super) reused: bool,
     /// Whether the node is shutting down, so that no connection should go on.
     pub(super) draining: &'a (dyn Fn() -> bool + Sync),
+    /// The container's network namespace.
+    pub(super) netns: &'a Netns,
 }
 
 /// What to do after a head.
@@ -217,13 +222,18 @@ impl Download<'_> {
             meter: self.meter,
             engine: self.engine,
         };
-        match flow.run(left).await {
+        // The server may still have a part of the request before it, when it answers early.
+        let ready = || self.sent.whole();
+        let response = Response { flow, netns: self.netns, server: ServerUse::Answers, ready: &ready, talk: None };
+        match response.run(left).await {
             Ok(moved) if left != UNTIL_END && moved < left => {
                 Err(DownloadError::Cut("the container's answer ended early"))
             }
             Ok(_) => Ok(()),
             Err(FlowError::Read(_)) => Err(DownloadError::Cut("the container reset the connection")),
             Err(FlowError::Write(_)) => Err(DownloadError::Client),
+            Err(FlowError::Surplus) => Err(DownloadError::Cut("the container's answer is longer than it had announced")),
+            Err(FlowError::Unsettled) => Err(DownloadError::Cut("a part of the container's answer is lost in the kernel")),
         }
     }
 

@@ -109,6 +109,7 @@ impl Exchange<'_> {
             expect_continue: request.expect_continue,
             reused: self.origin.used,
             draining: self.draining,
+            netns: &self.origin.container.netns,
         };
         let mut up = pin!(async {
             match upload.run(head, request.framing).await {
@@ -174,7 +175,7 @@ impl Exchange<'_> {
         let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
         let _counted = self.metrics.tunnel();
         let origin = (&self.origin.stream, &mut self.origin.read);
-        let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine));
+        let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine, &self.origin.container.netns));
         let mut check = watch.next_check(true, true);
         poll_fn(|cx| {
             if let Poll::Ready(result) = relay.as_mut().poll(cx) {

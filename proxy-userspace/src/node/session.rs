@@ -342,11 +342,13 @@ impl Session {
 
     /// Logs a request and adds it to the metrics.
     fn account(&self, settings: &NodeSettings, account: &Account<'_>) {
-        let path = match (self.client.plain(), self.meter.take_spliced()) {
+        let fast = self.meter.take_fast();
+        let slow_path = match (self.client.plain(), self.meter.take_spliced()) {
             (None, _) => Path::Tls,
             (Some(_), true) => Path::Splice,
             (Some(_), false) => Path::Copy,
         };
+        let path = if fast > 0 { Path::Fast } else { slow_path };
         let [up, down] = [Direction::Up, Direction::Down]
             .map(|direction| self.meter.bytes(direction) - account.bytes[direction as usize]);
         let metrics = &self.node.metrics;
@@ -354,8 +356,9 @@ impl Session {
         if let Some(first_byte) = account.seen.first_byte {
             metrics.first_byte(first_byte.duration_since(account.began));
         }
-        metrics.bytes(Direction::Up, path, up);
-        metrics.bytes(Direction::Down, path, down);
+        metrics.bytes(Direction::Up, slow_path, up);
+        metrics.bytes(Direction::Down, slow_path, down.saturating_sub(fast));
+        metrics.bytes(Direction::Down, Path::Fast, fast);
         if settings.access_log {
             let line = Line {
                 client: self.peer,
@@ -365,6 +368,7 @@ impl Session {
                 bytes_up: up,
                 bytes_down: down,
                 path,
+                bytes_fast: fast,
                 note: account.note,
             };
             line.write();

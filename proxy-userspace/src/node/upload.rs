@@ -143,7 +143,8 @@ impl Upload<'_> {
             Ok(moved) if moved == length => Ok(()),
             Ok(_) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
             Err(FlowError::Read(_)) => Err(UploadError::Client),
-            Err(FlowError::Write(_)) => Err(UploadError::Origin),
+            // The last two cannot happen on this way.
+            Err(FlowError::Write(_) | FlowError::Surplus | FlowError::Unsettled) => Err(UploadError::Origin),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::buffer::{Buffer, LARGE, SMALL};
+use super::fast::Fast;
 use super::meter::{Direction, Meter};
 use super::pipe::PipePool;
 use super::sock::Sock;
@@ -22,6 +23,8 @@ pub const BULK: u64 = SMALL as u64;
 pub struct Engine {
     /// Pipes for splice(2); without them everything is copied.
     pub pipes: Option<Arc<PipePool>>,
+    /// The fast path; without it everything passes this process.
+    pub fast: Option<Fast>,
 }
 
 /// Which end failed.
@@ -31,6 +34,18 @@ pub enum FlowError {
     Read(io::Error),
     /// The stream that bytes go to.
     Write(io::Error),
+    /// The source sent more than it had announced.
+    Surplus,
+    /// Bytes that went past this process cannot be accounted for.
+    Unsettled,
+}
+
+/// Who has a say in each step of a flow.
+pub(super) trait Steps: Sync {
+    /// So many bytes were read, and none of them is written yet; gives how many of them may be.
+    fn read(&self, bytes: u64) -> u64;
+    /// So many bytes were read and are written.
+    fn written(&self, bytes: u64);
 }
 
 /// One direction between two streams.
@@ -49,9 +64,9 @@ pub struct Flow<'a> {
 }
 
 /// What one step did: 0 bytes are the end of the stream.
-struct Step {
-    moved: u64,
-    bulk: bool,
+pub(super) struct Step {
+    pub(super) moved: u64,
+    pub(super) bulk: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -63,15 +78,14 @@ impl<'a> Flow<'a> {
     /// # Errors
     /// Which end failed, and how.
     pub async fn run(&self, limit: u64) -> Result<u64, FlowError> {
+        self.run_with(limit, None).await
+    }
+
+    pub(super) async fn run_with(&self, limit: u64, steps: Option<&dyn Steps>) -> Result<u64, FlowError> {
         let mut done = 0;
-        // A body known to be long starts with splice(2); of a stream, only its behaviour tells.
-        let mut bulk = limit != UNTIL_END && limit >= BULK;
+        let mut bulk = begins_in_bulk(limit);
         while done < limit {
-            let left = limit - done;
-            let step = match self.pipes_between() {
-                Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left).await?,
-                _ => self.copy(left, bulk).await?,
-            };
+            let step = self.step(limit - done, bulk, steps).await?;
             if step.moved == 0 {
                 break;
             }
@@ -81,12 +95,27 @@ impl<'a> Flow<'a> {
         Ok(done)
     }
 
+    /// Reads once, up to `left` bytes, and writes all of that; `bulk` as the step before has found.
+    pub(super) async fn step(&self, left: u64, bulk: bool, steps: Option<&dyn Steps>) -> Result<Step, FlowError> {
+        match self.pipes_between() {
+            Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left, steps).await,
+            _ => self.copy(left, bulk, steps).await,
+        }
+    }
+
     /// The sockets and the pipes between them, where splice(2) can serve.
     fn pipes_between(&self) -> Option<(&'a PipePool, &'a Sock, &'a Sock)> {
         Some((self.engine.pipes.as_deref()?, self.from.plain()?, self.to.plain()?))
     }
 
-    async fn splice(&self, pipes: &PipePool, from: &Sock, to: &Sock, limit: u64) -> Result<Step, FlowError> {
+    async fn splice(
+        &self,
+        pipes: &PipePool,
+        from: &Sock,
+        to: &Sock,
+        limit: u64,
+        steps: Option<&dyn Steps>,
+    ) -> Result<Step, FlowError> {
         let mut taken = None;
         let filled = poll_fn(|cx| {
             let pipe = match &mut taken {
@@ -104,27 +133,31 @@ impl<'a> Flow<'a> {
         });
         let Some(moved) = filled.await.map_err(FlowError::Read)? else {
             // No descriptors for a pipe: slower, but never worse.
-            return self.copy(limit, false).await;
+            return self.copy(limit, false, steps).await;
         };
         if moved == 0 {
             // splice(2) says 0 also at the mark of urgent data, and does not know of a reset that a write was told of.
-            return self.copy(limit, false).await;
+            return self.copy(limit, false, steps).await;
         }
         if let Some(mut pipe) = taken {
-            while pipe.held() > 0 {
-                let left = poll_fn(|cx| to.poll_writable(cx, |socket| pipe.drain(socket)));
-                let n = left.await.map_err(FlowError::Write)?;
+            let allowed = steps.map_or(moved, |steps| steps.read(moved as u64) as usize);
+            let mut left = allowed;
+            while left > 0 {
+                let drained = poll_fn(|cx| to.poll_writable(cx, |socket| pipe.drain(socket, left)));
+                let n = drained.await.map_err(FlowError::Write)?;
                 if n == 0 {
                     return Err(FlowError::Write(io::ErrorKind::WriteZero.into()));
                 }
+                left -= n;
                 self.meter.moved(self.direction, n as u64);
             }
             self.meter.spliced();
+            finish(steps, moved, allowed)?;
         }
         Ok(Step { moved: moved as u64, bulk: moved as u64 >= BULK })
     }
 
-    async fn copy(&self, limit: u64, bulk: bool) -> Result<Step, FlowError> {
+    async fn copy(&self, limit: u64, bulk: bool, steps: Option<&dyn Steps>) -> Result<Step, FlowError> {
         let want = if bulk { LARGE } else { SMALL };
         let mut taken = None;
         let filled = poll_fn(|cx| {
@@ -137,9 +170,26 @@ impl<'a> Flow<'a> {
             result
         });
         let n = filled.await.map_err(FlowError::Read)?;
-        if let Some(buffer) = taken {
-            self.to.write_all(&buffer[..n], self.meter, self.direction).await.map_err(FlowError::Write)?;
+        if let Some(buffer) = taken
+            && n > 0
+        {
+            let allowed = steps.map_or(n, |steps| steps.read(n as u64) as usize);
+            self.to.write_all(&buffer[..allowed], self.meter, self.direction).await.map_err(FlowError::Write)?;
+            finish(steps, n, allowed)?;
         }
         Ok(Step { moved: n as u64, bulk: n as u64 >= BULK })
     }
+}
+
+/// Ends a step whose bytes are all written.
+fn finish(steps: Option<&dyn Steps>, moved: usize, allowed: usize) -> Result<(), FlowError> {
+    if let Some(steps) = steps {
+        steps.written(allowed as u64);
+    }
+    if allowed < moved { Err(FlowError::Surplus) } else { Ok(()) }
+}
+
+/// Whether the first step may take a lot: a body known to be long. Of a stream, only its behaviour tells.
+pub(super) const fn begins_in_bulk(limit: u64) -> bool {
+    limit != UNTIL_END && limit >= BULK
 }

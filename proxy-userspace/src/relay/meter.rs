@@ -1,7 +1,12 @@
 //! What moved, and when it last did: the idle timeout, the access log and the byte counters read it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::fastpath::Lane;
 
 /// The way bytes go, seen from the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +25,17 @@ pub struct Meter {
     last: AtomicU64,
     bytes: [AtomicU64; 2],
     spliced: AtomicBool,
+    fast: Mutex<FastCount>,
+}
+
+/// Bytes that go past this process, which only the kernel counts.
+#[derive(Debug, Default)]
+struct FastCount {
+    lane: Option<Arc<Lane>>,
+    /// Of this lane's bytes, those that are in the counts already.
+    seen: u64,
+    /// All lanes' bytes of the current request.
+    bytes: u64,
 }
 
 impl Default for Meter {
@@ -29,6 +45,7 @@ impl Default for Meter {
             last: AtomicU64::new(0),
             bytes: Default::default(),
             spliced: AtomicBool::new(false),
+            fast: Mutex::default(),
         }
     }
 }
@@ -45,6 +62,38 @@ impl Meter {
         self.spliced.store(true, Relaxed);
     }
 
+    /// Counts from now on what goes past this process on `lane`, too.
+    pub fn fast_begins(&self, lane: Arc<Lane>) {
+        let mut fast = self.fast.lock();
+        fast.lane = Some(lane);
+        fast.seen = 0;
+    }
+
+    /// The lane is settled: what it has counted is all.
+    pub fn fast_ends(&self) {
+        self.look();
+        self.fast.lock().lane = None;
+    }
+
+    /// Bytes that went past this process since the last call.
+    pub fn take_fast(&self) -> u64 {
+        self.look();
+        std::mem::take(&mut self.fast.lock().bytes)
+    }
+
+    /// Takes over what the kernel has counted meanwhile.
+    fn look(&self) {
+        let mut fast = self.fast.lock();
+        let Some(lane) = &fast.lane else { return };
+        let total = lane.fast_bytes();
+        let new = total.saturating_sub(fast.seen);
+        if new > 0 {
+            fast.seen = total;
+            fast.bytes += new;
+            self.moved(Direction::Down, new);
+        }
+    }
+
     /// Notes activity that moves no counted bytes.
     pub fn touch(&self) {
         self.last.store(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
@@ -52,11 +101,13 @@ impl Meter {
 
     /// How long nothing has moved, to the millisecond.
     pub fn idle_for(&self) -> Duration {
+        self.look();
         self.epoch.elapsed().saturating_sub(Duration::from_millis(self.last.load(Relaxed)))
     }
 
     /// Bytes moved in `direction` since the connection began.
     pub fn bytes(&self, direction: Direction) -> u64 {
+        self.look();
         self.bytes[direction as usize].load(Relaxed)
     }
 

@@ -42,12 +42,13 @@ impl Pipe {
         Ok(n)
     }
 
-    /// Moves what the pipe holds to `socket`, as much as it takes.
+    /// Moves what the pipe holds to `socket`, up to `limit` bytes and as much as it takes.
     ///
     /// # Errors
     /// `WouldBlock` when the socket takes nothing now. Other errors are the socket's.
-    pub fn drain(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        let n = splice(&self.read, None, socket, None, self.held, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?;
+    pub fn drain(&mut self, socket: impl AsFd, limit: usize) -> io::Result<usize> {
+        let len = self.held.min(limit);
+        let n = splice(&self.read, None, socket, None, len, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?;
         self.held -= n;
         Ok(n)
     }

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 
 use super::buffer::ReadBuffer;
-use super::flow::{Engine, Flow, FlowError, UNTIL_END};
+use super::fast::{Response, Talk};
+use super::flow::{Engine, Flow, FlowError, Steps, UNTIL_END};
 use super::meter::{Direction, Meter};
 use super::stream::Stream;
+use crate::fastpath::ServerUse;
+use crate::netns::Netns;
 
 /// Relays between `client` and `origin` until both have ended. What was read of each already goes first.
 ///
@@ -20,14 +23,22 @@ pub async fn tunnel(
     origin: (&Stream, &mut ReadBuffer),
     meter: &Meter,
     engine: &Engine,
+    netns: &Netns,
 ) -> Result<(), FlowError> {
     let (client, client_read) = client;
     let (origin, origin_read) = origin;
     let ended = [AtomicBool::new(false), AtomicBool::new(false)];
     let up = Flow { from: client, to: origin, direction: Direction::Up, meter, engine };
     let down = Flow { from: origin, to: client, direction: Direction::Down, meter, engine };
-    let mut up = pin!(one_way(up, client_read, &ended[0]));
-    let mut down = pin!(one_way(down, origin_read, &ended[1]));
+    // Only where a server must not be armed while it has something to read, is the way there of any concern to the way
+    // back.
+    let talk = engine.fast.as_ref().filter(|fast| fast.flows.quirks().fionread).map(|_| Talk::default());
+    let talk = talk.as_ref();
+    let steps = talk.map(|talk| -> &dyn Steps { talk });
+    let response =
+        Response { flow: down, netns, server: ServerUse::Converses, ready: &|| true, talk };
+    let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, steps)));
+    let mut down = pin!(one_way(down, origin_read, &ended[1], response.run(UNTIL_END)));
     poll_fn(|cx| {
         // Neither future ends but by an error, see `one_way`.
         for result in [up.as_mut().poll(cx), down.as_mut().poll(cx)] {
@@ -42,11 +53,17 @@ pub async fn tunnel(
 
 /// Moves one direction to its end, passes the end on, and from then on watches the source for a reset: nobody reads it
 /// any more, so that a peer that dies after its FIN would go unnoticed while the other direction is silent.
-async fn one_way(flow: Flow<'_>, read: &mut ReadBuffer, ended: &AtomicBool) -> FlowError {
+async fn one_way(
+    flow: Flow<'_>,
+    read: &mut ReadBuffer,
+    ended: &AtomicBool,
+    run: impl Future<Output = Result<u64, FlowError>>,
+) -> FlowError {
     let moved = async {
+        // What was read already goes before anything else can be armed.
         flow.to.write_all(read.unread(), flow.meter, flow.direction).await.map_err(FlowError::Write)?;
         read.consume(read.unread().len());
-        flow.run(UNTIL_END).await?;
+        run.await?;
         flow.to.shutdown().await.map_err(FlowError::Write)
     };
     if let Err(error) = moved.await {

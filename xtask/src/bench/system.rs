@@ -34,6 +34,8 @@ pub(crate) enum System {
     Copy,
     /// Portsplice, bodies moved with splice(2)
     Splice,
+    /// Portsplice as it comes: the kernel carries long responses past the daemon
+    Fast,
     /// HAProxy as an HTTP proxy
     HaproxyHttp,
     /// HAProxy as a TCP proxy
@@ -44,8 +46,8 @@ pub(crate) enum System {
 
 impl System {
     /// All of them, the yardstick first.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Direct, Self::Copy, Self::Splice, Self::HaproxyHttp, Self::HaproxyTcp, Self::Nginx];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Direct, Self::Copy, Self::Splice, Self::Fast, Self::HaproxyHttp, Self::HaproxyTcp, Self::Nginx];
 
     /// The name in results.
     pub(crate) fn name(self) -> &'static str {
@@ -53,6 +55,7 @@ impl System {
             Self::Direct => "direct",
             Self::Copy => "copy",
             Self::Splice => "splice",
+            Self::Fast => "fast",
             Self::HaproxyHttp => "haproxy-http",
             Self::HaproxyTcp => "haproxy-tcp",
             Self::Nginx => "nginx",
@@ -61,7 +64,7 @@ impl System {
 
     /// Whether it is Portsplice.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Copy | Self::Splice)
+        matches!(self, Self::Copy | Self::Splice | Self::Fast)
     }
 
     /// The address that it listens on.
@@ -70,6 +73,7 @@ impl System {
             Self::Direct => return origin::address(HTTP_PORT),
             Self::Copy => 9001,
             Self::Splice => 9002,
+            Self::Fast => 9007,
             Self::HaproxyHttp => 9003,
             Self::HaproxyTcp => peers::HAPROXY_TCP_HTTP,
             Self::Nginx => 9006,
@@ -82,7 +86,7 @@ impl System {
             Self::Direct => Tunnel::Raw(origin::address(ECHO_PORT)),
             Self::HaproxyTcp => Tunnel::Raw((NODE, peers::HAPROXY_TCP_ECHO).into()),
             Self::HaproxyHttp | Self::Nginx => Tunnel::Upgrade,
-            Self::Copy | Self::Splice => Tunnel::Tcp,
+            Self::Copy | Self::Splice | Self::Fast => Tunnel::Tcp,
         }
     }
 }
@@ -138,7 +142,7 @@ impl<'t> Launcher<'t> {
         let listens = system.listens();
         let mut process = match system {
             System::Direct => None,
-            System::Copy | System::Splice => Some(self.portsplice(system, listens)?),
+            System::Copy | System::Splice | System::Fast => Some(self.portsplice(system, listens)?),
             System::HaproxyHttp => Some(self.peer(system, "cfg", &peers::haproxy_http(listens), haproxy)?),
             System::HaproxyTcp => Some(self.peer(system, "cfg", &peers::haproxy_tcp(), haproxy)?),
             System::Nginx => Some(self.peer(system, "conf", &peers::nginx(listens, &self.folder), nginx)?),
@@ -172,7 +176,8 @@ impl<'t> Launcher<'t> {
     fn portsplice(&self, system: System, listens: SocketAddr) -> anyhow::Result<Guarded> {
         let config = self.folder.join(format!("{}.toml", system.name()));
         let folder = self.folder.display();
-        let path = system.name();
+        // By default the daemon takes the fast path where that pays.
+        let path = if system == System::Fast { "auto" } else { system.name() };
         std::fs::write(
             &config,
             format!(

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::thread::scope;
+use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -35,12 +35,20 @@ pub(super) const ALL: [(&str, Case); 10] = [
 
 const MIB: usize = 1024 * 1024;
 
+/// When the client of [`send`] begins to read.
+#[derive(PartialEq)]
+enum Reader {
+    AtOnce,
+    /// When its connection is full, and the fast path had to let a message pass.
+    OnceFull,
+}
+
 /// Sends `bytes` through a flow, by `serve`, while a relay runs and a client reads. Gives how many went fast and how many
 /// passed.
 fn send(
     rig: &Rig<'_>,
     bytes: &[u8],
-    slow_reads: usize,
+    reader: Reader,
     serve: impl FnOnce(&TcpStream) -> Result<()> + Send,
 ) -> Result<(u64, u64)> {
     let mut four = rig.four()?;
@@ -53,7 +61,14 @@ fn send(
             four.s.shutdown(Shutdown::Write).context("cannot end the stream").and(served)
         });
         let relayed = scope.spawn(|| relay(four, &lane));
-        let read = expect(&mut k, bytes, slow_reads);
+        if reader == Reader::OnceFull {
+            // Whether it became full is judged by the numbers.
+            let _ = (0..2000).find(|_| {
+                sleep(Duration::from_micros(200));
+                lane.passed_messages() > 0
+            });
+        }
+        let read = expect(&mut k, bytes);
         if read.is_err() {
             // Whoever still waits for somebody shall not.
             for socket in [&four.s, &four.k] {
@@ -73,9 +88,9 @@ fn shares((fast, slow): (u64, u64)) -> Result<Finding> {
 }
 
 fn order(rig: &Rig<'_>) -> Result<Finding> {
-    let bytes = pattern(8 * MIB);
-    let counts = send(rig, &bytes, 20, |mut s| bytes.chunks(50_000).try_for_each(|part| Ok(s.write_all(part)?)))?;
-    ensure!(counts.1 > 0, "nothing passed, so that the order was not put to the test");
+    let bytes = pattern(4 * MIB);
+    let counts = send(rig, &bytes, Reader::OnceFull, |mut s| bytes.chunks(50_000).try_for_each(|part| Ok(s.write_all(part)?)))?;
+    ensure!(counts.1 > 0, "nothing passed although the reader did not read");
     shares(counts)
 }
 
@@ -83,7 +98,7 @@ fn end(rig: &Rig<'_>) -> Result<Finding> {
     let bytes = pattern(300_000);
     let mut all = (0, 0);
     for _ in 0..5 {
-        let counts = send(rig, &bytes, 0, |mut s| Ok(s.write_all(&bytes)?))?;
+        let counts = send(rig, &bytes, Reader::AtOnce, |mut s| Ok(s.write_all(&bytes)?))?;
         all = (all.0 + counts.0, all.1 + counts.1);
     }
     shares(all)
@@ -93,7 +108,7 @@ fn sendfile(rig: &Rig<'_>) -> Result<Finding> {
     let bytes = pattern(2 * MIB);
     let file = rustix::fs::memfd_create("proof", rustix::fs::MemfdFlags::CLOEXEC)?;
     std::fs::File::from(file.try_clone()?).write_all(&bytes)?;
-    let counts = send(rig, &bytes, 3, |s| {
+    let counts = send(rig, &bytes, Reader::AtOnce, |s| {
         let mut offset = 0;
         while offset < bytes.len() as u64 {
             let left = bytes.len() - offset as usize;
@@ -108,7 +123,7 @@ fn sendfile(rig: &Rig<'_>) -> Result<Finding> {
 fn edge_triggered(rig: &Rig<'_>) -> Result<Finding> {
     let bytes = pattern(4 * MIB);
     let mut waits = 0;
-    let counts = send(rig, &bytes, 20, |s| {
+    let counts = send(rig, &bytes, Reader::OnceFull, |s| {
         s.set_nonblocking(true)?;
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&poller, s, epoll::EventData::new_u64(0), epoll::EventFlags::OUT | epoll::EventFlags::ET)?;
@@ -142,7 +157,7 @@ fn half_close(rig: &Rig<'_>) -> Result<Finding> {
     let slow = scope(|scope| {
         let relayed = scope.spawn(|| relay(&four, &lane));
         let served = (&four.s).write_all(&bytes).and_then(|()| four.s.shutdown(Shutdown::Write));
-        let read = expect(&mut k, &bytes, 0);
+        let read = expect(&mut k, &bytes);
         served?;
         read?;
         relayed.join().map_err(|_| anyhow!("the relay panicked"))?

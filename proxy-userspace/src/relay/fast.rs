@@ -1,0 +1,216 @@
+//! Responses that leave this process's hands: the kernel carries them from the server's socket to the controller's, and
+//! here only what it lets pass is relayed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::flow::{Flow, FlowError, Steps, UNTIL_END, begins_in_bulk};
+use crate::fastpath::{Flows, Lane, Request, ServerUse};
+use crate::netns::Netns;
+
+/// The fast path, and the choice of what takes it.
+#[derive(Debug, Clone)]
+pub struct Fast {
+    /// The kernel's side.
+    pub flows: Arc<Flows>,
+    /// When it is worth its price.
+    pub policy: Policy,
+}
+
+/// Which responses take the fast path.
+///
+/// Arming costs about as much as relaying some hundred kilobytes. So it pays for a body of which at least `bytes` are
+/// still to come; and for a stream, of which nobody knows how long it is, when it has brought as many bytes, or `messages`
+/// of any size, since one that has gone on for a while will go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Bytes to come, or seen.
+    pub bytes: u64,
+    /// Messages seen of a stream.
+    pub messages: u32,
+}
+
+impl Policy {
+    /// As measured; see `docs/bench`.
+    pub const MEASURED: Self = Self { bytes: 256 * 1024, messages: 4 };
+    /// Whatever can.
+    pub const ALWAYS: Self = Self { bytes: 1, messages: 0 };
+
+    const fn allows(self, limit: u64, left: u64, seen: Seen) -> bool {
+        if limit == UNTIL_END { seen.bytes >= self.bytes || seen.messages >= self.messages } else { left >= self.bytes }
+    }
+}
+
+/// What a stream has brought since it began, or since it was interrupted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    bytes: u64,
+    messages: u32,
+}
+
+/// One response that may take the fast path.
+pub(crate) struct Response<'a> {
+    /// The ordinary way.
+    pub(crate) flow: Flow<'a>,
+    /// The container's network namespace.
+    pub(crate) netns: &'a Netns,
+    /// What the server does meanwhile.
+    pub(crate) server: ServerUse,
+    /// Whether the server has all that it is to read, for now.
+    pub(crate) ready: &'a (dyn Fn() -> bool + Sync),
+    /// What the other direction of a tunnel has to do with it.
+    pub(crate) talk: Option<&'a Talk>,
+}
+
+impl Response<'_> {
+    /// Moves bytes until `limit` of them are through or the stream ends, as [`Flow::run`] does.
+    ///
+    /// # Errors
+    /// As for [`Flow::run`]. After an error the connections must be reset: bytes may be on their way between them.
+    pub(crate) async fn run(&self, limit: u64) -> Result<u64, FlowError> {
+        let Some(fast) = &self.flow.engine.fast else { return self.flow.run(limit).await };
+        let (mut left, mut bulk) = (limit, begins_in_bulk(limit));
+        let (mut seen, mut hopeless) = (Seen::default(), false);
+        let mut lane: Option<Arc<Lane>> = None;
+        loop {
+            if let Some(armed) = &lane {
+                left = armed.budget();
+            }
+            if self.talk.is_some_and(Talk::interrupted) {
+                seen = Seen::default();
+                self.leave(lane.take()).await?;
+            }
+            if left == 0 {
+                break;
+            }
+            if lane.is_none() && !hopeless && fast.policy.allows(limit, left, seen) && (self.ready)() {
+                match self.enter(fast, left) {
+                    Ok(armed) => lane = armed,
+                    Err(Hopeless) => hopeless = true,
+                }
+                // What is not possible now may be later, when as much has been seen again.
+                seen = Seen::default();
+            }
+            let steps = lane.as_deref().map(|lane| -> &dyn Steps { lane });
+            let step = self.flow.step(left, bulk, steps).await?;
+            if step.moved == 0 {
+                break;
+            }
+            if lane.is_none() {
+                left -= step.moved;
+            }
+            seen = Seen { bytes: seen.bytes + step.moved, messages: seen.messages.saturating_add(1) };
+            bulk = step.bulk;
+        }
+        if let Some(armed) = &lane {
+            left = armed.budget();
+        }
+        self.leave(lane).await?;
+        Ok(limit - left)
+    }
+
+    /// Arms the flow; none if that is not possible just now.
+    fn enter(&self, fast: &Fast, left: u64) -> Result<Option<Arc<Lane>>, Hopeless> {
+        let (Some(from), Some(to)) = (self.flow.from.plain(), self.flow.to.plain()) else { return Err(Hopeless) };
+        let request = Request {
+            netns: self.netns,
+            client: to.socket(),
+            upstream: from.socket(),
+            budget: left,
+            server: self.server,
+        };
+        match fast.flows.open(&request) {
+            Ok(lane) => {
+                let lane = Arc::new(lane);
+                self.flow.meter.fast_begins(Arc::clone(&lane));
+                if let Some(talk) = self.talk {
+                    talk.begins(Arc::clone(&lane));
+                }
+                Ok(Some(lane))
+            }
+            Err(reason) if reason.passes() => Ok(None),
+            Err(reason) => {
+                tracing::debug!(%reason, "a response does not take the fast path");
+                Err(Hopeless)
+            }
+        }
+    }
+
+    /// Ends the flow, so that what is written to the client now comes behind all that went past.
+    async fn leave(&self, lane: Option<Arc<Lane>>) -> Result<(), FlowError> {
+        let Some(lane) = lane else { return Ok(()) };
+        let settled = lane.settle().await;
+        self.flow.meter.fast_ends();
+        if let Some(talk) = self.talk {
+            talk.ends();
+        }
+        settled.map_err(|_| FlowError::Unsettled)
+    }
+}
+
+/// The flow cannot be armed, now or later.
+struct Hopeless;
+
+impl Steps for Lane {
+    fn read(&self, bytes: u64) -> u64 {
+        // What is read is not relayed, so the kernel lets everything pass, and this number stands still.
+        bytes.min(self.budget())
+    }
+
+    fn written(&self, bytes: u64) {
+        self.relayed(bytes);
+    }
+}
+
+/// The other direction of a tunnel on a kernel where a server must not be armed while it has something to read: what
+/// comes for it takes its arms away first.
+#[derive(Debug, Default)]
+pub(crate) struct Talk {
+    lane: Mutex<Option<Arc<Lane>>>,
+    interrupted: AtomicBool,
+}
+
+impl Talk {
+    fn begins(&self, lane: Arc<Lane>) {
+        *self.lane.lock() = Some(lane);
+    }
+
+    fn ends(&self) {
+        *self.lane.lock() = None;
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupted.swap(false, Relaxed)
+    }
+}
+
+impl Steps for Talk {
+    fn read(&self, bytes: u64) -> u64 {
+        if let Some(lane) = self.lane.lock().take() {
+            lane.withdraw();
+        }
+        self.interrupted.store(true, Relaxed);
+        bytes
+    }
+
+    fn written(&self, _: u64) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_takes_what_is_long_and_what_goes_on() {
+        let policy = Policy { bytes: 1000, messages: 4 };
+        let seen = |bytes, messages| Seen { bytes, messages };
+        assert!(policy.allows(5000, 1000, seen(0, 0)));
+        assert!(!policy.allows(5000, 999, seen(4001, 9)), "the rest of a long body is short");
+        assert!(!policy.allows(UNTIL_END, UNTIL_END, seen(999, 3)));
+        assert!(policy.allows(UNTIL_END, UNTIL_END, seen(1000, 1)));
+        assert!(policy.allows(UNTIL_END, UNTIL_END, seen(4, 4)));
+        assert!(Policy::ALWAYS.allows(1, 1, seen(0, 0)) && Policy::ALWAYS.allows(UNTIL_END, UNTIL_END, seen(0, 0)));
+    }
+}
