@@ -250,6 +250,21 @@ impl Conn {
         }
     }
 
+    /// As [`Conn::final_head`] without the interim ones, where it may be that none comes.
+    ///
+    /// # Errors
+    /// How the connection ended instead.
+    #[track_caller]
+    pub fn final_head_or_end(&mut self, proof: Proof) -> io::Result<(Head, Framing)> {
+        match self.input.peek_head() {
+            Ok(true) => {}
+            Ok(false) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(e) => return Err(e),
+        }
+        let (_, head, framing) = self.final_head(proof);
+        Ok((head, framing))
+    }
+
     /// The next final response, whose proof must be right.
     #[track_caller]
     pub fn response(&mut self) -> Response {

@@ -153,6 +153,11 @@ impl<R: Read> Buffered<R> {
         &self.buf
     }
 
+    /// Puts bytes back, to be read again first.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        self.buf.splice(0..0, bytes.iter().copied());
+    }
+
     fn more(&mut self) -> io::Result<usize> {
         let mut part = [0; 65536];
         let n = self.input.read(&mut part)?;
@@ -180,6 +185,17 @@ impl<R: Read> Buffered<R> {
     #[track_caller]
     pub fn head(&mut self) -> io::Result<Option<Head>> {
         Ok(self.until(b"\r\n\r\n")?.map(|raw| Head::parse(&raw)))
+    }
+
+    /// Waits for a whole head without taking it; false when the other side has ended before its first byte.
+    pub fn peek_head(&mut self) -> io::Result<bool> {
+        match self.until(b"\r\n\r\n")? {
+            Some(head) => {
+                self.unread(&head);
+                Ok(true)
+            }
+            None => Ok(false),
+        }
     }
 
     /// The next line, without its end.
@@ -256,6 +272,17 @@ impl<R: Read> Buffered<R> {
             len -= take as u64;
         }
         Ok(())
+    }
+
+    /// What comes next, at least one byte and at most `most`, which must suit `sink`.
+    pub fn some(&mut self, most: u64, sink: &mut dyn FnMut(&[u8]) -> Result<(), String>) -> io::Result<u64> {
+        if self.buf.is_empty() && self.more()? == 0 {
+            return Err(ended(&format!("where up to {most} bytes more were due")));
+        }
+        let take = most.min(self.buf.len() as u64) as usize;
+        sink(&self.buf[..take]).map_err(io::Error::other)?;
+        self.buf.drain(..take);
+        Ok(take as u64)
     }
 
     /// All bytes up to the end, and how it ended.

@@ -11,6 +11,10 @@
 //! - [`rig`]: one container, one daemon, one path (direct, splice, copy, TLS): what most tests begin with.
 //! - [`client`], [`http`], [`sign`]: the controller's side.
 //! - [`origin`], [`servers`]: the container's side; scripted, or real servers.
+//! - [`zoo`]: servers that write in every way the kernel knows.
+//! - [`habits`]: clients that read in every way.
+//! - [`soak`]: thousands of connections, each a play that its number decides.
+//! - [`kernel`]: what a daemon has loaded there.
 //! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
 //! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
 //!
@@ -21,7 +25,9 @@ use std::time::Duration;
 pub mod client;
 pub mod docker;
 pub mod forwarder;
+pub mod habits;
 pub mod http;
+pub mod kernel;
 pub mod net;
 pub mod node;
 pub mod origin;
@@ -30,9 +36,11 @@ pub mod process;
 pub mod rig;
 pub mod servers;
 pub mod sign;
+pub mod soak;
 pub mod tools;
 pub mod wait;
 pub mod websocket;
+pub mod zoo;
 
 /// How long anything may take before it counts as a hang. Generous: the machine may be busy with other tests.
 pub const HANG: Duration = Duration::from_secs(60);
@@ -49,6 +57,19 @@ pub fn privileged() -> bool {
     let skip = std::env::var_os("PORTSPLICE_SKIP_PRIVILEGED").is_some_and(|v| v == "1");
     assert!(skip, "this test makes network namespaces: run it as root, or set PORTSPLICE_SKIP_PRIVILEGED=1 to skip it");
     false
+}
+
+/// The tests of one scenario over each path that leads through the gateway. The one place that lists them.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __gateway_tests {
+    () => {
+        $crate::__gateway_tests! { fast: Fast, splice: Splice, copy: Copy, tls: Tls }
+    };
+    ($($test:ident: $path:ident),*) => {$(
+        #[test]
+        fn $test() { if $crate::privileged() { scenario($crate::rig::Path::$path) } }
+    )*};
 }
 
 /// Makes one test for each path that bytes can take, from a function over a [`rig::Path`].
@@ -69,14 +90,8 @@ macro_rules! over_paths {
             #[allow(unused_imports)]
             use super::*;
             fn scenario($path: $crate::rig::Path) $body
-            #[test]
-            fn direct() { if $crate::privileged() { scenario($crate::rig::Path::Direct) } }
-            #[test]
-            fn splice() { if $crate::privileged() { scenario($crate::rig::Path::Splice) } }
-            #[test]
-            fn copy() { if $crate::privileged() { scenario($crate::rig::Path::Copy) } }
-            #[test]
-            fn tls() { if $crate::privileged() { scenario($crate::rig::Path::Tls) } }
+            $crate::__gateway_tests! { direct: Direct }
+            $crate::__gateway_tests! {}
         }
     )*};
 }
@@ -90,12 +105,7 @@ macro_rules! over_gateway {
             #[allow(unused_imports)]
             use super::*;
             fn scenario($path: $crate::rig::Path) $body
-            #[test]
-            fn splice() { if $crate::privileged() { scenario($crate::rig::Path::Splice) } }
-            #[test]
-            fn copy() { if $crate::privileged() { scenario($crate::rig::Path::Copy) } }
-            #[test]
-            fn tls() { if $crate::privileged() { scenario($crate::rig::Path::Tls) } }
+            $crate::__gateway_tests! {}
         }
     )*};
 }

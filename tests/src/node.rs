@@ -252,6 +252,13 @@ impl Node {
         self.process.open_file_names().iter().filter(|name| name.starts_with("socket:")).count()
     }
 
+    /// One value of `/proc/PID/status` in KiB, for example `RssAnon`.
+    #[track_caller]
+    #[must_use]
+    pub fn status_kib(&self, field: &str) -> u64 {
+        self.process.status_kib(field)
+    }
+
     /// How many files it has open.
     #[must_use]
     pub fn open_files(&self) -> usize {

@@ -68,40 +68,83 @@ pub fn write_to(out: &mut impl Write, len: u64, step: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Where a stream of the pattern's bytes has got to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor(u64);
+
+impl Cursor {
+    /// Begins at an offset of the pattern.
+    #[must_use]
+    pub fn at(offset: u64) -> Self {
+        Self(offset)
+    }
+
+    /// The offset of the next byte.
+    #[must_use]
+    pub fn offset(self) -> u64 {
+        self.0
+    }
+
+    /// Takes the next received bytes.
+    ///
+    /// # Errors
+    /// Where they differ from the pattern, and where else in it they belong, if anywhere.
+    pub fn take(&mut self, mut got: &[u8]) -> Result<(), String> {
+        while !got.is_empty() {
+            let want = slice(self.0, got.len().min(PERIOD));
+            let now = &got[..want.len()];
+            if now != want {
+                let off = now.iter().zip(want).position(|(a, b)| a != b).expect("they differ");
+                let at = self.0 + off as u64;
+                return Err(format!("byte {at} is not the pattern's{}", belongs(&now[off..], at)));
+            }
+            self.0 += want.len() as u64;
+            got = &got[want.len()..];
+        }
+        Ok(())
+    }
+}
+
+/// Where in the pattern some bytes are that came at a wrong place: what was lost or repeated shows by it.
+fn belongs(strayed: &[u8], at: u64) -> String {
+    let sample = &strayed[..strayed.len().min(32)];
+    if sample.len() < 8 {
+        return String::new();
+    }
+    let here = i64::try_from(at % PERIOD as u64).expect("below the period");
+    match table()[..PERIOD + sample.len()].windows(sample.len()).position(|window| window == sample) {
+        Some(there) => format!(" but what belongs {} bytes further on (modulo {PERIOD})", there as i64 - here),
+        None => " nor any other part of it".to_owned(),
+    }
+}
+
 /// Checks received bytes against the pattern, and hashes them.
 #[derive(Default)]
 pub struct Check {
-    at: u64,
+    cursor: Cursor,
     hash: Sha256,
 }
 
 impl Check {
     /// Takes the next received bytes; panics where they differ from the pattern.
     #[track_caller]
-    pub fn update(&mut self, mut got: &[u8]) {
+    pub fn update(&mut self, got: &[u8]) {
         self.hash.update(got);
-        while !got.is_empty() {
-            let want = slice(self.at, got.len().min(PERIOD));
-            let now = &got[..want.len()];
-            if now != want {
-                let off = now.iter().zip(want).position(|(a, b)| a != b).expect("they differ");
-                panic!("byte {} is not the pattern's", self.at + off as u64);
-            }
-            self.at += want.len() as u64;
-            got = &got[want.len()..];
+        if let Err(fault) = self.cursor.take(got) {
+            panic!("{fault}");
         }
     }
 
     /// How many bytes have come.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.at
+        self.cursor.offset()
     }
 
     /// Whether none have come.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.at == 0
+        self.len() == 0
     }
 
     /// SHA-256 of all that came, in hex.

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -143,6 +143,18 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// How long a process has computed, its threads together (proc_pid_stat(5): utime and stime).
+#[track_caller]
+#[must_use]
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // The name in parentheses may contain anything; behind it come the state and the numbers from the fourth on.
+    let numbers = stat.rsplit_once(')').expect("a name").1;
+    let number =
+        |nth: usize| numbers.split_whitespace().nth(nth).and_then(|n| n.parse::<u64>().ok()).expect("a number");
+    Duration::from_millis((number(11) + number(12)) * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 /// Runs a command to its end and gives its stdout; panics when it fails.

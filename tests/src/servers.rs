@@ -7,13 +7,17 @@ use tempfile::TempDir;
 
 use crate::net::Netns;
 use crate::process::Process;
-use crate::{pattern, wait};
+use crate::{pattern, tools, wait};
 
 /// What a server is written in, which decides how it waits and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// nginx: edge-triggered epoll, sendfile.
     Nginx,
+    /// The same with ordinary writes.
+    NginxWrites,
+    /// nginx before another nginx: what it writes is what it reads.
+    NginxProxy,
     /// Python asyncio: level-triggered epoll, one thread.
     Asyncio,
     /// Python `http.server`: blocking, a thread for each connection.
@@ -22,17 +26,28 @@ pub enum Kind {
     Node,
     /// A blocking server in Rust with a thread for each connection, as Go's or Java's are.
     Blocking,
+    /// Go's net/http: edge-triggered epoll under goroutines.
+    Go,
+    /// The JDK's HTTP server.
+    Java,
 }
 
-/// All of them.
-pub const ALL: [Kind; 5] = [Kind::Nginx, Kind::Asyncio, Kind::Threads, Kind::Node, Kind::Blocking];
+/// One of each make.
+pub const ALL: [Kind; 7] =
+    [Kind::Nginx, Kind::Asyncio, Kind::Threads, Kind::Node, Kind::Blocking, Kind::Go, Kind::Java];
 
 impl Kind {
-    /// Whether it answers `/echo`, `/chunked`, `/events` and `/head`, and reports a hash from `/sink`.
+    /// Whether it answers `/echo`, `/chunked` and `/events`, and reports a hash from `/sink`.
     /// nginx serves and stores files only.
     #[must_use]
     pub fn is_scripted(self) -> bool {
-        self != Self::Nginx
+        !matches!(self, Self::Nginx | Self::NginxWrites | Self::NginxProxy)
+    }
+
+    /// Whether it can answer HTTP/1.1 without a length and without chunks. The JDK's server always announces one.
+    #[must_use]
+    pub fn ends_by_closing(self) -> bool {
+        self.is_scripted() && self != Self::Java
     }
 }
 
@@ -67,15 +82,24 @@ impl Server {
     pub fn start_on(kind: Kind, netns: &Netns, host: &str, port: u16) -> Self {
         let dir = tempfile::Builder::new().prefix("portsplice-origin-").tempdir().expect("a directory");
         let mut command = match kind {
-            Kind::Nginx => nginx(dir.path(), host, port),
+            Kind::Nginx => nginx(dir.path(), host, port, "sendfile on;"),
+            Kind::NginxWrites => nginx(dir.path(), host, port, "sendfile off;"),
+            Kind::NginxProxy => nginx(dir.path(), host, port, ""),
             Kind::Asyncio => script("python3", "asyncio_server.py", host, port),
             Kind::Threads => script("python3", "threaded_server.py", host, port),
             Kind::Node => script("node", "node_server.js", host, port),
             Kind::Blocking => {
-                let mut command = Command::new(blocking_binary());
+                let mut command = Command::new(tools::built("origin"));
                 command
                     .arg(format!("{}:{port}", if host.contains(':') { format!("[{host}]") } else { host.to_owned() }));
                 command
+            }
+            Kind::Go => with_address(Command::new(tools::go_server()), host, port),
+            Kind::Java => {
+                let mut java = Command::new("java");
+                java.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]).arg(tools::java_server());
+                java.arg("JavaServer");
+                with_address(java, host, port)
             }
         };
         let process = Process::spawn(&format!("{kind:?}"), &mut command, Some(netns));
@@ -92,7 +116,7 @@ impl Server {
     /// Makes `/bytes/N` (of nginx: a file) exist.
     #[track_caller]
     pub fn offer(&self, len: u64) {
-        if self.kind == Kind::Nginx {
+        if !self.kind.is_scripted() {
             let file = std::fs::File::create(self.dir.path().join(format!("www/bytes/{len}"))).expect("a file");
             pattern::write_to(&mut std::io::BufWriter::new(file), len, pattern::PERIOD).expect("written");
         }
@@ -105,21 +129,19 @@ impl Server {
     }
 }
 
-/// The tests' blocking server, which cargo builds beside the tests.
-fn blocking_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("this test's path");
-    let path = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("origin");
-    assert!(path.exists(), "{} is missing: run `cargo build -p portsplice-tests`", path.display());
-    path
-}
-
 fn script(interpreter: &str, name: &str, host: &str, port: u16) -> Command {
     let mut command = Command::new(interpreter);
-    command.arg(scripts().join(name)).arg(host).arg(port.to_string());
+    command.arg(scripts().join(name));
+    with_address(command, host, port)
+}
+
+fn with_address(mut command: Command, host: &str, port: u16) -> Command {
+    command.arg(host).arg(port.to_string());
     command
 }
 
-fn nginx(dir: &Path, host: &str, port: u16) -> Command {
+/// nginx that serves files, or passes everything to another one in the same process if `files` says nothing on how.
+fn nginx(dir: &Path, host: &str, port: u16, files: &str) -> Command {
     for sub in ["www/bytes", "www/up", "tmp"] {
         std::fs::create_dir_all(dir.join(sub)).expect("a directory");
     }
@@ -129,11 +151,27 @@ fn nginx(dir: &Path, host: &str, port: u16) -> Command {
         .iter()
         .map(|what| format!("    {what}_temp_path {dir_text}/tmp/{what};\n"))
         .collect();
+    let serving = |listen: &str, how: &str| {
+        format!(
+            "    server {{\n        listen {listen};\n        root {dir_text}/www;\n        {how}\n        \
+             location /up/ {{ dav_methods PUT DELETE; client_body_buffer_size 256k; }}\n    }}\n"
+        )
+    };
+    let here = format!("{host}:{port}");
+    let servers = if files.is_empty() {
+        // A client that ended its sending direction still wants its answer.
+        let pass = format!(
+            "    server {{\n        listen {here};\n        location / {{ proxy_pass http://unix:{dir_text}/behind:; \
+             proxy_ignore_client_abort on; }}\n    }}\n"
+        );
+        pass + &serving(&format!("unix:{dir_text}/behind"), "sendfile on;")
+    } else {
+        serving(&here, files)
+    };
     let config = format!(
         "daemon off;\nmaster_process off;\npid {dir_text}/pid;\nerror_log stderr warn;\nevents {{ worker_connections 8192; }}\n\
-         http {{\n{temporary}    access_log off;\n    sendfile on;\n    tcp_nopush on;\n    keepalive_requests 100000;\n    \
-         client_max_body_size 0;\n    server {{\n        listen {host}:{port};\n        root {dir_text}/www;\n        \
-         location /up/ {{ dav_methods PUT DELETE; client_body_buffer_size 256k; }}\n    }}\n}}\n"
+         http {{\n{temporary}    access_log off;\n    tcp_nopush on;\n    keepalive_requests 100000;\n    \
+         client_max_body_size 0;\n{servers}}}\n"
     );
     std::fs::write(dir.join("nginx.conf"), config).expect("written");
     let mut command = Command::new("nginx");

@@ -1,7 +1,9 @@
-//! Test tools from package registries, installed once into the build's own folder.
+//! Programs that the tests run: built beside them, or installed or compiled once into the build's own folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use sha2::{Digest, Sha256};
 
 use crate::process::run;
 
@@ -15,6 +17,16 @@ fn folder() -> PathBuf {
     let test = std::env::current_exe().expect("this test's path");
     let target = test.ancestors().nth(3).expect("target/PROFILE/deps/TEST");
     target.join("test-tools")
+}
+
+/// A program of the tests' own, which cargo builds beside them.
+#[track_caller]
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test's path");
+    let path = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build -p portsplice-tests`", path.display());
+    path
 }
 
 /// Installs a tool unless it is there. Tests of several processes may ask at once: one of them does it, under a lock.
@@ -56,4 +68,36 @@ pub fn ws() -> PathBuf {
         );
     });
     place.join("node_modules")
+}
+
+/// The folder of something compiled from a source of the tests; its name changes with the source.
+#[track_caller]
+fn compiled(source: &str, compile: impl FnOnce(&Path, &Path)) -> PathBuf {
+    let from = crate::servers::scripts().join(source);
+    let text = std::fs::read(&from).expect("a source of the tests");
+    let hash = hex::encode(Sha256::digest(text));
+    installed(&format!("{source}-{}", &hash[..16]), |place| compile(&from, place))
+}
+
+/// The server in Go.
+#[track_caller]
+#[must_use]
+pub fn go_server() -> PathBuf {
+    let place = compiled("go_server.go", |from, place| {
+        let mut go = Command::new("go");
+        // Nothing is fetched, and nothing is left in the home directory.
+        go.env("GOPROXY", "off").env("GO111MODULE", "off").env("CGO_ENABLED", "0").env("GOCACHE", place.join("cache"));
+        run(go.args(["build", "-o"]).arg(place.join("server")).arg(from), None);
+        std::fs::remove_dir_all(place.join("cache")).expect("removed");
+    });
+    place.join("server")
+}
+
+/// The class path of the server in Java.
+#[track_caller]
+#[must_use]
+pub fn java_server() -> PathBuf {
+    compiled("JavaServer.java", |from, place| {
+        run(Command::new("javac").arg("-d").arg(place).arg(from), None);
+    })
 }

@@ -198,6 +198,8 @@ impl Site {
         let mut command = Command::new(binary());
         command.arg("node").arg("--config").arg(self.path("config.toml")).args(&config.args);
         command.envs(config.env.iter().map(|(k, v)| (k, v)));
+        // The soak's own, which the daemon would warn of.
+        command.env_remove("PORTSPLICE_SEED").env_remove("PORTSPLICE_PLAY");
         // Leave a backtrace in the log of a test that fails.
         command.env("RUST_BACKTRACE", "1");
         command

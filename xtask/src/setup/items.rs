@@ -26,7 +26,7 @@ pub(super) enum Fix {
 }
 
 /// Programs that are used as they are: name, Debian package, purpose.
-const PROGRAMS: [(&str, &[&str], &str); 18] = [
+const PROGRAMS: [(&str, &[&str], &str); 21] = [
     ("git", &["git"], "tells the commit that a binary is built from"),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets"),
     ("ip", &["iproute2"], "makes the network namespaces of tests and bench"),
@@ -42,6 +42,9 @@ const PROGRAMS: [(&str, &[&str], &str); 18] = [
     ("psql", &["postgresql"], "its client"),
     ("node", &["nodejs"], "a server in end-to-end tests"),
     ("npm", &["npm"], "fetches the WebSocket library of that server"),
+    ("go", &["golang-go"], "compiles a server in end-to-end tests"),
+    ("javac", &["default-jdk-headless"], "compiles a server in end-to-end tests"),
+    ("java", &["default-jdk-headless"], "runs it"),
     ("python3", &["python3", "python3-venv"], "servers and protocol suites in end-to-end tests"),
     ("openssl", &["openssl"], "makes certificates in end-to-end tests"),
     ("bpftool", &["bpftool"], "shows the programs in the kernel to a developer"),

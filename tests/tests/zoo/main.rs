@@ -1,0 +1,9 @@
+//! Servers that write in every way, clients that read in every way, over every path.
+//!
+//! Each test is one server; all clients use it at once.
+
+mod addresses;
+mod made;
+mod manners;
+mod real;
+mod stalls;
