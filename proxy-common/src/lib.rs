@@ -16,7 +16,9 @@ mod flow;
 
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
-pub use flow::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Passed, Server, TUPLE_V4, TUPLE_V6, settled};
+pub use flow::{
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Passed, Server, TUPLE_V4, TUPLE_V6, settled,
+};
 
 /// Names by which the loader finds the program and its maps in the object.
 pub mod names {

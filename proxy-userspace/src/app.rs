@@ -126,11 +126,8 @@ impl App {
         }
         warn_of_few_files(privileges.open_files, &config.limits);
 
-        let bpf = BpfSettings {
-            mode: config.bpf.mode,
-            cgroup: config.bpf.cgroup.clone(),
-            max_flows: config.bpf.max_flows,
-        };
+        let bpf =
+            BpfSettings { mode: config.bpf.mode, cgroup: config.bpf.cgroup.clone(), max_flows: config.bpf.max_flows };
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
         let containers = resolvers(&config.containers, &fastpath, &readiness, &stop_resolvers).await?;
@@ -333,6 +330,7 @@ async fn resolvers(
 ) -> Result<Arc<Containers>> {
     let settings = ContainersSettings {
         docker: config.docker.clone(),
+        docker_optional: config.docker_optional,
         directory: config.directory.clone(),
         allow_host_network: config.allow_host_network,
     };

@@ -133,6 +133,8 @@ pub struct LimitsConfig {
 pub struct ContainersConfig {
     /// Docker's unix socket.
     pub docker: Option<PathBuf>,
+    /// Whether that is only the default, so that a machine without an engine is as good.
+    pub docker_optional: bool,
     /// Where runtimes register containers.
     pub directory: Option<PathBuf>,
     /// Whether containers that share the host's network may be reached.
@@ -330,6 +332,7 @@ impl Config {
             },
             containers: ContainersConfig {
                 docker: l.get(&DOCKER),
+                docker_optional: l.text(&DOCKER).1 == Source::Default,
                 directory: l.get(&DIRECTORY),
                 allow_host_network: l.get(&ALLOW_HOST_NETWORK),
                 hold: l.get(&HOLD),

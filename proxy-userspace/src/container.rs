@@ -37,6 +37,8 @@ const ASKING: usize = 1024;
 pub struct ContainersSettings {
     /// The Docker Engine's unix socket; `None` is no Docker.
     pub docker: Option<PathBuf>,
+    /// Whether this machine may as well have no engine: as long as there is no socket, nothing is expected of it.
+    pub docker_optional: bool,
     /// The directory of registered containers; `None` is none.
     pub directory: Option<PathBuf>,
     /// Whether containers that share the node's own network may be connected to.
@@ -202,7 +204,7 @@ impl Containers {
         }
         if let Some(socket) = &settings.docker {
             let (source, desk) = Source::new("docker");
-            docker::start(socket, entrance, cache.clone(), desk, shutdown).await;
+            docker::start(socket, settings.docker_optional, entrance, cache.clone(), desk, shutdown).await;
             sources.push(source);
         }
         Ok(Arc::new(Self { cache, sources }))
@@ -230,7 +232,7 @@ impl Containers {
         match self.cache.lookup(name) {
             Lookup::Found(container) => Ok(container),
             Lookup::Ambiguous => Err(ResolveError::Ambiguous),
-            Lookup::Missing if answered && self.sources.iter().all(|s| s.health.lock().is_ok()) => {
+            Lookup::Missing if answered && self.health().iter().all(|(_, health)| health.is_ok()) => {
                 Err(ResolveError::NotHere)
             }
             Lookup::Missing => Err(ResolveError::EngineUnavailable),
@@ -242,9 +244,10 @@ impl Containers {
         self.cache.list()
     }
 
-    /// The resolvers by name, and what is wrong with those that do not work.
+    /// The resolvers by name, and what is wrong with those that do not work. An optional one is among them once it has
+    /// something to follow.
     pub fn health(&self) -> Vec<(&'static str, Result<(), String>)> {
-        self.sources.iter().map(|source| (source.name, source.health.lock().clone())).collect()
+        self.sources.iter().filter_map(|source| Some((source.name, source.health.lock().clone()?))).collect()
     }
 }
 
@@ -267,7 +270,8 @@ impl Entrance {
     }
 }
 
-type Health = Arc<Mutex<Result<(), String>>>;
+/// How a resolver does; `None` while it has nothing to follow and nobody expects it to.
+type Health = Arc<Mutex<Option<Result<(), String>>>>;
 
 /// One resolver, seen from here.
 struct Source {
@@ -287,7 +291,7 @@ struct Desk {
 
 impl Source {
     fn new(name: &'static str) -> (Self, Desk) {
-        let health = Health::new(Mutex::new(Ok(())));
+        let health = Health::new(Mutex::new(Some(Ok(()))));
         let (sender, asks) = mpsc::channel(ASKING);
         (Self { name, health: health.clone(), asks: sender }, Desk { health, asks })
     }

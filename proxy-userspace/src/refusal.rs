@@ -80,6 +80,8 @@ pub enum Refusal {
     HeadTimeout,
     /// The request body stopped arriving.
     BodyTimeout,
+    /// The client ended the connection in the middle of the request's body.
+    BodyEnded,
     /// The node is shutting down.
     Draining,
     /// The gateway failed in a way that has no better name; the last resort.
@@ -91,7 +93,7 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Malformed(_) => 400,
+            Self::Malformed(_) | Self::BodyEnded => 400,
             Self::Unauthorized(_) => 401,
             Self::Forbidden(_) => 403,
             Self::ConnectRefused => 405,
@@ -139,6 +141,7 @@ impl Refusal {
             Self::AnswerTimeout => "answer_timeout",
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
+            Self::BodyEnded => "body_ended",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -166,7 +169,9 @@ impl Refusal {
             | Self::EarlyEnd
             | Self::ConnectTimeout
             | Self::AnswerTimeout => Level::INFO,
-            Self::NotListening | Self::HeadTimeout | Self::BodyTimeout | Self::Draining => Level::DEBUG,
+            Self::NotListening | Self::HeadTimeout | Self::BodyTimeout | Self::BodyEnded | Self::Draining => {
+                Level::DEBUG
+            }
         }
     }
 
@@ -242,6 +247,7 @@ impl Refusal {
             }
             Self::HeadTimeout => "The request's header did not arrive in time. Send it at once, on a new connection.",
             Self::BodyTimeout => "The request's body stopped arriving. Send the request again on a new connection.",
+            Self::BodyEnded => "The connection ended before the request's body did. Send the request again, whole.",
             Self::Draining => "This node is shutting down. Send the request again on a new connection.",
             Self::Internal => "The gateway failed. Try again, and if it happens again tell the operator of this node.",
         })
@@ -263,6 +269,7 @@ impl Refusal {
             | Self::Busy(Scope::Node | Scope::Client)
             | Self::HeadTimeout
             | Self::BodyTimeout
+            | Self::BodyEnded
             | Self::Draining
             | Self::Internal => true,
             Self::NotHere

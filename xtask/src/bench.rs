@@ -125,6 +125,7 @@ fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
         (System::HaproxyTcp, "haproxy"),
         (System::Nginx, "nginx"),
         (System::Direct, "ip"),
+        (System::Direct, "openssl"),
     ] {
         let found = !systems.contains(&system) || command::find(name).is_some();
         ensure!(found, "`{name}` is missing: cargo xtask setup installs it; or choose --systems");
@@ -179,6 +180,9 @@ fn measure_all(
             for round in 0..usize::from(rounds) {
                 for at in 0..systems.len() {
                     let on = &mut running[(round + at) % systems.len()];
+                    if !trial.suits(on.system) {
+                        continue;
+                    }
                     attempt(trial, &topology, on, &amounts, round, &mut results)?;
                 }
                 server.ensure_running()?;
@@ -189,7 +193,11 @@ fn measure_all(
         eprintln!("{}: {rounds} rounds", names(trial));
         for round in 0..usize::from(rounds) {
             for at in 0..systems.len() {
-                let mut on = launcher.start(systems[(round + at) % systems.len()])?;
+                let system = systems[(round + at) % systems.len()];
+                if !trial.suits(system) {
+                    continue;
+                }
+                let mut on = launcher.start(system)?;
                 attempt(trial, &topology, &mut on, &amounts, round, &mut results)?;
             }
         }

@@ -89,6 +89,11 @@ impl Guarded {
         }
     }
 
+    /// Whether the process has ended, in whatever way.
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait().with_context(|| format!("look after {}", self.name))?.is_some())
+    }
+
     /// The end of what the process wrote to standard error.
     pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

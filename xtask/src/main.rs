@@ -14,6 +14,7 @@ mod interrupt;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod wire;
 mod workspace;
 
@@ -40,6 +41,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure the data paths beside the direct connection and other proxies
     Bench(bench::Args),
+    /// Try the daemon on Debian's kernels, in virtual machines
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Vm(args) => vm::run(args),
     }
 }
 
@@ -73,7 +77,7 @@ impl Command {
         match self {
             Self::Demo(args) => args.is_server(),
             Self::Bench(args) => args.is_server(),
-            Self::Setup(_) | Self::BuildEbpf(_) | Self::Test(_) => false,
+            Self::Setup(_) | Self::BuildEbpf(_) | Self::Test(_) | Self::Vm(_) => false,
         }
     }
 }

@@ -7,7 +7,7 @@ mod apt;
 mod items;
 mod services;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use crate::{command, toolchain, workspace};
 use items::{Fix, Item};
@@ -42,6 +42,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         bail!("installed everything, and yet there is no {}", still.join(", "));
     }
     println!("setup: done");
+    Ok(())
+}
+
+/// Makes sure of a program that only one command needs: installs its package, or says what to type.
+pub(crate) fn need(program: &str, package: &str, why: &str) -> anyhow::Result<()> {
+    if command::find(program).is_none() {
+        println!("setup: missing: {program} ({why})");
+        apt::install(&[package])?;
+    }
+    ensure!(command::find(program).is_some(), "installed {package}, and yet there is no {program}");
     Ok(())
 }
 

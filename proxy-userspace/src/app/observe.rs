@@ -96,7 +96,9 @@ fn fast(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
         let f = Arc::clone(&f);
         metrics.observe(name, help, Kind::Counter, move || read(&f.counts()));
     };
-    counter("fast_bytes", "Bytes that the kernel carried past the daemon", |c| vec![Sample::plain(c.fast_bytes as f64)]);
+    counter("fast_bytes", "Bytes that the kernel carried past the daemon", |c| {
+        vec![Sample::plain(c.fast_bytes as f64)]
+    });
     counter("fast_messages", "Messages that the kernel carried past the daemon", |c| {
         vec![Sample::plain(c.fast_messages as f64)]
     });

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::setting::{
-    AnySetting, Setting, Shape, count, duration, flows, keyword, log_filter, optional_address, optional_path, optional_socket,
-    seconds, size, switch,
+    AnySetting, Setting, Shape, count, duration, flows, keyword, log_filter, optional_address, optional_path,
+    optional_socket, seconds, size, switch,
 };
 use super::{BpfMode, LogFormat, RelayPath};
 

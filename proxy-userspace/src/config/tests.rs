@@ -50,6 +50,9 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
     assert_eq!(config.limits.answer_timeout, Duration::ZERO);
     assert_eq!(config.containers.docker.as_deref(), Some(Path::new("/var/run/docker.sock")));
+    assert!(config.containers.docker_optional);
+    let named = good(&format!("{SECRET}[containers]\ndocker = \"/var/run/docker.sock\"\n"));
+    assert!(!named.containers.docker_optional, "an engine that is named is expected");
     assert!(!config.containers.allow_host_network && config.log.access);
     assert_eq!(config.auth.replay_entries, 4_194_304);
     let [listen] = config.listen.as_slice() else { panic!("{:?}", config.listen) };

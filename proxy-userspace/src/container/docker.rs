@@ -43,18 +43,20 @@ const OVERLAP: Duration = Duration::from_secs(2);
 const STABLE: Duration = Duration::from_secs(10);
 
 /// Follows the engine at `socket` until `shutdown`. Returns when its containers are known, or it has failed, or
-/// [`START`] is over.
+/// [`START`] is over. With `optional` there may be none; one that comes later is followed like any other.
 pub(super) async fn start(
     socket: &Path,
+    optional: bool,
     entrance: Entrance,
     cache: Arc<Cache>,
     desk: Desk,
     shutdown: CancellationToken,
 ) {
-    *desk.health.lock() = Err("not connected yet".into());
+    *desk.health.lock() = Some(Err("not connected yet".into()));
     let (ready, first_list) = oneshot::channel();
     let resolver = Resolver {
         socket: socket.to_owned(),
+        optional,
         entrance,
         cache,
         desk,
@@ -74,6 +76,8 @@ pub(super) async fn start(
 
 struct Resolver {
     socket: PathBuf,
+    /// Nobody expects an engine here, and none was seen yet.
+    optional: bool,
     entrance: Entrance,
     cache: Arc<Cache>,
     desk: Desk,
@@ -94,24 +98,48 @@ impl Resolver {
             if start.elapsed() > STABLE {
                 backoff = Backoff::default();
             }
-            self.lost(&error);
+            match self.is_absent() {
+                true => self.without(),
+                false => self.lost(&error),
+            }
             self.answer();
             let pause = sleep(backoff.next());
             tokio::pin!(pause);
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    // Whoever asks now learns at once that the engine is away.
-                    Some(ask) = self.desk.asks.recv() => drop(ask),
+                    Some(ask) = self.desk.asks.recv() => {
+                        if self.optional && !self.is_absent() {
+                            // It has just come, and may know of what is asked for.
+                            self.waiting.push(ask);
+                            break;
+                        }
+                        // Whoever asks now learns at once that the engine is away.
+                        drop(ask);
+                    }
                 }
             }
+        }
+    }
+
+    /// Whether this is a machine without an engine, as far as anybody can tell.
+    fn is_absent(&self) -> bool {
+        self.optional && self.socket.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    fn without(&self) {
+        if self.desk.health.lock().take().is_some() {
+            tracing::info!(
+                socket = %self.socket.display(),
+                "there is no container engine here; one that is started later will be followed"
+            );
         }
     }
 
     fn lost(&self, error: &anyhow::Error) {
         let text = format!("{error:#}");
         let mut health = self.desk.health.lock();
-        let said = matches!(&*health, Err(before) if *before == text);
+        let said = matches!(&*health, Some(Err(before)) if *before == text);
         if said {
             tracing::debug!(socket = %self.socket.display(), "the container engine is still away: {text}");
         } else {
@@ -120,7 +148,7 @@ impl Resolver {
                 "the container engine is away, known containers stay reachable: {text}"
             );
         }
-        *health = Err(text);
+        *health = Some(Err(text));
     }
 
     /// The engine has been asked everything: whoever waits may look into the cache.
@@ -180,9 +208,10 @@ impl Resolver {
 
     fn up_to_date(&mut self) {
         self.answer();
+        self.optional = false;
         let mut health = self.desk.health.lock();
-        if health.is_err() {
-            *health = Ok(());
+        if *health != Some(Ok(())) {
+            *health = Some(Ok(()));
             tracing::info!(
                 socket = %self.socket.display(), containers = self.known.len(),
                 "following the container engine"

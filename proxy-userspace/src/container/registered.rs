@@ -95,7 +95,7 @@ async fn follow(
             Ok(done) => done,
             Err(error) => {
                 tracing::error!(%error, "the directory of registered containers is no longer followed");
-                *desk.health.lock() = Err("stopped".into());
+                *desk.health.lock() = Some(Err("stopped".into()));
                 return;
             }
         };
@@ -123,9 +123,9 @@ async fn follow(
 fn report(desk: &Desk, result: Result<(), String>) {
     let mut health = desk.health.lock();
     match (&*health, &result) {
-        (Ok(()), Err(error)) => tracing::warn!("registered containers: {error}"),
-        (Err(_), Ok(())) => tracing::info!("registered containers: the directory can be read again"),
+        (Some(Ok(())), Err(error)) => tracing::warn!("registered containers: {error}"),
+        (Some(Err(_)), Ok(())) => tracing::info!("registered containers: the directory can be read again"),
         _ => {}
     }
-    *health = result;
+    *health = Some(result);
 }

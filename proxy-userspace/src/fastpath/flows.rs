@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData, SockMap};
@@ -223,4 +223,3 @@ impl Totals {
         counts
     }
 }
-

@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aya::EbpfLoader;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray};
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, SockOps};
 use aya::util::KernelVersion;
-use aya::EbpfLoader;
 use caps::{CapSet, Capability};
 use parking_lot::Mutex;
 use proxy_common::{Counters, Offsets, Settings, names};
@@ -20,8 +20,8 @@ use tokio::task::AbortHandle;
 use super::flows::Flows;
 use super::logs::{self, Records};
 use super::object::{lacks, take};
-use super::unavailable::one_line;
 use super::proof::{self, Proof};
+use super::unavailable::one_line;
 use super::{BpfSettings, Unavailable, btf, buffers, cgroup, object};
 
 /// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).

@@ -77,9 +77,8 @@ pub(super) fn run(flows: &Arc<Flows>) -> (Proof, Quirks) {
         let played = scope.spawn(|| play(flows)).join();
         played.unwrap_or_else(|_| failed("the proof itself", "it panicked".to_owned()))
     });
-    let fionread = proof.items.iter().any(|item| {
-        item.name == cases::FIONREAD && !matches!(item.finding, Finding::Holds(_))
-    });
+    let fionread =
+        proof.items.iter().any(|item| item.name == cases::FIONREAD && !matches!(item.finding, Finding::Holds(_)));
     (proof, Quirks { fionread })
 }
 
@@ -88,7 +87,10 @@ fn play(flows: &Arc<Flows>) -> Proof {
     let rig = match Rig::new(flows) {
         Ok(rig) => rig,
         Err(error) => {
-            return failed("a network namespace to try it in", format!("{error} (needs CAP_SYS_ADMIN and CAP_NET_ADMIN)"));
+            return failed(
+                "a network namespace to try it in",
+                format!("{error} (needs CAP_SYS_ADMIN and CAP_NET_ADMIN)"),
+            );
         }
     };
     tracing::debug!(took = ?began.elapsed(), "the proof's network namespace is made");

@@ -71,8 +71,7 @@ impl Table {
     pub(super) fn map(map: impl AsFd, entries: u32) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses; nothing of this process is touched.
-        let start =
-            unsafe { mmap(std::ptr::null_mut(), Self::bytes(entries), protection, MapFlags::SHARED, map, 0) }?;
+        let start = unsafe { mmap(std::ptr::null_mut(), Self::bytes(entries), protection, MapFlags::SHARED, map, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self { start, entries, free: Mutex::default() })
     }

@@ -15,8 +15,7 @@ use super::Path;
 /// RFC 9110 section 15: status codes are 100 to 599.
 const FIRST: u16 = 100;
 const CODES: usize = 500;
-const PATHS: [&str; 5] =
-    ["none", Path::Copy.label(), Path::Splice.label(), Path::Fast.label(), Path::Tls.label()];
+const PATHS: [&str; 5] = ["none", Path::Copy.label(), Path::Splice.label(), Path::Fast.label(), Path::Tls.label()];
 
 /// Clones share the same cells.
 #[derive(Debug, Clone)]

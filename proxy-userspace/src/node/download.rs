@@ -7,12 +7,12 @@ use std::time::Instant;
 use super::SPLICED_CHUNK;
 use super::reply::Reply;
 use super::upload::Sent;
+use crate::fastpath::ServerUse;
 use crate::http::{
     self, Asked, ChunkMode, Chunked, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
 };
-use crate::refusal::Refusal;
-use crate::fastpath::ServerUse;
 use crate::netns::Netns;
+use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::fast::Response;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
@@ -232,8 +232,12 @@ impl Download<'_> {
             Ok(_) => Ok(()),
             Err(FlowError::Read(_)) => Err(DownloadError::Cut("the container reset the connection")),
             Err(FlowError::Write(_)) => Err(DownloadError::Client),
-            Err(FlowError::Surplus) => Err(DownloadError::Cut("the container's answer is longer than it had announced")),
-            Err(FlowError::Unsettled) => Err(DownloadError::Cut("a part of the container's answer is lost in the kernel")),
+            Err(FlowError::Surplus) => {
+                Err(DownloadError::Cut("the container's answer is longer than it had announced"))
+            }
+            Err(FlowError::Unsettled) => {
+                Err(DownloadError::Cut("a part of the container's answer is lost in the kernel"))
+            }
         }
     }
 

@@ -59,6 +59,9 @@ impl Alarm<'_> {
 }
 
 /// What an exchange needs of its connection.
+///
+/// Dropped before it is finished, by the drain's deadline, it resets both its connections: an orderly end would pass for
+/// the end of what was being sent.
 pub(super) struct Exchange<'a> {
     pub(super) client: &'a Stream,
     pub(super) read: &'a mut ReadBuffer,
@@ -70,16 +73,31 @@ pub(super) struct Exchange<'a> {
     pub(super) seen: &'a mut Seen,
     pub(super) authorization_response: Option<&'a str>,
     pub(super) draining: &'a (dyn Fn() -> bool + Sync),
+    pub(super) finished: bool,
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.client.reset_on_close();
+            self.origin.stream.reset_on_close();
+        }
+    }
 }
 
 impl Exchange<'_> {
-    /// Sends `request`, whose head is `head`, and relays the answer.
-    pub(super) async fn run(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Outcome {
-        match self.http(request, head, alarm).await {
-            Ok(Ended::Whole { keep_client, keep_origin }) => Outcome::Done { keep_client, keep_origin },
-            Ok(Ended::Switched) => self.opaque(alarm).await,
-            Err(outcome) => outcome,
-        }
+    /// Sends `request`, whose head is `head`, and relays the answer; or opens the tunnel that it asks for.
+    pub(super) async fn run(mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Outcome {
+        let outcome = match request.tcp_tunnel {
+            true => self.opaque(alarm).await,
+            false => match self.http(request, head, alarm).await {
+                Ok(Ended::Whole { keep_client, keep_origin }) => Outcome::Done { keep_client, keep_origin },
+                Ok(Ended::Switched) => self.opaque(alarm).await,
+                Err(outcome) => outcome,
+            },
+        };
+        self.finished = true;
+        outcome
     }
 
     async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
@@ -171,11 +189,17 @@ impl Exchange<'_> {
     }
 
     /// Relays an opaque connection: after a 101 of the container's, or of the gateway itself for a raw tunnel.
-    pub(super) async fn opaque(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
+    async fn opaque(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
         let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
         let _counted = self.metrics.tunnel();
         let origin = (&self.origin.stream, &mut self.origin.read);
-        let mut relay = pin!(tunnel((self.client, self.read), origin, self.meter, &self.settings.engine, &self.origin.container.netns));
+        let mut relay = pin!(tunnel(
+            (self.client, self.read),
+            origin,
+            self.meter,
+            &self.settings.engine,
+            &self.origin.container.netns
+        ));
         let mut check = watch.next_check(true, true);
         poll_fn(|cx| {
             if let Poll::Ready(result) = relay.as_mut().poll(cx) {

@@ -18,24 +18,13 @@ pub(super) struct Origin {
     pub(super) read: ReadBuffer,
     /// Whether a request was already answered on it: such a connection may be found closed without anybody's fault.
     pub(super) used: bool,
-    /// Whether an exchange is under way: dropped like this, by the drain's deadline, the connection is reset, since an
-    /// orderly end would pass for the end of what was being sent.
-    pub(super) busy: bool,
     /// Its place under the container's cap.
     _slot: ConnectionSlot,
 }
 
-impl Drop for Origin {
-    fn drop(&mut self) {
-        if self.busy {
-            self.stream.reset_on_close();
-        }
-    }
-}
-
 impl Origin {
     pub(super) fn new(stream: Stream, container: Arc<Container>, port: u16, slot: ConnectionSlot) -> Self {
-        Self { stream, container, port, read: ReadBuffer::default(), used: false, busy: false, _slot: slot }
+        Self { stream, container, port, read: ReadBuffer::default(), used: false, _slot: slot }
     }
 
     /// Whether a request for `port` of `container` can go out on this connection: the same instance of the container,

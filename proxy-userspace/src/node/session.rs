@@ -51,12 +51,12 @@ pub(super) struct Session {
 
 /// What comes next on a connection.
 enum Next {
-    /// A head of so many bytes is in the buffer.
-    Head(usize),
-    /// What came is no legal head, or did not come in time.
-    Refuse(Refusal),
+    /// A head of so many bytes is in the buffer; or what came is none, or did not come in time.
+    Head(Result<usize, Refusal>),
     /// The connection ends, and nobody waits for anything.
     End,
+    /// The client has ended it: every answer is with the kernel, and nothing is left to be read or said.
+    Ended,
 }
 
 /// What becomes of the connection after a request.
@@ -73,17 +73,17 @@ struct Report {
 }
 
 impl Session {
-    /// Serves until either side ends the connection.
-    pub(super) async fn run(mut self) {
+    /// Serves until either side ends the connection. By reference: a future holds what it is given by value twice.
+    pub(super) async fn run(&mut self) {
         let timer = pin!(sleep_until(deadline(Duration::ZERO)));
         let mut alarm = Alarm(timer);
         loop {
             let settings = self.node.settings.load_full();
             let after = match self.next_head(&settings, &mut alarm).await {
                 // Boxed, so that a connection that waits for its next request does not hold the memory of one.
-                Next::Head(length) => Box::pin(self.serve(&settings, length, &mut alarm)).await,
-                Next::Refuse(refusal) => Box::pin(self.refuse_unread(&settings, refusal)).await,
+                Next::Head(head) => Box::pin(self.serve(&settings, head, &mut alarm)).await,
                 Next::End => After::Close,
+                Next::Ended => return,
             };
             match after {
                 After::KeepAlive => {}
@@ -109,9 +109,9 @@ impl Session {
         meter.touch();
         loop {
             match scanner.advance(read.unread()) {
-                Ok(Some(length)) => return Next::Head(length),
+                Ok(Some(length)) => return Next::Head(Ok(length)),
                 Ok(None) => {}
-                Err(refusal) => return Next::Refuse(refusal),
+                Err(refusal) => return Next::Head(Err(refusal)),
             }
             if !read.is_empty() {
                 began.get_or_insert_with(Instant::now);
@@ -144,46 +144,39 @@ impl Session {
             });
             match event.await {
                 Event::Read(Ok(1..)) => {}
-                Event::Due if !waiting => return Next::Refuse(Refusal::HeadTimeout),
-                // A connection that ends inside a head asks for nothing.
+                Event::Due if !waiting => return Next::Head(Err(Refusal::HeadTimeout)),
+                // A connection that ends inside a head asks for nothing. Over TLS the end is answered.
+                Event::Read(_) if client.plain().is_some() => return Next::Ended,
                 Event::Read(_) | Event::Drain | Event::Due => return Next::End,
             }
         }
     }
 
-    /// Serves the request whose head is the first `length` bytes of the buffer.
-    async fn serve(&mut self, settings: &NodeSettings, length: usize, alarm: &mut Alarm<'_>) -> After {
+    /// Answers the request whose head is so many bytes of the buffer, or what could not even be read as one.
+    async fn serve(&mut self, settings: &NodeSettings, head: Result<usize, Refusal>, alarm: &mut Alarm<'_>) -> After {
         let began = Instant::now();
         let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
-        let mut summary = Summary::default();
-        let mut seen = Seen::default();
-        let channel = Channel {
-            exporter: self.exporter.as_ref(),
-            certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]),
-        };
-        let authenticator = &self.listening.authenticator;
-        let head = &self.read.unread()[..length];
-        let prepared = request::prepare(head, &settings.head, authenticator, &channel, &mut summary);
-        self.read.consume(length);
-        let report = match prepared {
-            Ok((request, scheme)) => {
-                self.node.metrics.granted(scheme.name());
-                self.forward(settings, request, &mut summary, &mut seen, alarm).await
-            }
+        let (mut summary, mut seen) = (Summary::default(), Seen::default());
+        let report = match head.and_then(|length| self.prepare(settings, length, &mut summary)) {
+            Ok(request) => self.forward(settings, request, &mut summary, &mut seen, alarm).await,
             Err(refusal) => self.refuse(&Reply::default(), refusal, &summary, &mut seen).await,
         };
         self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
         report.after
     }
 
-    /// Answers what could not even be read as a request.
-    async fn refuse_unread(&mut self, settings: &NodeSettings, refusal: Refusal) -> After {
-        let began = Instant::now();
-        let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
-        let (summary, mut seen) = (Summary::default(), Seen::default());
-        let report = self.refuse(&Reply::default(), refusal, &summary, &mut seen).await;
-        self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
-        report.after
+    /// Takes the head off the buffer: authenticated, and rewritten for the container.
+    fn prepare(&mut self, settings: &NodeSettings, length: usize, summary: &mut Summary) -> Result<Request, Refusal> {
+        let channel = Channel {
+            exporter: self.exporter.as_ref(),
+            certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]),
+        };
+        let head = &self.read.unread()[..length];
+        let prepared = request::prepare(head, &settings.head, &self.listening.authenticator, &channel, summary);
+        self.read.consume(length);
+        let (request, scheme) = prepared?;
+        self.node.metrics.granted(scheme.name());
+        Ok(request)
     }
 
     /// Sends an authenticated request to its container and relays the answer.
@@ -212,9 +205,8 @@ impl Session {
             }
             // Only a connection that was used before can turn out stale, and only then a second copy is needed.
             let copy = if origin.used && request.replayable { head.clone() } else { Vec::new() };
-            origin.busy = true;
             let drain = self.drain.clone();
-            let mut exchange = Exchange {
+            let exchange = Exchange {
                 client: &self.client,
                 read: &mut self.read,
                 origin: &mut origin,
@@ -225,14 +217,9 @@ impl Session {
                 seen,
                 authorization_response: summary.authorization_response.as_deref(),
                 draining: &|| drain.draining(),
+                finished: false,
             };
-            let guard = CutOnDrop(Some(&self.client));
-            let outcome = match request.tcp_tunnel {
-                true => exchange.opaque(alarm).await,
-                false => exchange.run(&request, head, alarm).await,
-            };
-            guard.disarm();
-            origin.busy = false;
+            let outcome = exchange.run(&request, head, alarm).await;
             if matches!(outcome, Outcome::Stale) {
                 head = copy;
                 continue;
@@ -376,8 +363,8 @@ impl Session {
     }
 
     /// Ends the connection so that the last response arrives.
-    async fn close(self, patience: Duration) {
-        drop(self.origin);
+    async fn close(&mut self, patience: Duration) {
+        self.origin = None;
         // With TLS the last record may have to wait for a slow reader, like any other.
         if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
             return;
@@ -386,7 +373,7 @@ impl Session {
     }
 
     /// Ends the connection so that the client knows that bytes are missing.
-    fn cut(self) {
+    fn cut(&self) {
         self.client.reset_on_close();
     }
 }
@@ -429,22 +416,4 @@ enum Event {
     Read(std::io::Result<usize>),
     Drain,
     Due,
-}
-
-/// An exchange that is dropped half way, at the drain's deadline, resets the client's connection: an orderly end would
-/// pass for the end of a response that is delimited by it.
-struct CutOnDrop<'a>(Option<&'a Stream>);
-
-impl CutOnDrop<'_> {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for CutOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(stream) = self.0 {
-            stream.reset_on_close();
-        }
-    }
 }

@@ -9,8 +9,6 @@ use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream};
 
-const ENDED_EARLY: &str = "its body ended early";
-
 /// Why a request could not be sent whole.
 #[derive(Debug)]
 pub(super) enum UploadError {
@@ -141,7 +139,7 @@ impl Upload<'_> {
         };
         match flow.run(length).await {
             Ok(moved) if moved == length => Ok(()),
-            Ok(_) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
+            Ok(_) => Err(UploadError::Request(Refusal::BodyEnded)),
             Err(FlowError::Read(_)) => Err(UploadError::Client),
             // The last two cannot happen on this way.
             Err(FlowError::Write(_) | FlowError::Surplus | FlowError::Unsettled) => Err(UploadError::Origin),
@@ -151,7 +149,7 @@ impl Upload<'_> {
     /// Reads more of the client, at least a byte.
     async fn fill(&mut self) -> Result<(), UploadError> {
         match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
-            Ok(0) => Err(UploadError::Request(Refusal::Malformed(ENDED_EARLY))),
+            Ok(0) => Err(UploadError::Request(Refusal::BodyEnded)),
             Ok(_) => {
                 self.meter.touch();
                 Ok(())

@@ -22,6 +22,7 @@ fn all() -> Vec<Refusal> {
         AnswerTimeout,
         HeadTimeout,
         BodyTimeout,
+        BodyEnded,
         Draining,
         Internal,
     ];

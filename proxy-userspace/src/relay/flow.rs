@@ -1,7 +1,7 @@
 //! One direction of a relay: bytes from one stream to the other, by splice(2) or by copying.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -125,7 +125,11 @@ impl<'a> Flow<'a> {
                     Err(_) => return Poll::Ready(Ok(None)),
                 },
             };
-            let result = from.poll_readable(cx, |socket| pipe.fill(socket, limit));
+            let result = from.poll_readable(cx, |socket| match pipe.fill(socket, limit) {
+                // Perhaps nothing waits, perhaps only splice(2) does not get past the mark: a read knows.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && from.had_urgent_data() => Ok(0),
+                result => result,
+            });
             if result.is_pending() {
                 taken = None;
             }
@@ -136,7 +140,7 @@ impl<'a> Flow<'a> {
             return self.copy(limit, false, steps).await;
         };
         if moved == 0 {
-            // splice(2) says 0 also at the mark of urgent data, and does not know of a reset that a write was told of.
+            // At the mark of urgent data a read goes on; and splice(2) does not know of a reset that a write was told of.
             return self.copy(limit, false, steps).await;
         }
         if let Some(mut pipe) = taken {
@@ -146,7 +150,7 @@ impl<'a> Flow<'a> {
                 let drained = poll_fn(|cx| to.poll_writable(cx, |socket| pipe.drain(socket, left)));
                 let n = drained.await.map_err(FlowError::Write)?;
                 if n == 0 {
-                    return Err(FlowError::Write(io::ErrorKind::WriteZero.into()));
+                    return Err(FlowError::Write(ErrorKind::WriteZero.into()));
                 }
                 left -= n;
                 self.meter.moved(self.direction, n as u64);

@@ -38,7 +38,7 @@ impl Sock {
         Self::register(socket)
     }
 
-    /// Accepts a connection, a non-blocking one, without registering it anywhere yet.
+    /// Accepts a connection, a non-blocking one, without registering it anywhere yet. `SO_OOBINLINE` is on.
     ///
     /// # Errors
     /// The error of `accept4(2)`; `WouldBlock` when none waits.
@@ -47,7 +47,11 @@ impl Sock {
         let (socket, peer) = acceptfrom_with(listener, flags)?;
         // A peer without an IP address cannot happen on a TCP socket.
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(ErrorKind::Unsupported)?;
-        Ok((socket.into(), peer))
+        let socket = Socket::from(socket);
+        // Otherwise an octet of urgent data would be taken out of the stream, and lost. The listener could pass the option
+        // on, but not to connections that waited on an inherited one before it was ours.
+        socket.set_out_of_band_inline(true)?;
+        Ok((socket, peer))
     }
 
     /// Registers a socket that is non-blocking already.
@@ -55,7 +59,7 @@ impl Sock {
     /// # Errors
     /// The error of `epoll_ctl(2)`.
     pub fn register(socket: Socket) -> io::Result<Self> {
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR | Interest::PRIORITY;
         // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
         // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
         let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
@@ -106,7 +110,7 @@ impl Sock {
                 Ok(n) => {
                     // A short read emptied the queue: epoll is edge triggered and tells us of anything newer (an end of
                     // stream seen together with the data stays set as "read closed"). This saves one EAGAIN a message.
-                    if n > 0 && n < buf.len() {
+                    if n > 0 && n < buf.len() && !self.had_urgent_data() {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(n));
@@ -116,6 +120,17 @@ impl Sock {
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
+    }
+
+    /// Whether the reactor has told of urgent data (`MSG_OOB`, tcp(7)), or of the end of the stream, since the socket was
+    /// made.
+    ///
+    /// A read stops before the urgent octet, and splice(2) does not get past it at all (`tcp_recvmsg_locked` and
+    /// `__tcp_read_sock` in net/ipv4/tcp.c), with more in the queue that epoll has told of already. So on such a socket
+    /// only a read that says `WouldBlock` proves that nothing waits. What the reactor does not know of yet, it still has
+    /// to tell, and that wakes the reader.
+    pub fn had_urgent_data(&self) -> bool {
+        self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
     /// Writes from `buf`; may take less than all of it.

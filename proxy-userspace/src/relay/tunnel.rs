@@ -35,8 +35,7 @@ pub async fn tunnel(
     let talk = engine.fast.as_ref().filter(|fast| fast.flows.quirks().fionread).map(|_| Talk::default());
     let talk = talk.as_ref();
     let steps = talk.map(|talk| -> &dyn Steps { talk });
-    let response =
-        Response { flow: down, netns, server: ServerUse::Converses, ready: &|| true, talk };
+    let response = Response { flow: down, netns, server: ServerUse::Converses, ready: &|| true, talk };
     let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, steps)));
     let mut down = pin!(one_way(down, origin_read, &ended[1], response.run(UNTIL_END)));
     poll_fn(|cx| {

@@ -1,9 +1,10 @@
 //! Containers of the Docker Engine.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice::container::{Denied, OriginScheme, ResolveError};
+use portsplice::container::{ContainersSettings, Denied, OriginScheme, ResolveError};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::engine::Engine;
@@ -241,13 +242,39 @@ async fn an_engine_that_hangs_holds_up_only_the_unknown() {
 #[tokio::test]
 async fn without_an_engine_the_start_is_quick_and_the_health_tells() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = portsplice::container::ContainersSettings {
-        docker: Some(directory.path().join("no.sock")),
-        ..Default::default()
-    };
+    let settings = ContainersSettings { docker: Some(directory.path().join("no.sock")), ..Default::default() };
     let running = at_once("start without an engine", Running::start(&settings)).await;
     assert!(running.health().unwrap_err().contains("no.sock"));
     assert_eq!(running.containers.resolve("x").await.unwrap_err(), ResolveError::EngineUnavailable);
+}
+
+#[tokio::test]
+async fn an_optional_engine_may_be_absent_and_come_later() {
+    if skipping() {
+        return;
+    }
+    let mut engine = Engine::start();
+    engine.run("container", &[]);
+    engine.suspend();
+    let settings = ContainersSettings { docker_optional: true, ..engine.settings() };
+    // A socket without an engine behind it is one that is away.
+    fs::write(settings.docker.as_ref().unwrap(), "").unwrap();
+    let running = at_once("start without an engine", Running::start(&settings)).await;
+    assert!(running.health().is_err());
+    fs::remove_file(settings.docker.as_ref().unwrap()).unwrap();
+    eventually("the absence to be noticed", async || running.containers.health().is_empty()).await;
+    let unknown = at_once("an unknown name", running.containers.resolve("container")).await;
+    assert_eq!(unknown.unwrap_err(), ResolveError::NotHere);
+
+    engine.resume();
+    // The very first who asks finds it: nobody is sent away because the engine was absent a moment ago.
+    connects(&*running.get("container").await, 8080).await.unwrap();
+    assert_eq!(running.health(), Ok(()));
+    // Once it was there, it is missed.
+    engine.suspend();
+    eventually("the loss to be noticed", async || running.containers.health().iter().any(|(_, h)| h.is_err())).await;
+    running.until_not("unknown", ResolveError::EngineUnavailable).await;
+    engine.resume();
 }
 
 #[tokio::test]

@@ -44,9 +44,13 @@ fn without_the_kernels_help_there_is_a_reason() {
 
         // No cgroup: in whatever way this host cannot do it, auto goes on and required does not.
         let nowhere = Some("/nonexistent".into());
-        let auto = Fastpath::start(&BpfSettings { mode: BpfMode::Auto, cgroup: nowhere.clone(), ..BpfSettings::default() }).unwrap();
+        let auto =
+            Fastpath::start(&BpfSettings { mode: BpfMode::Auto, cgroup: nowhere.clone(), ..BpfSettings::default() })
+                .unwrap();
         assert!(auto.status().starts_with("eBPF: not used: "), "{}", auto.status());
-        let required = Fastpath::start(&BpfSettings { mode: BpfMode::Required, cgroup: nowhere, ..BpfSettings::default() }).unwrap_err();
+        let required =
+            Fastpath::start(&BpfSettings { mode: BpfMode::Required, cgroup: nowhere, ..BpfSettings::default() })
+                .unwrap_err();
         assert_eq!(Some(&required), auto.unavailable());
     });
 }

@@ -68,6 +68,23 @@ over_gateway! {
         }
     }
 
+    /// A client that goes in the middle of an upload is logged as that, not as one that speaks bad HTTP.
+    fn aborted_uploads(path) {
+        let rig = Rig::new(path);
+        let _origin = rig.serve(contract::serve);
+        for framing in ["Content-Length: 100000", "Transfer-Encoding: chunked"] {
+            let mut conn = rig.connect();
+            conn.send("POST", "/sink", &[framing], b"186a0\r\nthe beginning");
+            conn.half_close();
+            assert_eq!(conn.response().status(), 400, "one that only stops sending is told");
+        }
+        for record in &access(&rig, 2) {
+            assert_eq!(record["note"], "body_ended", "{record:?}");
+        }
+        assert_eq!(rig.node().metric("portsplice_refusals_total", &["body_ended"]), 2.0);
+        assert_eq!(rig.node().metric("portsplice_refusals_total", &["malformed"]), 0.0);
+    }
+
     /// Counters count.
     fn metrics(path) {
         let rig = Rig::new(path);

@@ -7,6 +7,7 @@ pub(crate) mod echo;
 pub(crate) mod idle;
 pub(crate) mod requests;
 pub(crate) mod sse;
+pub(crate) mod tls;
 
 use std::time::Duration;
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::load::{Amounts, bulk, echo, idle, requests, sse};
+use super::load::{Amounts, bulk, echo, idle, requests, sse, tls};
 use super::machine;
 use super::stats::percentile_us;
-use super::system::Running;
+use super::system::{Running, System};
 use super::topology::Netns;
 
 /// One quantity.
@@ -33,6 +33,11 @@ pub(crate) enum Measure {
     SseAddedP99,
     /// Memory of the proxy for each idle kept-alive connection
     RssIdleConn,
+    /// Download over one connection, over TLS up to the proxy
+    TlsBulkDown,
+    /// Requests for 1 KiB on 32 kept-alive connections, over TLS up to the proxy
+    #[value(name = "tls_rps_1k")]
+    TlsRps1k,
 }
 
 impl Measure {
@@ -48,6 +53,8 @@ impl Measure {
             Self::ConnsPerS => "conns_per_s",
             Self::SseAddedP99 => "sse_added_p99",
             Self::RssIdleConn => "rss_idle_conn",
+            Self::TlsBulkDown => "tls_bulk_down",
+            Self::TlsRps1k => "tls_rps_1k",
         }
     }
 
@@ -63,23 +70,25 @@ impl Measure {
             Self::ConnsPerS => "New connections",
             Self::SseAddedP99 => "Server-sent events, added p99",
             Self::RssIdleConn => "Memory per idle connection",
+            Self::TlsBulkDown => "Bulk download, TLS",
+            Self::TlsRps1k => "1 KiB requests, TLS",
         }
     }
 
     /// The unit of its values. GB is 10^9 bytes, KiB 2^10.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::BulkDown | Self::BulkUp => "GB/s",
+            Self::BulkDown | Self::BulkUp | Self::TlsBulkDown => "GB/s",
             Self::CpuPerGb => "s/GB",
             Self::RttP50 | Self::RttP99 | Self::SseAddedP99 => "us",
-            Self::Rps1k | Self::ConnsPerS => "1/s",
+            Self::Rps1k | Self::TlsRps1k | Self::ConnsPerS => "1/s",
             Self::RssIdleConn => "KiB",
         }
     }
 
     /// Whether more is better.
     pub(crate) fn higher_is_better(self) -> bool {
-        matches!(self, Self::BulkDown | Self::BulkUp | Self::Rps1k | Self::ConnsPerS)
+        !matches!(self, Self::CpuPerGb | Self::RttP50 | Self::RttP99 | Self::SseAddedP99 | Self::RssIdleConn)
     }
 
     /// Whether the value is what a system adds to the direct way's of the same round, not the reading itself. The
@@ -106,14 +115,33 @@ pub(crate) enum Trial {
     Requests,
     Connections,
     Events,
+    TlsDownload,
+    TlsRequests,
     /// Wants a system that has just been started.
     Idle,
 }
 
 impl Trial {
     /// All of them, [`Trial::Idle`] last.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Download, Self::Upload, Self::Echo, Self::Requests, Self::Connections, Self::Events, Self::Idle];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Download,
+        Self::Upload,
+        Self::Echo,
+        Self::Requests,
+        Self::Connections,
+        Self::Events,
+        Self::TlsDownload,
+        Self::TlsRequests,
+        Self::Idle,
+    ];
+
+    /// Whether it can be done to a system. The direct way is without TLS in any case: it is the yardstick.
+    pub(crate) fn suits(self, system: System) -> bool {
+        match self {
+            Self::TlsDownload | Self::TlsRequests => system == System::Direct || system.speaks_tls(),
+            _ => system != System::Tls,
+        }
+    }
 
     /// What it gives readings of.
     pub(crate) fn measures(self) -> &'static [Measure] {
@@ -125,6 +153,8 @@ impl Trial {
             Self::Connections => &[Measure::ConnsPerS],
             Self::Events => &[Measure::SseAddedP99],
             Self::Idle => &[Measure::RssIdleConn],
+            Self::TlsDownload => &[Measure::TlsBulkDown],
+            Self::TlsRequests => &[Measure::TlsRps1k],
         }
     }
 
@@ -159,6 +189,15 @@ impl Trial {
                 }
                 Self::Events => {
                     vec![(Measure::SseAddedP99, percentile_us(&mut sse::delays(route, amounts.events)?, 99))]
+                }
+                Self::TlsDownload => {
+                    let download = if route.tls.is_some() { tls::download } else { bulk::download };
+                    let time = download(route, amounts.bulk_bytes)?;
+                    vec![(Measure::TlsBulkDown, amounts.bulk_bytes as f64 / 1e9 / time.as_secs_f64())]
+                }
+                Self::TlsRequests => {
+                    let kept_alive = if route.tls.is_some() { tls::kept_alive } else { requests::kept_alive };
+                    vec![(Measure::TlsRps1k, rate(amounts.requests, kept_alive(route, amounts.requests)?))]
                 }
                 Self::Idle if processes.is_empty() => vec![(Measure::RssIdleConn, 0.0)],
                 Self::Idle => {

@@ -59,10 +59,7 @@ impl Loop {
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, key(listener.as_raw_fd()), EventFlags::IN)?;
-        let mut small =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {SMALL_BODY}\r\n\r\n").into_bytes();
-        small.resize(small.len() + SMALL_BODY, b'k');
-        Ok(Self { epoll, listener, clients: HashMap::new(), small })
+        Ok(Self { epoll, listener, clients: HashMap::new(), small: small() })
     }
 
     fn run(mut self) -> anyhow::Result<()> {
@@ -110,6 +107,14 @@ impl Loop {
             }
         }
     }
+}
+
+/// The answer to `GET /k`, the same to the octet from the loop and from threads.
+fn small() -> Vec<u8> {
+    let mut answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {SMALL_BODY}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + SMALL_BODY, b'k');
+    answer
 }
 
 fn key(fd: RawFd) -> EventData {
@@ -179,10 +184,7 @@ fn answer(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<bool> {
             echo_all(stream.try_clone()?, input);
             return Ok(false);
         }
-        "k" => {
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SMALL_BODY}\r\n\r\n")?;
-            stream.write_all(&[b'k'; SMALL_BODY])?;
-        }
+        "k" => stream.write_all(&small())?,
         _ => stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?,
     }
     Ok(true)

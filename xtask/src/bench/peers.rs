@@ -1,11 +1,16 @@
 //! Configurations of the peers. Each gets what its own manual advises for this work, per kind of traffic where it can
 //! tell them apart, and neither logs nor writes bodies to files.
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
 
 use super::origin::{self, ECHO_PORT, HTTP_PORT};
 use super::topology::NODE;
+use crate::child::program;
+use crate::command;
 
 /// Port of HAProxy's TCP mode for the server's HTTP port.
 pub(crate) const HAPROXY_TCP_HTTP: u16 = 9004;
@@ -23,6 +28,35 @@ haproxy: 2 threads, buffers of 128 KiB (faster here than option splice-auto), co
 no logs; nginx: 2 workers, 64 kept-alive connections to the server each, buffers of 64 KiB for downloads and 256 KiB \
 for uploads, buffering off for streams and bulk, no logs, no temporary files";
 
+/// The name in the certificate that all present.
+pub(crate) const TLS_NAME: &str = "server.bench";
+
+/// Where a peer that listens on `plain` speaks TLS.
+pub(crate) fn beside(plain: SocketAddr) -> SocketAddr {
+    (plain.ip(), plain.port() + 100).into()
+}
+
+/// Makes the certificate of the run, ECDSA on P-256 like the one that Portsplice makes for itself, and gives its file.
+pub(crate) fn certificate(folder: &Path) -> anyhow::Result<PathBuf> {
+    let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    let mut openssl = command::command(program("openssl"));
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", "/CN=bench", "-addext", &format!("subjectAltName=DNS:{TLS_NAME}")]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    let output = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().context("run openssl")?;
+    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    // HAProxy wants both in one file.
+    let both = [fs::read(&certificate)?, fs::read(&key)?].concat();
+    fs::write(folder.join("tls.pem"), both)?;
+    Ok(certificate)
+}
+
+/// The part of Portsplice's listener that says how it speaks TLS.
+pub(crate) fn portsplice_tls(folder: &Path) -> String {
+    let folder = folder.display();
+    format!("tls = true\ncertificate-file = \"{folder}/tls.crt\"\nkey-file = \"{folder}/tls.key\"")
+}
+
 const HAPROXY_COMMON: &str = "\
 global
     nbthread 2
@@ -36,14 +70,16 @@ defaults
 ";
 
 /// HAProxy in HTTP mode.
-pub(crate) fn haproxy_http(listens: SocketAddr) -> String {
+pub(crate) fn haproxy_http(listens: SocketAddr, folder: &Path) -> String {
     let server = origin::address(HTTP_PORT);
+    let (tls, folder) = (beside(listens), folder.display());
     format!(
         "{HAPROXY_COMMON}\
         \x20   mode http\n\
         \x20   http-reuse always\n\
          frontend http\n\
         \x20   bind {listens}\n\
+        \x20   bind {tls} ssl crt {folder}/tls.pem ssl-min-ver TLSv1.3\n\
         \x20   use_backend stream if {{ path_beg /sse/ }}\n\
         \x20   default_backend server\n\
          backend server\n\
@@ -69,7 +105,7 @@ pub(crate) fn haproxy_tcp() -> String {
 /// nginx as an HTTP proxy. `folder` is for its pid file and the temporary folders that it insists on.
 pub(crate) fn nginx(listens: SocketAddr, folder: &Path) -> String {
     let server = origin::address(HTTP_PORT);
-    let folder = folder.display();
+    let (tls, folder) = (beside(listens), folder.display());
     format!(
         "daemon off;\nuser root;\nworker_processes 2;\nworker_rlimit_nofile 16384;\n\
          pid {folder}/nginx.pid;\nerror_log stderr crit;\n\
@@ -84,6 +120,9 @@ pub(crate) fn nginx(listens: SocketAddr, folder: &Path) -> String {
         \x20 upstream server {{ server {server}; keepalive 64; keepalive_requests 1000000000; keepalive_timeout 1h; }}\n\
         \x20 server {{\n\
         \x20   listen {listens} backlog=4096;\n\
+        \x20   listen {tls} ssl backlog=4096;\n\
+        \x20   ssl_certificate {folder}/tls.crt;\n    ssl_certificate_key {folder}/tls.key;\n\
+        \x20   ssl_protocols TLSv1.3;\n\
         \x20   proxy_http_version 1.1;\n    proxy_set_header Connection \"\";\n\
         \x20   proxy_read_timeout 1h;\n    proxy_send_timeout 1h;\n\
         \x20   proxy_max_temp_file_size 0;\n    proxy_request_buffering off;\n\

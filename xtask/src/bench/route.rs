@@ -1,10 +1,12 @@
 //! A way from the controller to the server, and the requests that take it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use hmac::{Hmac, KeyInit, Mac};
+use rustls::ClientConfig;
 use sha2::Sha256;
 
 use super::origin::{ECHO_PORT, ECHO_PROTOCOL, HTTP_PORT};
@@ -17,6 +19,8 @@ pub(crate) const CONTAINER_NAME: &str = "zzzzz-dz642-benchbenchbench";
 pub(crate) struct Route {
     /// Where requests go.
     pub(crate) http: SocketAddr,
+    /// Where requests over TLS go, and the client's side of the handshake; none where there is no TLS.
+    pub(crate) tls: Option<(SocketAddr, Arc<ClientConfig>)>,
     /// How a stream to the echo port is opened.
     pub(crate) tunnel: Tunnel,
     /// Signs each request, for the system that demands it.
@@ -37,7 +41,18 @@ pub(crate) enum Tunnel {
 impl Route {
     /// The head of a request for the server's HTTP port; `extra` is further field lines, each ended by CRLF.
     pub(crate) fn head(&self, method: &str, target: &str, extra: &str) -> anyhow::Result<Vec<u8>> {
-        self.head_for(HTTP_PORT, method, target, extra)
+        self.head_for(None, HTTP_PORT, method, target, extra)
+    }
+
+    /// As [`Self::head`], for the TLS connection that this exporter (RFC 9266) belongs to.
+    pub(crate) fn head_over_tls(
+        &self,
+        exporter: &[u8],
+        method: &str,
+        target: &str,
+        extra: &str,
+    ) -> anyhow::Result<Vec<u8>> {
+        self.head_for(Some(exporter), HTTP_PORT, method, target, extra)
     }
 
     /// The head that opens the tunnel, and where to send it; none when the stream is opaque from the start.
@@ -50,21 +65,28 @@ impl Route {
             }
             Tunnel::Tcp => {
                 let extra = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
-                Ok((self.http, Some(self.head_for(ECHO_PORT, "GET", "/", extra)?)))
+                Ok((self.http, Some(self.head_for(None, ECHO_PORT, "GET", "/", extra)?)))
             }
         }
     }
 
-    fn head_for(&self, port: u16, method: &str, target: &str, extra: &str) -> anyhow::Result<Vec<u8>> {
+    fn head_for(
+        &self,
+        exporter: Option<&[u8]>,
+        port: u16,
+        method: &str,
+        target: &str,
+        extra: &str,
+    ) -> anyhow::Result<Vec<u8>> {
         let credential = match &self.signer {
-            Some(signer) => signer.fields(port, method, target)?,
+            Some(signer) => signer.fields(exporter, port, method, target)?,
             None => String::new(),
         };
         Ok(format!("{method} {target} HTTP/1.1\r\nHost: server.bench\r\n{credential}{extra}\r\n").into_bytes())
     }
 }
 
-/// Signs requests with the `bound` credential on plain TCP (protocol.md): the scheme a node accepts by default.
+/// Signs requests with the `bound` credential (protocol.md): the scheme a node accepts by default.
 #[derive(Clone)]
 pub(crate) struct Signer {
     key: Hmac<Sha256>,
@@ -80,11 +102,12 @@ impl Signer {
     }
 
     /// The three credential fields for one request, good for one use in the next minute.
-    fn fields(&self, port: u16, method: &str, target: &str) -> anyhow::Result<String> {
+    fn fields(&self, exporter: Option<&[u8]>, port: u16, method: &str, target: &str) -> anyhow::Result<String> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
         let nonce = next_nonce();
+        let channel = exporter.map_or_else(|| "-".to_owned(), hex::encode);
         let mut mac = self.key.clone();
-        mac.update(format!("v1\n{time}\n{nonce}\n{CONTAINER_NAME}\n{port}\n{method}\n{target}\n-").as_bytes());
+        mac.update(format!("v1\n{time}\n{nonce}\n{CONTAINER_NAME}\n{port}\n{method}\n{target}\n{channel}").as_bytes());
         let mac = hex::encode(mac.finalize().into_bytes());
         Ok(format!(
             "X-Arvados-Container-Gateway-Uuid: {CONTAINER_NAME}\r\n\
@@ -111,7 +134,8 @@ mod tests {
     #[test]
     fn signed_requests_differ_and_carry_all_three_fields() {
         let signer = Signer::new(b"root").unwrap();
-        let (one, two) = (signer.fields(8080, "GET", "/k").unwrap(), signer.fields(8080, "GET", "/k").unwrap());
+        let fields = || signer.fields(None, 8080, "GET", "/k").unwrap();
+        let (one, two) = (fields(), fields());
         assert_ne!(one, two);
         assert_eq!(one.lines().count(), 3);
         let mac = one.lines().nth(2).unwrap().split("s=").nth(1).unwrap();

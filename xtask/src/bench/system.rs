@@ -6,12 +6,15 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use rustls::ClientConfig;
 
+use super::load::tls;
 use super::origin::{self, ECHO_PORT, HTTP_PORT};
 use super::peers;
 use super::route::{CONTAINER_NAME, Route, Signer, Tunnel};
@@ -36,6 +39,8 @@ pub(crate) enum System {
     Splice,
     /// Portsplice as it comes: the kernel carries long responses past the daemon
     Fast,
+    /// Portsplice with TLS towards the controller
+    Tls,
     /// HAProxy as an HTTP proxy
     HaproxyHttp,
     /// HAProxy as a TCP proxy
@@ -46,8 +51,16 @@ pub(crate) enum System {
 
 impl System {
     /// All of them, the yardstick first.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Direct, Self::Copy, Self::Splice, Self::Fast, Self::HaproxyHttp, Self::HaproxyTcp, Self::Nginx];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Copy,
+        Self::Splice,
+        Self::Fast,
+        Self::Tls,
+        Self::HaproxyHttp,
+        Self::HaproxyTcp,
+        Self::Nginx,
+    ];
 
     /// The name in results.
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +69,7 @@ impl System {
             Self::Copy => "copy",
             Self::Splice => "splice",
             Self::Fast => "fast",
+            Self::Tls => "tls",
             Self::HaproxyHttp => "haproxy-http",
             Self::HaproxyTcp => "haproxy-tcp",
             Self::Nginx => "nginx",
@@ -64,7 +78,12 @@ impl System {
 
     /// Whether it is Portsplice.
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Copy | Self::Splice | Self::Fast)
+        matches!(self, Self::Copy | Self::Splice | Self::Fast | Self::Tls)
+    }
+
+    /// Whether it ends TLS.
+    pub(crate) fn speaks_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::HaproxyHttp | Self::Nginx)
     }
 
     /// The address that it listens on.
@@ -73,10 +92,11 @@ impl System {
             Self::Direct => return origin::address(HTTP_PORT),
             Self::Copy => 9001,
             Self::Splice => 9002,
-            Self::Fast => 9007,
+            Self::Fast => 9008,
             Self::HaproxyHttp => 9003,
             Self::HaproxyTcp => peers::HAPROXY_TCP_HTTP,
             Self::Nginx => 9006,
+            Self::Tls => 9007,
         };
         (NODE, port).into()
     }
@@ -86,7 +106,7 @@ impl System {
             Self::Direct => Tunnel::Raw(origin::address(ECHO_PORT)),
             Self::HaproxyTcp => Tunnel::Raw((NODE, peers::HAPROXY_TCP_ECHO).into()),
             Self::HaproxyHttp | Self::Nginx => Tunnel::Upgrade,
-            Self::Copy | Self::Splice | Self::Fast => Tunnel::Tcp,
+            Self::Copy | Self::Splice | Self::Fast | Self::Tls => Tunnel::Tcp,
         }
     }
 }
@@ -122,6 +142,7 @@ pub(crate) struct Launcher<'t> {
     folder: PathBuf,
     binary: PathBuf,
     signer: Signer,
+    client: Arc<ClientConfig>,
 }
 
 impl<'t> Launcher<'t> {
@@ -134,7 +155,8 @@ impl<'t> Launcher<'t> {
         std::fs::create_dir(&containers)?;
         std::fs::write(containers.join("bench.toml"), format!("name = \"{CONTAINER_NAME}\"\npid = {server}\n"))?;
         let signer = Signer::new(ROOT.as_bytes())?;
-        Ok(Self { topology, folder: folder.to_owned(), binary: binary.to_owned(), signer })
+        let client = tls::client(&peers::certificate(folder)?)?;
+        Ok(Self { topology, folder: folder.to_owned(), binary: binary.to_owned(), signer, client })
     }
 
     /// Starts `system` and returns once it has answered a request.
@@ -142,13 +164,20 @@ impl<'t> Launcher<'t> {
         let listens = system.listens();
         let mut process = match system {
             System::Direct => None,
-            System::Copy | System::Splice | System::Fast => Some(self.portsplice(system, listens)?),
-            System::HaproxyHttp => Some(self.peer(system, "cfg", &peers::haproxy_http(listens), haproxy)?),
+            System::Copy | System::Splice | System::Fast | System::Tls => Some(self.portsplice(system, listens)?),
+            System::HaproxyHttp => {
+                Some(self.peer(system, "cfg", &peers::haproxy_http(listens, &self.folder), haproxy)?)
+            }
             System::HaproxyTcp => Some(self.peer(system, "cfg", &peers::haproxy_tcp(), haproxy)?),
             System::Nginx => Some(self.peer(system, "conf", &peers::nginx(listens, &self.folder), nginx)?),
         };
         let signer = system.is_ours().then(|| self.signer.clone());
-        let route = Route { http: listens, tunnel: system.tunnel(), signer };
+        let tls = match system {
+            System::Tls => Some(listens),
+            _ => system.speaks_tls().then(|| peers::beside(listens)),
+        };
+        let tls = tls.map(|address| (address, self.client.clone()));
+        let route = Route { http: listens, tls, tunnel: system.tunnel(), signer };
         self.wait_for_answer(system, &route, process.as_mut())?;
         Ok(Running { system, route, process })
     }
@@ -161,7 +190,10 @@ impl<'t> Launcher<'t> {
                 process.ensure_running()?;
             }
             let head = route.head("GET", "/k", "")?;
-            let answer = self.topology.controller.run(|| Conn::connect(route.http)?.get(&head));
+            let answer = self.topology.controller.run(|| match system {
+                System::Tls => tls::probe(route),
+                _ => Conn::connect(route.http)?.get(&head),
+            });
             match answer {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
@@ -176,15 +208,19 @@ impl<'t> Launcher<'t> {
     fn portsplice(&self, system: System, listens: SocketAddr) -> anyhow::Result<Guarded> {
         let config = self.folder.join(format!("{}.toml", system.name()));
         let folder = self.folder.display();
-        // By default the daemon takes the fast path where that pays.
-        let path = if system == System::Fast { "auto" } else { system.name() };
+        let (path, tls) = match system {
+            // By default the daemon takes the fast path where that pays.
+            System::Fast => ("auto", "tls = false".to_owned()),
+            System::Tls => ("auto", peers::portsplice_tls(&self.folder)),
+            _ => (system.name(), "tls = false".to_owned()),
+        };
         std::fs::write(
             &config,
             format!(
                 "drain-timeout = \"1s\"\n\
                  [log]\nlevel = \"warn\"\naccess = false\n\
                  [secrets]\nroot-file = \"{folder}/root\"\n\
-                 [[listen]]\naddress = \"{listens}\"\ntls = false\ncredentials = [\"bound\"]\n\
+                 [[listen]]\naddress = \"{listens}\"\n{tls}\ncredentials = [\"bound\"]\n\
                  [containers]\ndocker = \"\"\ndirectory = \"{folder}/containers\"\n\
                  [relay]\npath = \"{path}\"\n"
             ),

@@ -89,7 +89,8 @@ fn shares((fast, slow): (u64, u64)) -> Result<Finding> {
 
 fn order(rig: &Rig<'_>) -> Result<Finding> {
     let bytes = pattern(4 * MIB);
-    let counts = send(rig, &bytes, Reader::OnceFull, |mut s| bytes.chunks(50_000).try_for_each(|part| Ok(s.write_all(part)?)))?;
+    let counts =
+        send(rig, &bytes, Reader::OnceFull, |mut s| bytes.chunks(50_000).try_for_each(|part| Ok(s.write_all(part)?)))?;
     ensure!(counts.1 > 0, "nothing passed although the reader did not read");
     shares(counts)
 }
@@ -233,7 +234,6 @@ fn protocol(rig: &Rig<'_>) -> Result<Finding> {
 fn set_option(socket: &impl AsFd, level: i32, name: i32, value: &[u8]) -> std::io::Result<()> {
     let length = value.len() as libc::socklen_t;
     // SAFETY: the kernel reads so many bytes through the pointer, and it points to as many.
-    let result =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    let result = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
