@@ -44,13 +44,21 @@ fn by_servers_of_all_kinds() {
     for kind in [Kind::Nginx, Kind::NginxWrites, Kind::Asyncio, Kind::Node, Kind::Blocking, Kind::Go, Kind::Java] {
         let server = Server::start(kind, &rig.netns);
         server.offer(LEN);
-        let w = way(&rig, server.port); eprintln!("{kind:?} {w:?} {:?}", rig.node().metrics().into_iter().filter(|(k,v)| k.contains("fast_") && *v>0.0).collect::<Vec<_>>());
+        let w = way(&rig, server.port);
+        eprintln!(
+            "{kind:?} {w:?} {:?}",
+            rig.node().metrics().into_iter().filter(|(k, v)| k.contains("fast_") && *v > 0.0).collect::<Vec<_>>()
+        );
     }
     for manner in
         [Manner::Write, Manner::Vectored, Manner::More, Manner::Sendfile, Manner::Splice, Manner::Uring, Manner::Edge]
     {
         let server = zoo::Server::start(manner, &rig.netns);
-        let w = way(&rig, server.port); eprintln!("{manner:?} {w:?} {:?}", rig.node().metrics().into_iter().filter(|(k,v)| k.contains("fast_") && *v>0.0).collect::<Vec<_>>());
+        let w = way(&rig, server.port);
+        eprintln!(
+            "{manner:?} {w:?} {:?}",
+            rig.node().metrics().into_iter().filter(|(k, v)| k.contains("fast_") && *v > 0.0).collect::<Vec<_>>()
+        );
     }
 }
 
