@@ -111,7 +111,10 @@ pub struct Lane {
 
 impl Lane {
     pub(super) fn arm(flows: &Arc<Flows>, request: &Request<'_>) -> Result<Self, Refused> {
-        let slot = flows.table.take().ok_or(Refused::TableFull)?;
+        let Some(slot) = flows.table.take() else {
+            flows.totals.armed(Err(Refused::TableFull));
+            return Err(Refused::TableFull);
+        };
         let lane = Self { flows: Arc::clone(flows), slot, settled: AtomicBool::new(false) };
         let armed = lane.try_arm(request);
         flows.totals.armed(armed);
