@@ -7,11 +7,11 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::sk_action;
 use aya_ebpf::helpers::generated::{bpf_msg_redirect_map, bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::programs::SkMsgContext;
-use proxy_common::{Flow, Passed, Server};
+use proxy_common::{Flow, Framing, Passed, Server};
 
-use crate::atomic;
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER};
+use crate::{atomic, chunked};
 
 /// Room that C must have beyond twice the message: what its pages are accounted for is more than their bytes.
 const SPARE_ROOM: i64 = 4096;
@@ -27,7 +27,8 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
         return PASS;
     }
     // SAFETY: `sk` is the message's socket; without the flag to create one, the helper gives a value or null.
-    let server = unsafe { bpf_sk_storage_get((&raw const SERVER).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
+    let server =
+        unsafe { bpf_sk_storage_get((&raw const SERVER).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
     if server.is_null() {
         return PASS;
     }
@@ -83,9 +84,6 @@ fn decide(
     if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
         return Err(Passed::Order);
     }
-    if size >= budget {
-        return Err(Passed::End);
-    }
     // The kernel looks at none of this before it redirects.
     if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) {
         return Err(Passed::Unfit);
@@ -102,14 +100,25 @@ fn decide(
     if room < 2 * size as i64 + SPARE_ROOM {
         return Err(Passed::Full);
     }
+    // SAFETY: a value of the flow table; the daemon does not change this while the flow is armed.
+    let framing = unsafe { core::ptr::read_volatile(&raw const (*flow).framing) };
+    // Last, since it is what costs most.
+    let budget = if framing == Framing::Chunked as u32 {
+        chunked::follow(ctx, budget).ok_or(Passed::End)?
+    } else if size < budget {
+        budget - size
+    } else {
+        return Err(Passed::End);
+    };
     // SAFETY: both pointers are what the helper wants.
-    let redirected = unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
+    let redirected =
+        unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
     if redirected as u32 != PASS {
         return Err(Passed::Lost);
     }
     // SAFETY: as above; while `relayed` is S's sequence number these fields are the verdict's own.
     unsafe {
-        core::ptr::write_volatile(&raw mut (*flow).budget, budget - size);
+        core::ptr::write_volatile(&raw mut (*flow).budget, budget);
         (*flow).returned += (*flow).passing;
         (*flow).passing = 0;
         (*flow).fast_messages += 1;

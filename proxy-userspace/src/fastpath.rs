@@ -31,7 +31,7 @@ pub use flows::{Counts, Flows, Quirks};
 pub use kernel::Kernel;
 pub use lane::{Lane, Refused, Request, ServerUse, Unsettled};
 pub use proof::{Finding, Item, Proof};
-pub use proxy_common::{Armed, Counters, MAX_FLOWS, Passed};
+pub use proxy_common::{Armed, Counters, Framing, MAX_FLOWS, Passed};
 pub use unavailable::Unavailable;
 
 /// Whether the kernel's help is wanted.
@@ -98,8 +98,8 @@ impl Fastpath {
         match &state {
             Ok(kernel) => {
                 kernel.forward_logs();
-                if let Err(error) = kernel.limit_send_buffers() {
-                    tracing::warn!(%error, "servers' send buffers stay as they are: after a stall a response comes back to the fast path late");
+                if let Err(error) = kernel.tune_servers() {
+                    tracing::warn!(%error, "servers' sockets stay as they are: after a stall a response comes back to the fast path late");
                 }
                 if !cgroup::namespace_is_initial() {
                     tracing::warn!(

@@ -44,15 +44,16 @@ impl Path {
         }
     }
 
-    /// How the access log and the metrics name it.
+    /// How the access log and the metrics name what took it. An answer that was over before it could take the fast path has
+    /// gone by splice, and a request always does.
     #[must_use]
-    pub fn label(self) -> &'static str {
+    pub fn ways(self) -> &'static [&'static str] {
         match self {
-            Self::Direct => "direct",
-            Self::Fast => "fast",
-            Self::Splice => "splice",
-            Self::Copy => "copy",
-            Self::Tls => "tls",
+            Self::Direct => &[],
+            Self::Fast => &["fast", "splice"],
+            Self::Splice => &["splice"],
+            Self::Copy => &["copy"],
+            Self::Tls => &["tls"],
         }
     }
 }

@@ -96,3 +96,9 @@ fn copy() {
 fn tls() {
     endure(Path::Tls, 600);
 }
+
+/// Past the daemon.
+#[test]
+fn fast() {
+    endure(Path::Fast, 2400);
+}

@@ -42,6 +42,9 @@ fn serve(stream: &TcpStream, manner: Manner, tally: &Tally) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(10 * HANG))?;
     stream.set_write_timeout(Some(10 * HANG))?;
+    if manner == Manner::Zerocopy {
+        allow_zerocopy(stream)?;
+    }
     match manner {
         Manner::Fionread => requests(&mut Buffered::new(Careful(stream)), stream, manner, tally),
         _ => requests(&mut Buffered::new(stream), stream, manner, tally),
@@ -242,7 +245,6 @@ fn spliced(stream: &TcpStream, n: u64, tally: &Tally) -> io::Result<()> {
 fn zerocopy(stream: &TcpStream, n: u64, tally: &Tally) -> io::Result<()> {
     /// Sends whose pages the kernel may hold at once; far below what it allows (ENOBUFS at `net.core.optmem_max`).
     const PENDING: u64 = 16;
-    allow_zerocopy(stream)?;
     let flags = SendFlags::from_bits_retain(libc::MSG_ZEROCOPY.cast_unsigned());
     let mut pending = 0;
     steps(

@@ -27,7 +27,7 @@ over_gateway! {
         let mut rig = Rig::new(path);
         let (go, gate) = channel::<()>();
         let gate = Mutex::new(gate);
-        let _origin = rig.serve(move |peer| {
+        let origin = rig.serve(move |peer| {
             while let Some(head) = peer.head()? {
                 if head.target() == "/gated" {
                     peer.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n"))?;
@@ -58,6 +58,8 @@ over_gateway! {
         upload.write(pattern::slice(0, 1000));
         let mut idle = rig.connect();
         assert_eq!(idle.get("/").text(), "0");
+        // A request that nobody has read yet does not run.
+        wait::until_true("the upload has begun", || origin.accepted() == downloads.len() + 2);
 
         rig.node().signal(Signal::TERM);
         until_refused(&rig);
