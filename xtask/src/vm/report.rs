@@ -265,9 +265,9 @@ fn verdict(entries: &[Entry]) -> String {
         );
     }
     if !out.is_empty() {
-        out += "\n\nWhat it can save is the copy, not the sealing. Against that stand the module, which not every kernel has, alerts and key \
-                updates,\nwhich come back to userspace, and the fast path, which it excludes: the kernel refuses a socket with TLS \
-                in a sockmap.\n";
+        out += "\n\nIt saves the copy. Whether sealing itself becomes cheaper depends on the kernel's cipher code. Against it stand \
+                the module,\nwhich not every kernel has, alerts and key updates, which come back to userspace, and the fast \
+                path, which it excludes: a\nsocket with TLS in the kernel cannot be in a sockmap.\n";
     }
     out
 }
