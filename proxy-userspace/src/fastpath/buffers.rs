@@ -7,7 +7,7 @@ use socket2::Socket;
 
 /// Send buffer of C. One call of a server comes as messages of up to 17 pieces of 32 KiB, and C must have room for twice a
 /// message; the kernel doubles what it is asked for.
-const CLIENT_SNDBUF: usize = 1024 * 1024;
+const CLIENT_SNDBUF: usize = 2 * 1024 * 1024;
 
 /// Receive buffer of U, and send buffer of S: what goes the slow way when C is full has to be relayed before the flow can
 /// come back, so it should be little.
