@@ -16,8 +16,9 @@ pub struct Flow {
     pub armed: u32,
     /// S's sequence number up to which the daemon has written to C everything that came through U.
     pub relayed: u32,
-    /// Bytes that are still to come of the response's body. A message that would use up the rest passes, so that the
-    /// daemon, which must act on the end, gets to see it.
+    /// With [`Framing::Plain`], bytes that are still to come of the response's body; a message that would use up the rest
+    /// passes, so that the daemon, which must act on the end, gets to see it. With [`Framing::Chunked`], bytes before the
+    /// next chunk line: what is left of the chunk's data and the two octets behind it, or 0.
     pub budget: u64,
     /// C's address in the kernel, as it was when the flow was armed.
     pub client: u64,
@@ -27,8 +28,10 @@ pub struct Flow {
     pub client_start: u32,
     /// Bytes that the daemon has written to C since then, modulo 2^32.
     pub slow_bytes: u32,
+    /// How the response is framed, a [`Framing`].
+    pub framing: u32,
     /// Not used.
-    pub reserved: u64,
+    pub reserved: u32,
 
     /// Whether the verdict has let a message pass since it last redirected one: 1 or 0.
     pub passing: u64,
@@ -50,6 +53,16 @@ impl Flow {
     pub const UNTIL_END: u64 = u64::MAX;
 }
 
+/// How a response that may take the fast path is framed.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// By its length, or by the end of the connection.
+    Plain = 0,
+    /// By the chunked transfer coding.
+    Chunked = 1,
+}
+
 /// Why the verdict lets a message pass to U.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +71,7 @@ pub enum Passed {
     Order = 0,
     /// C has too little room to take it whole.
     Full = 1,
-    /// It is the end of the response, or goes beyond.
+    /// It is the end of the response or may be, or goes beyond.
     End = 2,
     /// One of the sockets is not as it must be: shut down, under TLS in the kernel, with zero-copy sending, or not the
     /// one it was.
@@ -92,12 +105,14 @@ pub struct ArmRequest {
     pub slot: u32,
     /// The generation that S shall belong to; not 0.
     pub generation: u32,
-    /// Bytes of the response's body that are still to come; [`Flow::UNTIL_END`] if nobody knows.
+    /// The flow's budget to begin with, in the sense of its framing.
     pub budget: u64,
     /// C's cookie.
     pub client_cookie: u64,
     /// A set of the `ARM_*` flags.
     pub flags: u32,
+    /// A [`Framing`].
+    pub framing: u32,
     /// How many bytes of the tuples count: [`TUPLE_V4`] or [`TUPLE_V6`].
     pub tuple_bytes: u32,
     /// The connection as S receives it (`struct bpf_sock_tuple`: source and destination address, source and destination
@@ -105,6 +120,8 @@ pub struct ArmRequest {
     pub server_tuple: [u8; TUPLE_V6 as usize],
     /// The connection as U receives it: from S.
     pub upstream_tuple: [u8; TUPLE_V6 as usize],
+    /// Not used.
+    pub reserved: u32,
 }
 
 /// Size of a `struct bpf_sock_tuple` with IPv4 addresses.
@@ -229,5 +246,5 @@ impl Offsets {
 const _: () = assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 8);
 const _: () = assert!(core::mem::offset_of!(Flow, passing) == 48);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
-const _: () = assert!(size_of::<ArmRequest>() == 104 && align_of::<ArmRequest>() == 8);
+const _: () = assert!(size_of::<ArmRequest>() == 112 && align_of::<ArmRequest>() == 8);
 const _: () = assert!(size_of::<Offsets>() == 64 && align_of::<Offsets>() == 4);

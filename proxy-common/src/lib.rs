@@ -17,7 +17,7 @@ mod flow;
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
 pub use flow::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Passed, Server, TUPLE_V4, TUPLE_V6, settled,
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Framing, Offsets, Passed, Server, TUPLE_V4, TUPLE_V6, settled,
 };
 
 /// Names by which the loader finds the program and its maps in the object.

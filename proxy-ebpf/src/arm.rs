@@ -76,6 +76,7 @@ pub fn arm(ctx: &TcContext) -> Armed {
             unsafe {
                 (*flow).relayed = relayed;
                 (*flow).budget = request.budget;
+                (*flow).framing = request.framing;
                 (*flow).client = client_tcp;
                 (*flow).client_cookie = request.client_cookie;
                 (*flow).client_start = client_start;

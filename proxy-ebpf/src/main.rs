@@ -9,6 +9,7 @@
 
 mod arm;
 mod atomic;
+mod chunked;
 mod kernel;
 mod maps;
 mod send_buffer;

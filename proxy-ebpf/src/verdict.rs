@@ -7,9 +7,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::sk_action;
 use aya_ebpf::helpers::generated::{bpf_msg_redirect_map, bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::programs::SkMsgContext;
-use proxy_common::{Flow, Passed, Server};
+use proxy_common::{Flow, Framing, Passed, Server};
 
-use crate::atomic;
+use crate::{atomic, chunked};
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER};
 
@@ -83,9 +83,6 @@ fn decide(
     if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
         return Err(Passed::Order);
     }
-    if size >= budget {
-        return Err(Passed::End);
-    }
     // The kernel looks at none of this before it redirects.
     if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) {
         return Err(Passed::Unfit);
@@ -102,6 +99,16 @@ fn decide(
     if room < 2 * size as i64 + SPARE_ROOM {
         return Err(Passed::Full);
     }
+    // SAFETY: a value of the flow table; the daemon does not change this while the flow is armed.
+    let framing = unsafe { core::ptr::read_volatile(&raw const (*flow).framing) };
+    // Last, since it is what costs most.
+    let budget = if framing == Framing::Chunked as u32 {
+        chunked::follow(ctx, budget).ok_or(Passed::End)?
+    } else if size < budget {
+        budget - size
+    } else {
+        return Err(Passed::End);
+    };
     // SAFETY: both pointers are what the helper wants.
     let redirected = unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
     if redirected as u32 != PASS {
@@ -109,7 +116,7 @@ fn decide(
     }
     // SAFETY: as above; while `relayed` is S's sequence number these fields are the verdict's own.
     unsafe {
-        core::ptr::write_volatile(&raw mut (*flow).budget, budget - size);
+        core::ptr::write_volatile(&raw mut (*flow).budget, budget);
         (*flow).returned += (*flow).passing;
         (*flow).passing = 0;
         (*flow).fast_messages += 1;

@@ -19,7 +19,7 @@ use crate::admin::{Admin, AdminListener};
 use crate::auth::{KeySources, Keyring, ReplayMemory};
 use crate::build_info;
 use crate::config::{
-    AuthConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
+    AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
 use crate::fastpath::{BpfSettings, Fastpath};
@@ -71,6 +71,11 @@ pub fn check(config: &Config) -> Result<()> {
         TlsIdentity::load(files)?;
     }
     Ok(())
+}
+
+/// What a configuration says about programs in the kernel.
+pub fn bpf_settings(bpf: &BpfConfig) -> BpfSettings {
+    BpfSettings { mode: bpf.mode, cgroup: bpf.cgroup.clone(), max_flows: bpf.max_flows }
 }
 
 /// Runs a node until it is told to end.
@@ -126,8 +131,7 @@ impl App {
         }
         warn_of_few_files(privileges.open_files, &config.limits);
 
-        let bpf =
-            BpfSettings { mode: config.bpf.mode, cgroup: config.bpf.cgroup.clone(), max_flows: config.bpf.max_flows };
+        let bpf = bpf_settings(&config.bpf);
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
         let containers = resolvers(&config.containers, &fastpath, &readiness, &stop_resolvers).await?;

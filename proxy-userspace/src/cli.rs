@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 the command line itself is wrong.
 
+mod check;
 mod docs;
 mod node;
 mod output;
@@ -32,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Run the daemon of a worker node
     Node(Box<node::NodeArgs>),
+    /// Tell what this machine offers the daemon, and whether the fast path holds on its kernel
+    Check(check::CheckArgs),
     /// Print the headers of a signed request, for curl
     Sign(sign::SignArgs),
     /// Print a completion script for a shell
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Node(args) => node::run(*args),
+        Command::Check(args) => check::run(args),
         Command::Sign(args) => sign::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => docs::man(&args, Cli::command()).map(|()| ExitCode::SUCCESS),

@@ -31,7 +31,7 @@ pub use flows::{Counts, Flows, Quirks};
 pub use kernel::Kernel;
 pub use lane::{Lane, Refused, Request, ServerUse, Unsettled};
 pub use proof::{Finding, Item, Proof};
-pub use proxy_common::{Armed, Counters, MAX_FLOWS, Passed};
+pub use proxy_common::{Armed, Counters, Framing, MAX_FLOWS, Passed};
 pub use unavailable::Unavailable;
 
 /// Whether the kernel's help is wanted.

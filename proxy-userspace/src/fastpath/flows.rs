@@ -95,15 +95,22 @@ impl Flows {
         self.quirks.get().copied().unwrap_or_default()
     }
 
-    /// Says once, after the proof, what it has found.
-    pub(super) fn set_quirks(&self, quirks: Quirks) {
+    /// Says once, after the proof, what it has found; what the proof itself did does not count.
+    pub(super) fn proven(&self, quirks: Quirks) {
         // There is one proof, so it is set once.
         let _ = self.quirks.set(quirks);
+        self.totals.clear();
     }
 
     /// How many flows are armed, and how many can be.
     pub fn used(&self) -> (u32, u32) {
         (self.table.used(), self.table.entries())
+    }
+
+    /// Bytes of memory that the flow table and the maps of sockets take, used or not.
+    pub fn memory(&self) -> usize {
+        // A socket map keeps a pointer for each entry.
+        self.table.entries() as usize * (size_of::<Entry>() + 2 * size_of::<u64>())
     }
 
     /// What has been counted so far, running flows included.
@@ -210,6 +217,12 @@ impl Totals {
             Some((_, count)) => *count += 1,
             None => refused.push((reason.label(), 1)),
         }
+    }
+
+    fn clear(&self) {
+        self.armed.store(0, Relaxed);
+        self.refused.lock().clear();
+        *self.ended.lock() = Counts::default();
     }
 
     pub(super) fn ended(&self, entry: &Entry) {

@@ -278,7 +278,7 @@ fn prove(flows: Flows) -> Result<(Arc<Flows>, Proof), (Unavailable, Proof)> {
     if let Some(failure) = proof.failure() {
         return Err((Unavailable::Unproven(failure), proof));
     }
-    shared.set_quirks(quirks);
+    shared.proven(quirks);
     Ok((shared, proof))
 }
 

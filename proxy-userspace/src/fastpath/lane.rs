@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::Duration;
 
-use proxy_common::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, TUPLE_V4, TUPLE_V6, settled};
+use proxy_common::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Framing, TUPLE_V4, TUPLE_V6, settled};
 use socket2::Socket;
 use tokio::time::{Instant, sleep};
 
@@ -28,7 +28,10 @@ pub struct Request<'a> {
     pub client: &'a Socket,
     /// U, the daemon's connection to the container.
     pub upstream: &'a Socket,
-    /// Bytes that are still to come, [`proxy_common::Flow::UNTIL_END`] if nobody knows.
+    /// How the response is framed.
+    pub framing: Framing,
+    /// For a plain one, bytes that are still to come, [`proxy_common::Flow::UNTIL_END`] if nobody knows. For a chunked
+    /// one, bytes before the next chunk line.
     pub budget: u64,
     /// What S will be used for while the flow is armed.
     pub server: ServerUse,
@@ -156,26 +159,37 @@ impl Lane {
             budget: request.budget,
             client_cookie: request.client.cookie()?,
             flags,
+            framing: request.framing as u32,
             tuple_bytes,
             server_tuple,
             upstream_tuple,
+            reserved: 0,
         })
     }
 
-    /// Bytes of the response that are still to come. While the daemon holds bytes that it read of U and has not accounted
-    /// for, this number stands still.
+    /// What is to come, in the sense of [`Request::budget`]. While the daemon holds bytes that it read of U and has not
+    /// accounted for, this number stands still.
     pub fn budget(&self) -> u64 {
         self.entry().budget.load(Acquire)
     }
 
-    /// Notes that `n` bytes that came through U are written to C.
+    /// Notes that `n` bytes of a plain response that came through U are written to C.
     pub fn relayed(&self, n: u64) {
+        self.wrote(n);
+        self.caught_up(n, self.budget().wrapping_sub(n));
+    }
+
+    /// Notes that `n` bytes were written to C, whatever they stand for.
+    pub fn wrote(&self, n: u64) {
+        self.entry().slow_bytes.fetch_add(n as u32, Relaxed);
+    }
+
+    /// Notes that all of the next `n` bytes that came through U has been passed on to C, behind which `budget` is to come.
+    pub fn caught_up(&self, n: u64, budget: u64) {
         let entry = self.entry();
-        let n32 = n as u32;
-        entry.slow_bytes.fetch_add(n32, Relaxed);
-        entry.budget.fetch_sub(n, Relaxed);
+        entry.budget.store(budget, Relaxed);
         // Last: the verdict goes by it, and owns the budget from here on.
-        entry.relayed.fetch_add(n32, Release);
+        entry.relayed.fetch_add(n as u32, Release);
     }
 
     /// Bytes that have gone the fast way so far.

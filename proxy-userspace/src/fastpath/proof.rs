@@ -38,12 +38,11 @@ pub struct Item {
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mark, text) = match &self.finding {
-            Finding::Holds(text) => ("ok", text),
-            Finding::WorkedAround(text) => ("note", text),
-            Finding::Fails(text) => ("FAILS", text),
+        let text = match &self.finding {
+            Finding::Holds(text) | Finding::WorkedAround(text) => text,
+            Finding::Fails(text) => return write!(f, "{}: does NOT hold: {text}", self.name),
         };
-        write!(f, "{mark:<5} {}: {text} ({} ms)", self.name, self.took.as_millis())
+        write!(f, "{}: {text} ({} ms)", self.name, self.took.as_millis())
     }
 }
 

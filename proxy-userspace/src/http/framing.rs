@@ -147,6 +147,31 @@ impl Chunked {
         }
     }
 
+    /// How many octets stand before the next chunk line: what is left of a chunk's data and the CRLF behind it, or 0 where
+    /// a line begins. None in the midst of a line, where octets were taken that have not gone on yet.
+    #[must_use]
+    pub fn until_line(&self) -> Option<u64> {
+        match self.state {
+            State::Start if self.line == 0 => Some(0),
+            State::DataCr => Some(2),
+            State::Data => self.left.checked_add(2),
+            _ => None,
+        }
+    }
+
+    /// Goes on where somebody else has followed the coding to: so many octets before the next chunk line, as
+    /// [`Chunked::until_line`] says it. Everything before has been passed on.
+    pub fn resume(&mut self, until_line: u64) {
+        debug_assert!(self.until_line().is_some() && until_line != 1);
+        self.left = until_line.saturating_sub(2);
+        self.line = 0;
+        self.state = match until_line {
+            0 => State::Start,
+            2 => State::DataCr,
+            _ => State::Data,
+        };
+    }
+
     /// Whether the body is complete.
     #[must_use]
     pub fn is_done(&self) -> bool {

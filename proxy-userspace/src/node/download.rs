@@ -14,11 +14,14 @@ use crate::http::{
 use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
-use crate::relay::fast::Response;
+use crate::relay::fast::{ChunkedResponse, Response};
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
 
 /// Body bytes up to this many that came together with the head leave in the same write as the head.
 const TOGETHER: usize = 16 * 1024;
+
+const ENDED_EARLY: &str = "the container's answer ended early";
+const RESET: &str = "the container reset the connection";
 
 /// How a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,55 +218,72 @@ impl Download<'_> {
         if left == 0 {
             return Ok(());
         }
-        let flow = Flow {
-            from: self.origin,
-            to: self.client,
-            direction: Direction::Down,
-            meter: self.meter,
-            engine: self.engine,
-        };
         // The server may still have a part of the request before it, when it answers early.
-        let ready = || self.sent.whole();
-        let response = Response { flow, netns: self.netns, server: ServerUse::Answers, ready: &ready, talk: None };
-        match response.run(left).await {
-            Ok(moved) if left != UNTIL_END && moved < left => {
-                Err(DownloadError::Cut("the container's answer ended early"))
-            }
-            Ok(_) => Ok(()),
-            Err(FlowError::Read(_)) => Err(DownloadError::Cut("the container reset the connection")),
-            Err(FlowError::Write(_)) => Err(DownloadError::Client),
-            Err(FlowError::Surplus) => {
-                Err(DownloadError::Cut("the container's answer is longer than it had announced"))
-            }
-            Err(FlowError::Unsettled) => {
-                Err(DownloadError::Cut("a part of the container's answer is lost in the kernel"))
-            }
+        let sent = self.sent;
+        let ready = || sent.whole();
+        let moved = self.response(&ready).run(left).await.map_err(broken)?;
+        if left != UNTIL_END && moved < left {
+            return Err(DownloadError::Cut(ENDED_EARLY));
         }
+        Ok(())
+    }
+
+    /// The way from the container to the client.
+    fn flow<'f>(&self) -> Flow<'f>
+    where
+        Self: 'f,
+    {
+        let Self { origin: from, client: to, meter, engine, .. } = *self;
+        Flow { from, to, direction: Direction::Down, meter, engine }
+    }
+
+    /// The same, past this process where that is possible.
+    fn response<'f>(&self, ready: &'f (dyn Fn() -> bool + Sync)) -> Response<'f>
+    where
+        Self: 'f,
+    {
+        Response { flow: self.flow(), netns: self.netns, server: ServerUse::Answers, ready, talk: None }
     }
 
     async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkMode) -> Result<(), DownloadError> {
         let mut body = Chunked::new(mode);
+        let sent = self.sent;
+        let ready = || sent.whole() && mode == ChunkMode::Rechunk;
+        let mut passage = ChunkedResponse::new(self.response(&ready));
         loop {
+            if !self.read.is_empty()
+                && let Some(place) = passage.resumes()
+            {
+                body.resume(place);
+            }
+            let head = out.len();
             let step = body
                 .advance(self.read.unread(), out)
                 .map_err(|_| self.bad("the container's chunked body is broken"))?;
             self.read.consume(step.consumed);
+            passage.passed(step.consumed, out.len() - head);
             if !out.is_empty() {
                 self.write_client(out).await?;
                 out.clear();
             }
             if step.done {
-                return Ok(());
+                return passage.leave().await.map_err(broken);
             }
             let raw = body.data_remaining();
-            if raw >= SPLICED_CHUNK && self.read.is_empty() {
-                self.raw(Vec::new(), raw).await?;
+            if raw >= SPLICED_CHUNK && self.read.is_empty() && !passage.is_armed() {
+                if self.flow().run(raw).await.map_err(broken)? < raw {
+                    return Err(DownloadError::Cut(ENDED_EARLY));
+                }
                 body.data_moved(raw);
+                passage.passed(usize::try_from(raw).unwrap_or(usize::MAX), 0);
             } else if self.read.is_empty() || step.consumed == 0 {
+                if self.read.is_empty() {
+                    passage.drained(body.until_line());
+                }
                 match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
                     Ok(1..) => {}
-                    Ok(0) => return Err(DownloadError::Cut("the container's chunked body ended early")),
-                    Err(_) => return Err(DownloadError::Cut("the container reset the connection")),
+                    Ok(0) => return Err(DownloadError::Cut(ENDED_EARLY)),
+                    Err(_) => return Err(DownloadError::Cut(RESET)),
                 }
             }
         }
@@ -276,5 +296,15 @@ impl Download<'_> {
         }
         let written: io::Result<()> = self.client.write_all(bytes, self.meter, Direction::Down).await;
         written.map_err(|_| DownloadError::Client)
+    }
+}
+
+/// What a relay that failed means for the response.
+fn broken(error: FlowError) -> DownloadError {
+    match error {
+        FlowError::Read(_) => DownloadError::Cut(RESET),
+        FlowError::Write(_) => DownloadError::Client,
+        FlowError::Surplus => DownloadError::Cut("the container's answer is longer than it had announced"),
+        FlowError::Unsettled => DownloadError::Cut("a part of the container's answer is lost in the kernel"),
     }
 }

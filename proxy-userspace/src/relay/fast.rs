@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::flow::{Flow, FlowError, Steps, UNTIL_END, begins_in_bulk};
-use crate::fastpath::{Flows, Lane, Request, ServerUse};
+use crate::fastpath::{Flows, Framing, Lane, Request, ServerUse};
 use crate::netns::Netns;
 
 /// The fast path, and the choice of what takes it.
@@ -38,8 +38,12 @@ impl Policy {
     /// Whatever can.
     pub const ALWAYS: Self = Self { bytes: 1, messages: 0 };
 
+    const fn allows_stream(self, seen: Seen) -> bool {
+        seen.bytes >= self.bytes || seen.messages >= self.messages
+    }
+
     const fn allows(self, limit: u64, left: u64, seen: Seen) -> bool {
-        if limit == UNTIL_END { seen.bytes >= self.bytes || seen.messages >= self.messages } else { left >= self.bytes }
+        if limit == UNTIL_END { self.allows_stream(seen) } else { left >= self.bytes }
     }
 }
 
@@ -48,6 +52,12 @@ impl Policy {
 struct Seen {
     bytes: u64,
     messages: u32,
+}
+
+impl Seen {
+    const fn and(self, bytes: u64) -> Self {
+        Self { bytes: self.bytes.saturating_add(bytes), messages: self.messages.saturating_add(1) }
+    }
 }
 
 /// One response that may take the fast path.
@@ -86,7 +96,7 @@ impl Response<'_> {
                 break;
             }
             if lane.is_none() && !hopeless && fast.policy.allows(limit, left, seen) && (self.ready)() {
-                match self.enter(fast, left) {
+                match self.enter(fast, Framing::Plain, left) {
                     Ok(armed) => lane = armed,
                     Err(Hopeless) => hopeless = true,
                 }
@@ -101,7 +111,7 @@ impl Response<'_> {
             if lane.is_none() {
                 left -= step.moved;
             }
-            seen = Seen { bytes: seen.bytes + step.moved, messages: seen.messages.saturating_add(1) };
+            seen = seen.and(step.moved);
             bulk = step.bulk;
         }
         if let Some(armed) = &lane {
@@ -112,13 +122,14 @@ impl Response<'_> {
     }
 
     /// Arms the flow; none if that is not possible just now.
-    fn enter(&self, fast: &Fast, left: u64) -> Result<Option<Arc<Lane>>, Hopeless> {
+    fn enter(&self, fast: &Fast, framing: Framing, budget: u64) -> Result<Option<Arc<Lane>>, Hopeless> {
         let (Some(from), Some(to)) = (self.flow.from.plain(), self.flow.to.plain()) else { return Err(Hopeless) };
         let request = Request {
             netns: self.netns,
             client: to.socket(),
             upstream: from.socket(),
-            budget: left,
+            framing,
+            budget,
             server: self.server,
         };
         match fast.flows.open(&request) {
@@ -152,6 +163,80 @@ impl Response<'_> {
 
 /// The flow cannot be armed, now or later.
 struct Hopeless;
+
+/// A response whose chunks the caller decodes and writes anew, as long as they pass this process; where they do not, the
+/// kernel follows them. The two hand the place they have come to over to each other.
+pub(crate) struct ChunkedResponse<'a> {
+    pub(crate) response: Response<'a>,
+    lane: Option<Arc<Lane>>,
+    seen: Seen,
+    hopeless: bool,
+    /// Bytes that were taken and are not passed on in full.
+    taken: u64,
+    /// Whether the kernel knows the place.
+    handed_over: bool,
+}
+
+impl<'a> ChunkedResponse<'a> {
+    pub(crate) fn new(response: Response<'a>) -> Self {
+        Self { response, lane: None, seen: Seen::default(), hopeless: false, taken: 0, handed_over: false }
+    }
+
+    /// To be called with bytes at hand that have passed, before they are decoded: where the kernel has come to, if it
+    /// knew the place.
+    pub(crate) fn resumes(&mut self) -> Option<u64> {
+        let lane = self.lane.as_ref().filter(|_| self.handed_over)?;
+        self.handed_over = false;
+        Some(lane.budget())
+    }
+
+    /// So many bytes were decoded, and so many written for them.
+    pub(crate) fn passed(&mut self, taken: usize, written: usize) {
+        self.seen = self.seen.and(taken as u64);
+        if let Some(lane) = &self.lane {
+            self.taken += taken as u64;
+            lane.wrote(written as u64);
+        }
+    }
+
+    /// All that was read is decoded and written. `until_line` is the place, if it is one that can be handed over.
+    pub(crate) fn drained(&mut self, until_line: Option<u64>) {
+        let Some(place) = until_line else { return };
+        match &self.lane {
+            Some(lane) if !self.handed_over => {
+                lane.caught_up(std::mem::take(&mut self.taken), place);
+                self.handed_over = true;
+            }
+            Some(_) => {}
+            None => self.try_enter(place),
+        }
+    }
+
+    fn try_enter(&mut self, place: u64) {
+        let Some(fast) = &self.response.flow.engine.fast else { return };
+        if self.hopeless || !fast.policy.allows_stream(self.seen) || !(self.response.ready)() {
+            return;
+        }
+        self.seen = Seen::default();
+        match self.response.enter(fast, Framing::Chunked, place) {
+            Ok(lane) => {
+                self.handed_over = lane.is_some();
+                self.lane = lane;
+            }
+            Err(Hopeless) => self.hopeless = true,
+        }
+    }
+
+    /// Whether the kernel may carry messages past this process.
+    pub(crate) const fn is_armed(&self) -> bool {
+        self.lane.is_some()
+    }
+
+    /// Ends the flow, at the response's end.
+    pub(crate) async fn leave(&mut self) -> Result<(), FlowError> {
+        self.response.leave(self.lane.take()).await
+    }
+}
 
 impl Steps for Lane {
     fn read(&self, bytes: u64) -> u64 {

@@ -14,6 +14,7 @@ use super::pipe::PipePool;
 use super::sock::Sock;
 use super::stream::Stream;
 use super::tunnel;
+use crate::netns::Netns;
 
 /// Two ends of a loopback connection: one for the test's blocking peer, one for the relay.
 fn connection() -> (TcpStream, Stream) {
@@ -23,13 +24,22 @@ fn connection() -> (TcpStream, Stream) {
     (peer, Stream::Plain(Sock::new(ours.into()).unwrap()))
 }
 
+fn splicing() -> Engine {
+    Engine { pipes: Some(PipePool::new(1 << 20, 4)), fast: None }
+}
+
 fn engines() -> [(&'static str, Engine); 2] {
-    [("splice", Engine { pipes: Some(PipePool::new(1 << 20, 4)) }), ("copy", Engine { pipes: None })]
+    [("splice", splicing()), ("copy", Engine { pipes: None, fast: None })]
 }
 
 /// Bytes that tell their own position, so that a lost, doubled or swapped block cannot pass.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}
+
+/// Where the sockets are; only the fast path asks.
+fn here() -> Netns {
+    Netns::current().unwrap()
 }
 
 fn read_all(mut stream: TcpStream) -> thread::JoinHandle<Vec<u8>> {
@@ -74,7 +84,7 @@ async fn tunnels_half_close_each_way() {
         let relay = tokio::spawn(async move {
             let (mut from_client, mut from_server) = (ReadBuffer::default(), ReadBuffer::default());
             let meter = Meter::default();
-            let result = tunnel((&c, &mut from_client), (&s, &mut from_server), &meter, &engine).await;
+            let result = tunnel((&c, &mut from_client), (&s, &mut from_server), &meter, &engine, &here()).await;
             (result.is_ok(), meter.bytes(Direction::Up), meter.bytes(Direction::Down))
         });
         let (up, down) = (pattern(700_000), pattern(2_000_000));
@@ -108,7 +118,7 @@ async fn tunnels_report_a_reset_even_after_the_peers_end() {
             let engine = engine.clone();
             let relay = tokio::spawn(async move {
                 let (mut from_client, mut from_server) = (ReadBuffer::default(), ReadBuffer::default());
-                tunnel((&c, &mut from_client), (&s, &mut from_server), &Meter::default(), &engine).await
+                tunnel((&c, &mut from_client), (&s, &mut from_server), &Meter::default(), &engine, &here()).await
             });
             if half_closed {
                 client.shutdown(Shutdown::Write).unwrap();
@@ -190,7 +200,7 @@ async fn tls_streams_carry_bulk_and_half_close() {
     .0;
     let (sink, to) = connection();
     let data = pattern(5 << 20);
-    let (meter, engine) = (Meter::default(), Engine { pipes: Some(PipePool::new(1 << 20, 4)) });
+    let (meter, engine) = (Meter::default(), splicing());
     let got = read_all(sink);
     let flow = Flow { from: &ours, to: &to, direction: Direction::Up, meter: &meter, engine: &engine };
     let send = async {

@@ -7,7 +7,7 @@ use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use proxy_common::Armed;
+use proxy_common::{Armed, Framing};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFlags, Timespec, epoll};
 use socket2::SockRef;
@@ -20,7 +20,7 @@ type Case = fn(&Rig<'_>) -> Result<Finding>;
 
 pub(super) const FIONREAD: &str = "FIONREAD tells a server what there is to read";
 
-pub(super) const ALL: [(&str, Case); 10] = [
+pub(super) const ALL: [(&str, Case); 11] = [
     ("order under a reader that is slow at first", order),
     ("the end of the stream comes after the last byte", end),
     ("sendfile", sendfile),
@@ -28,6 +28,7 @@ pub(super) const ALL: [(&str, Case); 10] = [
     ("a client that has ended its requests still gets its answer", half_close),
     ("a client's reset reaches the server", reset),
     ("the last message of an answer passes the daemon", last_message),
+    ("chunks are followed, and the last one passes the daemon", chunks),
     (FIONREAD, fionread),
     ("a server that sends without copying is left alone", zero_copy),
     ("a socket with TLS in the kernel is left alone", protocol),
@@ -193,6 +194,28 @@ fn last_message(rig: &Rig<'_>) -> Result<Finding> {
     ensure!((lane.fast_bytes(), lane.budget()) == (400, 600), "the last message was redirected");
     settle(&lane)?;
     Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
+}
+
+fn chunks(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let lane =
+        rig.try_arm_framed(&four, Framing::Chunked, 0).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let messages: [(&[u8], Option<u64>); 5] = [
+        (b"5\r\nhello\r\n", Some(0)),
+        (b"1\r\n!\r\na\r\n0123", Some(8)),
+        (b"456789\r\n00C\r\n", Some(14)),
+        (b"twelve bytes\r\n", Some(0)),
+        (b"0\r\n\r\n", None),
+    ];
+    let mut fast = 0;
+    for (number, (message, left)) in messages.iter().enumerate() {
+        (&four.s).write_all(message)?;
+        fast += left.map_or(0, |_| message.len() as u64);
+        let seen = (lane.fast_bytes(), left.map(|_| lane.budget()));
+        ensure!(seen == (fast, *left), "message {number} left {seen:?} instead of {:?}", (fast, left));
+    }
+    settle(&lane)?;
+    Ok(Finding::Holds(format!("{fast} bytes went fast")))
 }
 
 fn fionread(rig: &Rig<'_>) -> Result<Finding> {

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::super::flows::Flows;
 use super::super::lane::{Lane, Refused, Request, ServerUse};
 use crate::netns::Netns;
-use proxy_common::Flow;
+use proxy_common::{Flow, Framing};
 
 /// Nothing here takes longer, unless somebody waits for what never comes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,8 +59,13 @@ impl<'a> Rig<'a> {
 
     /// Arms a flow of which `budget` bytes are to come.
     pub(super) fn try_arm(&self, four: &Four, budget: u64) -> Result<Lane, Refused> {
+        self.try_arm_framed(four, Framing::Plain, budget)
+    }
+
+    /// Arms a flow of any framing.
+    pub(super) fn try_arm_framed(&self, four: &Four, framing: Framing, budget: u64) -> Result<Lane, Refused> {
         let (client, upstream) = (&four.c, &four.u);
-        self.flows.open(&Request { netns: &self.netns, client, upstream, budget, server: ServerUse::Answers })
+        self.flows.open(&Request { netns: &self.netns, client, upstream, framing, budget, server: ServerUse::Answers })
     }
 
     /// Arms a flow that ends with its connection.

@@ -1,0 +1,185 @@
+//! `portsplice check`: what this machine offers the daemon, item by item.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueHint};
+
+use super::output;
+use crate::config::{BpfMode, Config, Sources};
+use crate::fastpath::{BpfSettings, Finding, Item, Kernel, Unavailable};
+use crate::{app, privileges};
+
+/// How long Docker's engine may take to say that it is there.
+const DOCKER: Duration = Duration::from_secs(3);
+/// What `portsplice node` reads if it is told nothing else.
+const CONFIG: &str = "/etc/portsplice/node.toml";
+
+/// What `portsplice check` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It takes the privileges that the daemon would keep, loads its kernel programs, tries the fast path
+out in a network namespace of its own, and takes all of it away again. A daemon that runs meanwhile
+is not disturbed.
+
+Each line begins with `ok`, `note` (it works, with less) or `FAIL` (the daemon would not start).
+Exit code: 0 if the daemon could run, 1 if not.")]
+pub(super) struct CheckArgs {
+    /// The configuration to check; by default /etc/portsplice/node.toml, if it is there
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+}
+
+/// What one line says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Ok,
+    Note,
+    Fail,
+}
+
+#[derive(Default)]
+struct Report {
+    text: String,
+    failed: bool,
+}
+
+impl Report {
+    fn line(&mut self, mark: Mark, text: &str) {
+        let word = match mark {
+            Mark::Ok => "ok",
+            Mark::Note => "note",
+            Mark::Fail => "FAIL",
+        };
+        self.failed |= mark == Mark::Fail;
+        self.text.push_str(&format!("{word:<5} {text}\n"));
+    }
+}
+
+pub(super) fn run(args: CheckArgs) -> Result<ExitCode> {
+    let mut report = Report::default();
+    let config = configuration(&mut report, args.config)?;
+    let mode = config.as_ref().map_or(BpfMode::Auto, |config| config.bpf.mode);
+    capabilities(&mut report, mode)?;
+    kernel(&mut report, mode, config.as_ref());
+    docker(&mut report, config.as_ref())?;
+    report.text.push_str(match report.failed {
+        true => "\nThe daemon would not start on this machine as it is.\n",
+        false => "\nThe daemon can run on this machine.\n",
+    });
+    output::print(report.text.as_bytes())?;
+    Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn configuration(report: &mut Report, file: Option<PathBuf>) -> Result<Option<Config>> {
+    if file.is_none() && !PathBuf::from(CONFIG).exists() {
+        report.line(Mark::Note, &format!("configuration: there is no {CONFIG}; the rest is checked with the defaults"));
+        return Ok(None);
+    }
+    let shown = file.as_deref().map_or_else(|| CONFIG.to_owned(), |file| file.display().to_string());
+    let sources = Sources { file, ..Sources::with_environment()? };
+    let checked =
+        Config::load(&sources).map_err(anyhow::Error::from).and_then(|config| app::check(&config).map(|()| config));
+    match checked {
+        Ok(config) => {
+            report.line(Mark::Ok, &format!("configuration: {shown}"));
+            config.warnings.iter().for_each(|warning| report.line(Mark::Note, &format!("configuration: {warning}")));
+            Ok(Some(config))
+        }
+        Err(error) => {
+            report.line(Mark::Fail, &format!("configuration: {error:#}"));
+            Ok(None)
+        }
+    }
+}
+
+fn capabilities(report: &mut Report, mode: BpfMode) -> Result<()> {
+    let privileges = privileges::reduce(mode)?;
+    let kept: Vec<_> = privileges.kept.iter().map(ToString::to_string).collect();
+    if !kept.is_empty() {
+        report.line(Mark::Ok, &format!("capabilities: {}", kept.join(", ")));
+    }
+    let fatal = privileges.check().is_err();
+    for (number, missing) in privileges.missing.iter().enumerate() {
+        let mark = if fatal && number == 0 { Mark::Fail } else { Mark::Note };
+        report.line(mark, &missing.to_string());
+    }
+    let files = privileges.open_files.map_or_else(|| "no limit".to_owned(), |files| files.to_string());
+    report.line(Mark::Ok, &format!("open files: {files}"));
+    Ok(())
+}
+
+fn kernel(report: &mut Report, mode: BpfMode, config: Option<&Config>) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    report.line(Mark::Ok, &format!("kernel: Linux {}", release.trim()));
+    if mode == BpfMode::Off {
+        report.line(Mark::Note, "kernel programs: switched off by the configuration");
+        return;
+    }
+    let without = if mode == BpfMode::Required { Mark::Fail } else { Mark::Note };
+    let settings = config.map_or_else(BpfSettings::default, |config| app::bpf_settings(&config.bpf));
+    let loaded = match Kernel::load(&settings) {
+        Ok(kernel) => kernel,
+        Err(reason) => {
+            report.line(without, &format!("kernel programs: {reason}"));
+            report.line(Mark::Note, "fast path: none; responses are relayed with splice(2)");
+            return;
+        }
+    };
+    report.line(Mark::Ok, &format!("kernel programs: counting, at {}", loaded.cgroup().display()));
+    for item in &loaded.proof().items {
+        report.line(mark(item), &item.to_string());
+    }
+    match loaded.flows() {
+        Ok(flows) => {
+            let text = format!(
+                "fast path: proven in {} ms; {} responses at once, {} KiB of memory",
+                loaded.proof().took().as_millis(),
+                flows.used().1,
+                flows.memory() / 1024
+            );
+            report.line(Mark::Ok, &text);
+        }
+        Err(reason) => report.line(Mark::Note, &without_fast_path(reason)),
+    }
+}
+
+fn mark(item: &Item) -> Mark {
+    match item.finding {
+        Finding::Holds(_) => Mark::Ok,
+        Finding::WorkedAround(_) | Finding::Fails(_) => Mark::Note,
+    }
+}
+
+fn without_fast_path(reason: &Unavailable) -> String {
+    format!("fast path: none; responses are relayed with splice(2): {reason}")
+}
+
+/// Whether the engine answers. A daemon without it runs, and finds it when it comes.
+fn docker(report: &mut Report, config: Option<&Config>) -> Result<()> {
+    let default = PathBuf::from("/var/run/docker.sock");
+    let Some(socket) = config.map_or(Some(default), |config| config.containers.docker.clone()) else {
+        report.line(Mark::Ok, "Docker: not asked for");
+        return Ok(());
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let answer = runtime.block_on(async {
+        let address = socket.display().to_string();
+        let client = bollard::Docker::connect_with_unix(&address, DOCKER.as_secs(), bollard::API_DEFAULT_VERSION)?;
+        tokio::time::timeout(DOCKER, client.version()).await.unwrap_or(Err(bollard::errors::Error::RequestTimeoutError))
+    });
+    match answer {
+        Ok(version) => {
+            let version = version.version.unwrap_or_default();
+            report.line(Mark::Ok, &format!("Docker: engine {version} at {}", socket.display()));
+        }
+        Err(error) => {
+            let text = format!("Docker: no engine answers at {}: {error}", socket.display());
+            report.line(Mark::Note, &text);
+        }
+    }
+    Ok(())
+}
