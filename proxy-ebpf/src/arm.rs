@@ -10,9 +10,7 @@ use aya_ebpf::helpers::generated::{
     bpf_sk_storage_get, bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::programs::TcContext;
-use proxy_common::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, TUPLE_V4, TUPLE_V6, settled,
-};
+use proxy_common::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, TUPLE_V4, TUPLE_V6, settled};
 
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER, SERVERS};
@@ -40,8 +38,7 @@ pub fn arm(ctx: &TcContext) -> Armed {
         release(upstream);
         return Armed::NoUpstream;
     }
-    let (relayed, sent) =
-        (kernel::read::<u32>(tcp, offset!(copied_seq)), kernel::read::<u32>(tcp, offset!(write_seq)));
+    let (relayed, sent) = (kernel::read::<u32>(tcp, offset!(copied_seq)), kernel::read::<u32>(tcp, offset!(write_seq)));
     release(upstream);
 
     let slot = request.slot;

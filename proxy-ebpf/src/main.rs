@@ -12,8 +12,8 @@ mod atomic;
 mod chunked;
 mod kernel;
 mod maps;
-mod send_buffer;
 mod socket_events;
+mod tune;
 mod verdict;
 
 use aya_ebpf::macros::{classifier, sk_msg, sock_ops};
@@ -51,7 +51,7 @@ pub fn settle(ctx: TcContext) -> i32 {
 /// Run by the daemon; returns its process id.
 #[classifier]
 pub fn process(_ctx: TcContext) -> i32 {
-    send_buffer::current_process() as i32
+    tune::current_process() as i32
 }
 
 /// Never called, and never part of the object: a path that panics would not get past the verifier.

@@ -8,7 +8,7 @@ use proxy_common::{Counters, SocketEvent, byte_order, op};
 
 use crate::atomic;
 use crate::maps::{NAMESPACES, SETTINGS, TOTAL};
-use crate::send_buffer;
+use crate::tune;
 
 pub const AF_INET6: u32 = 10;
 
@@ -31,7 +31,7 @@ pub fn handle(ctx: &SockOpsContext) {
     }
     let Some(settings) = SETTINGS.get(0) else { return };
     if event == SocketEvent::EstablishedPassive {
-        send_buffer::limit(ctx, settings);
+        tune::accepted(ctx, settings);
     }
     if settings.log_events != 0 {
         log(ctx, event, cookie);

@@ -9,9 +9,9 @@ use aya_ebpf::helpers::generated::{bpf_msg_redirect_map, bpf_sk_storage_get, bpf
 use aya_ebpf::programs::SkMsgContext;
 use proxy_common::{Flow, Framing, Passed, Server};
 
-use crate::{atomic, chunked};
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER};
+use crate::{atomic, chunked};
 
 /// Room that C must have beyond twice the message: what its pages are accounted for is more than their bytes.
 const SPARE_ROOM: i64 = 4096;
@@ -27,7 +27,8 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
         return PASS;
     }
     // SAFETY: `sk` is the message's socket; without the flag to create one, the helper gives a value or null.
-    let server = unsafe { bpf_sk_storage_get((&raw const SERVER).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
+    let server =
+        unsafe { bpf_sk_storage_get((&raw const SERVER).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0) };
     if server.is_null() {
         return PASS;
     }
@@ -110,7 +111,8 @@ fn decide(
         return Err(Passed::End);
     };
     // SAFETY: both pointers are what the helper wants.
-    let redirected = unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
+    let redirected =
+        unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
     if redirected as u32 != PASS {
         return Err(Passed::Lost);
     }

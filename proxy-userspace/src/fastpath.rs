@@ -98,8 +98,8 @@ impl Fastpath {
         match &state {
             Ok(kernel) => {
                 kernel.forward_logs();
-                if let Err(error) = kernel.limit_send_buffers() {
-                    tracing::warn!(%error, "servers' send buffers stay as they are: after a stall a response comes back to the fast path late");
+                if let Err(error) = kernel.tune_servers() {
+                    tracing::warn!(%error, "servers' sockets stay as they are: after a stall a response comes back to the fast path late");
                 }
                 if !cgroup::namespace_is_initial() {
                     tracing::warn!(

@@ -223,12 +223,12 @@ impl Kernel {
         &self.proof
     }
 
-    /// Makes the program keep the send buffers of servers small, if the daemon has connected to them; see
-    /// `proxy-ebpf/src/send_buffer.rs`.
+    /// Makes the program tune servers' sockets, if the daemon has connected to them; see
+    /// `proxy-ebpf/src/tune.rs`.
     ///
     /// # Errors
     /// Those of the `bpf` system call.
-    pub fn limit_send_buffers(&self) -> io::Result<()> {
+    pub fn tune_servers(&self) -> io::Result<()> {
         let Ok(flows) = &self.flows else { return Ok(()) };
         let daemon = flows.process()?;
         self.change(|settings| {

@@ -17,9 +17,6 @@ use crate::relay::buffer::ReadBuffer;
 use crate::relay::fast::{ChunkedResponse, Response};
 use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
 
-/// Body bytes up to this many that came together with the head leave in the same write as the head.
-const TOGETHER: usize = 16 * 1024;
-
 const ENDED_EARLY: &str = "the container's answer ended early";
 const RESET: &str = "the container reset the connection";
 
@@ -165,7 +162,8 @@ impl Download<'_> {
                     // A server that closes before it has read the request will not read the rest of it.
                     let abandoned = self.sent.stopped() || (!head.keep_alive && !self.sent.whole());
                     to.close = !self.keep_alive || ends_by_close || in_doubt || abandoned || (self.draining)();
-                    out.reserve(length + 128 + TOGETHER);
+                    // What came of the body together with the head leaves in the same write.
+                    out.reserve(self.read.unread().len() + 128);
                     http::write_response(&head, &to, out);
                     Next::Body {
                         framing,

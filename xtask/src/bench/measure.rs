@@ -10,12 +10,18 @@ use super::stats::percentile_us;
 use super::system::{Running, System};
 use super::topology::Netns;
 
+/// Connections of [`Trial::Downloads`].
+const PARALLEL: u64 = 100;
+
 /// One quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Measure {
     /// Download over one connection
     BulkDown,
+    /// Download over a hundred connections at once
+    #[value(name = "bulk_down_100")]
+    BulkDown100,
     /// Upload over one connection
     BulkUp,
     /// CPU time of the whole machine for each GB downloaded
@@ -45,6 +51,7 @@ impl Measure {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BulkDown => "bulk_down",
+            Self::BulkDown100 => "bulk_down_100",
             Self::BulkUp => "bulk_up",
             Self::CpuPerGb => "cpu_per_gb",
             Self::RttP50 => "rtt_p50",
@@ -62,6 +69,7 @@ impl Measure {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::BulkDown => "Bulk download",
+            Self::BulkDown100 => "Bulk download, 100 connections",
             Self::BulkUp => "Bulk upload",
             Self::CpuPerGb => "CPU per GB downloaded",
             Self::RttP50 => "64-byte round trip, p50",
@@ -78,7 +86,7 @@ impl Measure {
     /// The unit of its values. GB is 10^9 bytes, KiB 2^10.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::BulkDown | Self::BulkUp | Self::TlsBulkDown => "GB/s",
+            Self::BulkDown | Self::BulkDown100 | Self::BulkUp | Self::TlsBulkDown => "GB/s",
             Self::CpuPerGb => "s/GB",
             Self::RttP50 | Self::RttP99 | Self::SseAddedP99 => "us",
             Self::Rps1k | Self::TlsRps1k | Self::ConnsPerS => "1/s",
@@ -110,6 +118,7 @@ pub(crate) type Reading = (Measure, f64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trial {
     Download,
+    Downloads,
     Upload,
     Echo,
     Requests,
@@ -123,8 +132,9 @@ pub(crate) enum Trial {
 
 impl Trial {
     /// All of them, [`Trial::Idle`] last.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Download,
+        Self::Downloads,
         Self::Upload,
         Self::Echo,
         Self::Requests,
@@ -147,6 +157,7 @@ impl Trial {
     pub(crate) fn measures(self) -> &'static [Measure] {
         match self {
             Self::Download => &[Measure::BulkDown, Measure::CpuPerGb],
+            Self::Downloads => &[Measure::BulkDown100],
             Self::Upload => &[Measure::BulkUp],
             Self::Echo => &[Measure::RttP50, Measure::RttP99],
             Self::Requests => &[Measure::Rps1k],
@@ -170,6 +181,10 @@ impl Trial {
                     let spent = machine::cpu_seconds()? - before;
                     let gb = amounts.bulk_bytes as f64 / 1e9;
                     vec![(Measure::BulkDown, gb / time.as_secs_f64()), (Measure::CpuPerGb, spent / gb)]
+                }
+                Self::Downloads => {
+                    let time = bulk::downloads(route, PARALLEL, amounts.bulk_bytes)?;
+                    vec![(Measure::BulkDown100, amounts.bulk_bytes as f64 / 1e9 / time.as_secs_f64())]
                 }
                 Self::Upload => {
                     let time = bulk::upload(route, amounts.bulk_bytes)?;

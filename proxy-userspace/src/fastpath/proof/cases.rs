@@ -226,7 +226,8 @@ fn fionread(rig: &Rig<'_>) -> Result<Finding> {
     match rustix::io::ioctl_fionread(&four.s)? {
         5 => Ok(Finding::Holds("also in a socket map".to_owned())),
         wrong => Ok(Finding::WorkedAround(format!(
-            "this kernel says {wrong} instead of 5 for a socket in a socket map: a server's socket is only there while              there is nothing for it to read, which costs upgraded connections some of their speed"
+            "this kernel says {wrong} instead of 5 for a socket in a socket map, so a server's socket is there only \
+             while there is nothing to read"
         ))),
     }
 }

@@ -1,4 +1,4 @@
-//! Bulk transfers over one connection.
+//! Bulk transfers.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -22,6 +22,19 @@ pub(crate) fn download(route: &Route, bytes: u64) -> anyhow::Result<Duration> {
     let length = wire::content_length(&head).context("a response without Content-Length")?;
     ensure!(length == bytes, "asked for {bytes} bytes, got {length}");
     conn.discard(length, &mut buffer)?;
+    Ok(start.elapsed())
+}
+
+/// Downloads about `bytes` over so many connections at once; the time until the last one has all.
+pub(crate) fn downloads(route: &Route, connections: u64, bytes: u64) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(|| download(route, bytes / connections))).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(result) => result.map(drop),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
     Ok(start.elapsed())
 }
 

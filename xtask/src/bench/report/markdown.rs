@@ -74,7 +74,7 @@ fn notes(facts: &Facts) -> String {
          - Controller, node and container are network namespaces of one host, joined by veth pairs; the proxies run on \
          the node. Direct: routed through the node. Portsplice enters the container's namespace; the others connect \
          to the container's address.\n\
-         - bulk_down, bulk_up: one connection. cpu_per_gb: everything that the machine did during bulk_down, client \
+         - bulk_down, bulk_up: one connection; bulk_down_100: a hundred at once. cpu_per_gb: everything that the machine did during bulk_down, client \
          and server included. rtt: 64 bytes through a tunnel (`Upgrade: tcp` in Portsplice, an HTTP upgrade in \
          haproxy-http and nginx, plain TCP in haproxy-tcp). rps_1k: 1 KiB answers over 32 kept-alive connections; \
          each request to Portsplice is signed, beforehand, and checked. conns_per_s: a connection and a request \
