@@ -97,7 +97,8 @@ fn decide(
         - i64::from(kernel::read::<i32>(client, offset!(wmem_queued)));
     // A message that C cannot take whole would come back to the server as a short write or an EAGAIN, and no event
     // would ever tell it to go on, since its own socket is empty.
-    if room < 2 * size as i64 + SPARE_ROOM {
+    // When the kernel is short of memory for sockets, room in a buffer promises nothing.
+    if room < 2 * size as i64 + SPARE_ROOM || kernel::memory_is_short(client) {
         return Err(Passed::Full);
     }
     // SAFETY: a value of the flow table; the daemon does not change this while the flow is armed.
