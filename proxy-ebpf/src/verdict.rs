@@ -84,6 +84,11 @@ fn decide(
     if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
         return Err(Passed::Order);
     }
+    // One byte alone may be urgent data (MSG_OOB), which nothing here tells. Redirected it would be urgent on C, too, and
+    // clients that know nothing of such would never see it; down the ordinary way it stays in its place.
+    if size == 1 {
+        return Err(Passed::Unfit);
+    }
     // The kernel looks at none of this before it redirects.
     if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) {
         return Err(Passed::Unfit);
