@@ -1,4 +1,4 @@
-//! The kernel runs out of memory for sockets: everyone waits, nobody for ever.
+//! The kernel is short of memory for sockets: everyone waits, nobody for ever.
 //!
 //! A part of its own, since all sockets of the machine share that memory (tcp(7), `tcp_mem`).
 
@@ -16,17 +16,18 @@ const BEFORE: u64 = 20_000;
 /// Longer than TCP waits before it sends again what was dropped for want of memory (RFC 6298: twice as long each time).
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the kernel gives to all TCP sockets together, in bytes.
-fn memory_for_sockets() -> u64 {
+/// Bytes for all TCP sockets together at which the kernel is short of memory, but has some: between the second limit, from
+/// which on it refuses a socket more than its share, and the third, from which on it refuses everyone.
+fn shortage() -> u64 {
     let limits = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").expect("tcp_mem");
-    let pages: u64 = limits.split_whitespace().nth(2).and_then(|pages| pages.parse().ok()).expect("three numbers");
-    pages * rustix::param::page_size() as u64
+    let limits: Vec<u64> = limits.split_whitespace().map(|pages| pages.parse().expect("a number")).collect();
+    (limits[1] + limits[2]) / 2 * rustix::param::page_size() as u64
 }
 
-/// Thousands of answers that together are more than the kernel has memory for, to clients that do not read yet. When a
-/// message was taken in part for want of memory, its server must be told when there is some again.
+/// Thousands of answers that together are as much as makes memory short, to clients that do not read yet. When a message
+/// was taken in part for want of memory, its server must be told when there is some again.
 #[test]
-fn more_than_there_is() {
+fn short_of_memory() {
     if !privileged() {
         return;
     }
@@ -35,7 +36,7 @@ fn more_than_there_is() {
     });
     let server = Server::start(Manner::Edge, &rig.netns);
     let dialer = rig.dialer(server.port);
-    let len = BEFORE + memory_for_sockets() / ANSWERS as u64;
+    let len = BEFORE + shortage() / ANSWERS as u64;
     let open = |_| {
         let mut conn = dialer.connect();
         conn.send("GET", &format!("/hold/{BEFORE}/{}", len - BEFORE), &[], b"");
