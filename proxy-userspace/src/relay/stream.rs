@@ -25,7 +25,14 @@ pub enum Stream {
 impl Stream {
     /// Wraps an established TLS session.
     pub fn tls(stream: impl Into<TlsStream<Sock>>) -> Self {
-        Self::Tls(Box::new(Mutex::new(stream.into())))
+        let mut stream = stream.into();
+        // A relay writes one buffer at a time and flushes it before the next. Sealed whole it leaves in one system call;
+        // by default rustls takes no more than 64 KiB at once.
+        match &mut stream {
+            TlsStream::Client(end) => end.get_mut().1.set_buffer_limit(None),
+            TlsStream::Server(end) => end.get_mut().1.set_buffer_limit(None),
+        }
+        Self::Tls(Box::new(Mutex::new(stream)))
     }
 
     /// The socket, if bytes on it are the stream's bytes: what splice(2) needs.

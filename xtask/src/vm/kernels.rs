@@ -51,7 +51,7 @@ pub(crate) const ALL: [Kernel; 4] = [
         archive: RELEASES,
         folder: "pool/main/l/linux-signed-amd64",
         sha256: "7794643cf4560de2a7e3b069e8ca8511ad2a568d652ea285f0fe051f79bc9e99",
-        note: "Debian 13; FIONREAD is 0 on sockets in a sockhash (6.12.75 to 6.12.113)",
+        note: "Debian 13, with the FIONREAD fault of 6.12.75 to 6.12.113",
     },
     Kernel {
         name: "6.12.117",
