@@ -236,6 +236,12 @@ pub struct Offsets {
     pub is_mptcp: u32,
     /// `task_struct.tgid`, i32
     pub tgid: u32,
+    /// `sock.__sk_common.skc_prot`, a pointer
+    pub prot: u32,
+    /// `proto.memory_allocated`, a pointer to an atomic long
+    pub memory_allocated: u32,
+    /// `proto.sysctl_mem`, a pointer to three longs
+    pub memory_limits: u32,
 }
 
 impl Offsets {
@@ -247,4 +253,4 @@ const _: () = assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 8);
 const _: () = assert!(core::mem::offset_of!(Flow, passing) == 48);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
 const _: () = assert!(size_of::<ArmRequest>() == 112 && align_of::<ArmRequest>() == 8);
-const _: () = assert!(size_of::<Offsets>() == 64 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 76 && align_of::<Offsets>() == 4);

@@ -22,6 +22,9 @@ pub static OFFSETS: Offsets = Offsets {
     zerocopy_bit: 0,
     is_mptcp: 0,
     tgid: 0,
+    prot: 0,
+    memory_allocated: 0,
+    memory_limits: 0,
 };
 
 /// Gives one field of [`OFFSETS`]. Volatile, since the compiler would take the zeroes above for granted.
@@ -79,4 +82,16 @@ pub fn has_protocol(sock: u64) -> bool {
 pub fn sends_without_copying(sock: u64) -> bool {
     let flags: u64 = read(sock, offset!(flags));
     flags >> offset!(zerocopy_bit) & 1 != 0
+}
+
+/// Whether the kernel is, or may soon be, short of memory for sockets of this one's protocol (tcp(7), `tcp_mem`).
+///
+/// Below the first of the three limits a socket gets what it asks for (`__sk_mem_raise_allocated` of net/core/sock.c); above
+/// the second one it may be refused though there is room in its buffer, even by the very request that gets there.
+#[inline(always)]
+pub fn memory_is_short(sock: u64) -> bool {
+    let protocol: u64 = read(sock, offset!(prot));
+    let allocated: u64 = read(protocol, offset!(memory_allocated));
+    let limits: u64 = read(protocol, offset!(memory_limits));
+    read::<i64>(allocated, 0) >= read::<i64>(limits, 0)
 }

@@ -84,6 +84,11 @@ fn decide(
     if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
         return Err(Passed::Order);
     }
+    // One byte alone may be urgent data (MSG_OOB), which nothing here tells. Redirected it would be urgent on C, too, and
+    // clients that know nothing of such would never see it; down the ordinary way it stays in its place.
+    if size == 1 {
+        return Err(Passed::Unfit);
+    }
     // The kernel looks at none of this before it redirects.
     if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) {
         return Err(Passed::Unfit);
@@ -97,7 +102,8 @@ fn decide(
         - i64::from(kernel::read::<i32>(client, offset!(wmem_queued)));
     // A message that C cannot take whole would come back to the server as a short write or an EAGAIN, and no event
     // would ever tell it to go on, since its own socket is empty.
-    if room < 2 * size as i64 + SPARE_ROOM {
+    // When the kernel is short of memory for sockets, room in a buffer promises nothing.
+    if room < 2 * size as i64 + SPARE_ROOM || kernel::memory_is_short(client) {
         return Err(Passed::Full);
     }
     // SAFETY: a value of the flow table; the daemon does not change this while the flow is armed.

@@ -1,9 +1,10 @@
 //! One container, one daemon, one path: what most tests begin with.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 
+use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::HANG;
@@ -65,7 +66,7 @@ pub struct Rig {
     /// The container's name.
     pub name: String,
     node: Option<Node>,
-    config: NodeConfig,
+    config: RefCell<NodeConfig>,
     /// The container's namespace.
     pub netns: Netns,
     port: Cell<u16>,
@@ -95,7 +96,7 @@ impl Rig {
             adjust(&mut config);
             config.start()
         });
-        Self { path, name, node, config, netns, port: Cell::new(0) }
+        Self { path, name, node, config: RefCell::new(config), netns, port: Cell::new(0) }
     }
 
     /// The daemon; there is none on the direct path.
@@ -115,7 +116,16 @@ impl Rig {
     #[track_caller]
     pub fn restart(&mut self) {
         self.node_mut().process().kill();
-        self.node = Some(self.config.start());
+        self.node = Some(self.config.borrow_mut().start());
+    }
+
+    /// Changes the daemon's configuration and has it read again (SIGHUP).
+    #[track_caller]
+    pub fn reconfigure(&self, adjust: impl FnOnce(&mut NodeConfig)) {
+        let mut config = self.config.borrow_mut();
+        adjust(&mut config);
+        self.node().site.configure(&config);
+        self.node().signal(Signal::HUP);
     }
 
     /// Serves the container's 127.0.0.1 with a handler for each connection; later connections go to this port.

@@ -7,9 +7,10 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::origin::{Origin, Peer};
-use crate::rig::Rig;
+use crate::rig::{Dialer, Rig};
 
 mod client;
 mod pace;
@@ -82,26 +83,34 @@ pub fn serve(rig: &Rig, seed: u64, score: &std::sync::Arc<Score>) -> Origin {
     })
 }
 
-/// Plays a range of numbers, `side_by_side` at a time.
-pub fn run(rig: &Rig, port: u16, seed: u64, plays: std::ops::Range<u64>, side_by_side: usize, score: &Score) {
+/// Plays a range of numbers, `side_by_side` at a time; calls `meanwhile` again and again until they are through.
+pub fn run(
+    dialer: &Dialer<'_>,
+    seed: u64,
+    plays: std::ops::Range<u64>,
+    side_by_side: usize,
+    score: &Score,
+    mut meanwhile: impl FnMut(),
+) {
     let next = AtomicU64::new(plays.start);
+    let one_after_the_other = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= plays.end {
+                break;
+            }
+            let play = Play::new(seed, index);
+            if let Err(fault) = client::perform(dialer, &play, score) {
+                score.failed(index, format!("client: {fault}"));
+            }
+            score.plays.fetch_add(1, Ordering::Relaxed);
+        }
+    };
     std::thread::scope(|scope| {
-        for _ in 0..side_by_side {
-            let dialer = rig.dialer(port);
-            let (next, end) = (&next, plays.end);
-            scope.spawn(move || {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= end {
-                        break;
-                    }
-                    let play = Play::new(seed, index);
-                    if let Err(fault) = client::perform(&dialer, &play, score) {
-                        score.failed(index, format!("client: {fault}"));
-                    }
-                    score.plays.fetch_add(1, Ordering::Relaxed);
-                }
-            });
+        let players: Vec<_> = (0..side_by_side).map(|_| scope.spawn(one_after_the_other)).collect();
+        while !players.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(20));
+            meanwhile();
         }
     });
 }

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `GET /bytes/N` | the pattern's first N bytes with a length |
 //! | `GET /crowd/N` | N bytes from four threads that write to the one socket without any order between them ([`crowd`]) |
-//! | `GET /urgent/N` | as `/bytes/N`, with one byte of urgent data (MSG_OOB) in the middle |
+//! | `GET /urgent/N` | as `/bytes/N`, of which the byte in the middle is urgent (MSG_OOB) |
 //! | `POST /sink` | how many of the pattern's bytes came: `N` and a line end |
 //! | `GET /tally` | what was counted: `NAME N` lines |
 //!

@@ -3,8 +3,8 @@
 //! `PORTSPLICE_SEED=N` plays others; with `PORTSPLICE_PLAY=N` one of them alone.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use portsplice_tests::net::Netns;
 use portsplice_tests::process::run;
@@ -26,7 +26,13 @@ fn sockets(netns: Option<&Netns>, filter: &[&str]) -> Vec<String> {
     run(&mut ss, netns).lines().map(str::to_owned).collect()
 }
 
-fn endure(path: Path, plays: u64) {
+/// What is done to the daemon while it is played with.
+type Meanwhile = fn(&Rig, u64);
+
+fn endure(path: Path, plays: u64, meanwhile: Meanwhile) {
+    // One after the other: each alone keeps the machine busy.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if !privileged() {
         return;
     }
@@ -36,7 +42,13 @@ fn endure(path: Path, plays: u64) {
     });
     let score = Arc::new(Score::default());
     let origin = soak::serve(&rig, seed, &score);
-    let perform = |numbers| soak::run(&rig, origin.port(), seed, soak::numbers(numbers), SIDE_BY_SIDE, &score);
+    let mut round = 0;
+    let mut perform = |numbers| {
+        soak::run(&rig.dialer(origin.port()), seed, soak::numbers(numbers), SIDE_BY_SIDE, &score, || {
+            round += 1;
+            meanwhile(&rig, round);
+        });
+    };
     let memory = || rig.node().status_kib("RssAnon");
     let files = rig.node().open_files();
 
@@ -44,14 +56,17 @@ fn endure(path: Path, plays: u64) {
     let before = memory();
     perform(WARM_UP..plays);
     let after = memory();
-    report(path, seed, &score, before, after);
+    report(&rig, seed, &score, before, after);
 
     // Nothing is left: in the daemon, at the server, in the kernel.
     wait::until_true("the server's handlers have ended", || origin.open() == 0);
     wait::until_true("no socket is left in the container", || sockets(Some(&rig.netns), &[]).is_empty());
-    let ours = format!("( sport = :{0} or dport = :{0} )", rig.node().plain[0].port());
-    wait::until_true("no connection is left at the daemon", || sockets(None, &[&ours]).is_empty());
-    for gauge in ["portsplice_connections_open", "portsplice_tunnels_open"] {
+    let listeners = [rig.node().plain[0], rig.node().tls[0]];
+    for port in listeners.map(|listener| listener.port()) {
+        let ours = format!("( sport = :{port} or dport = :{port} )");
+        wait::until_true("no connection is left at the daemon", || sockets(None, &[&ours]).is_empty());
+    }
+    for gauge in ["portsplice_connections_open", "portsplice_tunnels_open", "portsplice_fast_flows"] {
         wait::until_true(gauge, || rig.node().metric(gauge, &[]) == 0.0);
     }
     // Idle pipes are kept, a bounded number of them.
@@ -60,13 +75,18 @@ fn endure(path: Path, plays: u64) {
     assert!(after <= before + KIB, "the daemon's own memory grew from {before} KiB to {after} KiB");
 }
 
-fn report(path: Path, seed: u64, score: &Score, before: u64, after: u64) {
+fn report(rig: &Rig, seed: u64, score: &Score, before: u64, after: u64) {
     let failures = score.failures();
     let plays = score.plays.load(Ordering::Relaxed);
-    let gigabytes = score.bytes.load(Ordering::Relaxed) as f64 / 1e9;
+    let gigabytes = |bytes: f64| bytes / 1e9;
+    let checked = gigabytes(score.bytes.load(Ordering::Relaxed) as f64);
+    let fast = gigabytes(rig.node().metric("portsplice_fast_bytes_total", &[]).max(0.0));
     #[expect(clippy::print_stderr, reason = "the figures are wanted, and `--nocapture` shows them")]
     {
-        eprintln!("{path:?}: {plays} plays, {gigabytes:.1} GB checked, {before} KiB before, {after} KiB after");
+        let path = rig.path;
+        eprintln!(
+            "{path:?}: {plays} plays, {checked:.1} GB checked, {fast:.1} GB past the daemon, {before} KiB before, {after} KiB after"
+        );
         for failure in failures.iter().take(10) {
             let index = failure.index;
             eprintln!(
@@ -79,26 +99,46 @@ fn report(path: Path, seed: u64, score: &Score, before: u64, after: u64) {
     assert!(failures.is_empty(), "{} of {plays} plays failed (seed {seed}); the first are above", failures.len());
 }
 
-/// By splice(2).
-#[test]
-fn splice() {
-    endure(Path::Splice, 2400);
-}
+/// Nothing in particular.
+fn nothing(_: &Rig, _: u64) {}
 
-/// By copying.
-#[test]
-fn copy() {
-    endure(Path::Copy, 600);
-}
-
-/// Under TLS.
-#[test]
-fn tls() {
-    endure(Path::Tls, 600);
+/// Has the daemon change its mind on how to move bytes, several times a second; what runs goes on as it began or changes, too.
+fn flap(rig: &Rig, round: u64) {
+    const PATHS: [&str; 6] = ["\"fast\"", "\"auto\"", "\"fast\"", "\"splice\"", "\"fast\"", "\"copy\""];
+    if round.is_multiple_of(8) {
+        let path = PATHS[(round / 8 % 6) as usize];
+        rig.reconfigure(|config| {
+            config.set("relay", "path", path);
+        });
+    }
 }
 
 /// Past the daemon.
 #[test]
 fn fast() {
-    endure(Path::Fast, 2400);
+    endure(Path::Fast, 2400, nothing);
+}
+
+/// By all paths in turn.
+#[test]
+fn flapping() {
+    endure(Path::Fast, 1200, flap);
+}
+
+/// By splice(2).
+#[test]
+fn splice() {
+    endure(Path::Splice, 600, nothing);
+}
+
+/// By copying.
+#[test]
+fn copy() {
+    endure(Path::Copy, 500, nothing);
+}
+
+/// Under TLS.
+#[test]
+fn tls() {
+    endure(Path::Tls, 500, nothing);
 }

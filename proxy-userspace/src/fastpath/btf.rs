@@ -189,6 +189,9 @@ impl<'a> Btf<'a> {
             zerocopy_bit: self.constant("sock_flags", "SOCK_ZEROCOPY")?,
             is_mptcp: self.offset("tcp_sock.is_mptcp").unwrap_or(Offsets::NONE),
             tgid: self.offset("task_struct.tgid")?,
+            prot: self.offset("sock_common.skc_prot")?,
+            memory_allocated: self.offset("proto.memory_allocated")?,
+            memory_limits: self.offset("proto.sysctl_mem")?,
         })
     }
 }

@@ -69,8 +69,8 @@ fn requests<R: Read>(input: &mut Buffered<R>, stream: &TcpStream, manner: Manner
                 announce(stream, n)?;
                 let half = n / 2;
                 write(stream, 0, half, tally)?;
-                send(stream, b"!", SendFlags::OOB)?;
-                write(stream, half, n, tally)?;
+                send(stream, pattern::slice(half, 1), SendFlags::OOB)?;
+                write(stream, half + 1, n, tally)?;
             }
             "sink" => answer(stream, &format!("{}\n", sink(input, &head)?))?,
             "tally" => answer(stream, &tally.page())?,

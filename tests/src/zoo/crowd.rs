@@ -17,7 +17,7 @@ fn share(writer: u64, n: u64) -> u64 {
 }
 
 fn byte(writer: u64, at: u64) -> u8 {
-    u8::try_from(writer << 6 | at % PERIOD).expect("eight bits")
+    u8::try_from((writer << 6) | (at % PERIOD)).expect("eight bits")
 }
 
 /// Writes `n` bytes from all threads.

@@ -9,7 +9,7 @@ use portsplice_tests::{privileged, wait};
 use crate::{access, by_path};
 
 /// What each answer sends before it is held back, and after: several messages, the last of which always passes the daemon.
-const PARTS: (u64, u64) = (20_000, 250_000);
+const PARTS: (u64, u64) = (20_000, 110_000);
 
 /// Opens so many answers that all begin and wait.
 fn held(rig: &Rig, port: u16, n: usize) -> Vec<Conn> {

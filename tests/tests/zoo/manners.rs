@@ -4,7 +4,7 @@ use portsplice_tests::client::Proof;
 use portsplice_tests::http::Framing;
 use portsplice_tests::rig::Rig;
 use portsplice_tests::zoo::{Manner, Server, crowd};
-use portsplice_tests::{over_paths, pattern};
+use portsplice_tests::{over_gateway, over_paths, pattern};
 
 over_paths! {
     /// Several threads that write to one socket without any order: each one's bytes come whole and in their order.
@@ -27,7 +27,20 @@ over_paths! {
         });
     }
 
-    /// Urgent data in a response is no part of its content, and does not stop it.
+    /// A server that asks FIONREAD before it reads gets uploads of all sizes whole, also between large answers.
+    fn uploads_read_by_fionread(path) {
+        let rig = Rig::new(path);
+        let server = Server::start(Manner::Fionread, &rig.netns);
+        let mut conn = rig.connect_to(server.port);
+        for len in [0, 1, 70_000, 5_000_000, 3] {
+            assert_eq!(conn.post("/sink", &pattern::bytes(len)).text(), format!("{len}\n"));
+            assert!(conn.get("/bytes/3000000").body == pattern::bytes(3_000_000));
+        }
+    }
+}
+
+over_gateway! {
+    /// An urgent byte in a response stays in its place for a client that knows nothing of such (RFC 6093 section 6).
     fn urgent_data(path) {
         const LEN: u64 = 4 << 20;
         let rig = Rig::new(path);
@@ -40,16 +53,5 @@ over_paths! {
             pattern::read_from(&mut conn, len, 65536).expect("whole");
         }
         assert_eq!(conn.get("/bytes/1000").body, pattern::bytes(1000));
-    }
-
-    /// A server that asks FIONREAD before it reads gets uploads of all sizes whole, also between large answers.
-    fn uploads_read_by_fionread(path) {
-        let rig = Rig::new(path);
-        let server = Server::start(Manner::Fionread, &rig.netns);
-        let mut conn = rig.connect_to(server.port);
-        for len in [0, 1, 70_000, 5_000_000, 3] {
-            assert_eq!(conn.post("/sink", &pattern::bytes(len)).text(), format!("{len}\n"));
-            assert!(conn.get("/bytes/3000000").body == pattern::bytes(3_000_000));
-        }
     }
 }
