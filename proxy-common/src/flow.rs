@@ -30,15 +30,19 @@ pub struct Flow {
     pub slow_bytes: u32,
     /// How the response is framed, a [`Framing`].
     pub framing: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// Not 0: S's descriptor is a blocking one.
+    pub blocking: u32,
+    /// Not 0: a message has passed while another one, redirected before it, was still on its way to C. Both are messages of
+    /// different threads, or the first was not taken whole. What passed must wait for what did not.
+    pub crossed: u64,
 
     /// Whether the verdict has let a message pass since it last redirected one: 1 or 0.
     pub passing: u64,
     /// How often it redirected again after messages had passed.
     pub returned: u64,
 
-    /// Verdicts that are being reached at this moment: 1 or 0, since S is locked meanwhile.
+    /// Verdicts that are being reached at this moment: one of S's, since S is locked meanwhile, and such as come too late, of
+    /// a socket that the entry belonged to before.
     pub inside: u64,
     /// Bytes redirected to C.
     pub fast_bytes: u64,
@@ -78,13 +82,18 @@ pub enum Passed {
     Unfit = 3,
     /// The kernel did not find C.
     Lost = 4,
+    /// A message before it is still on its way to C.
+    Crossed = 5,
+    /// It may be urgent data, or it is not known how it is sent.
+    Urgent = 6,
 }
 
 impl Passed {
     /// How many reasons there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 7;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [Self::Order, Self::Full, Self::End, Self::Unfit, Self::Lost];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Order, Self::Full, Self::End, Self::Unfit, Self::Lost, Self::Crossed, Self::Urgent];
 }
 
 /// What S keeps with it from the moment it is armed (socket local storage).
@@ -189,9 +198,19 @@ impl Armed {
     ];
 }
 
+/// What the program `settle` is asked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettleRequest {
+    /// The entry of the flow table.
+    pub slot: u32,
+    /// Not 0: the flow ends; S leaves its map, and once all is settled, C does.
+    pub end: u32,
+}
+
 /// The return values of the program `settle`.
 pub mod settled {
-    /// All redirected bytes are in C's queue; S and C are out of the maps, and the entry is free.
+    /// All redirected bytes are in C's queue.
     pub const YES: u32 = 0;
     /// A message is still on its way between S and C: ask again.
     pub const NOT_YET: u32 = 1;
@@ -236,6 +255,18 @@ pub struct Offsets {
     pub is_mptcp: u32,
     /// `task_struct.tgid`, i32
     pub tgid: u32,
+    /// `task_struct.flags`, u32
+    pub task_flags: u32,
+    /// `task_struct.io_uring`, a pointer; [`Offsets::NONE`] where the kernel has no io_uring.
+    pub io_uring: u32,
+    /// `task_struct.stack`, a pointer
+    pub stack: u32,
+    /// Of `pt_regs`: the number of the system call, long.
+    pub call: u32,
+    /// Of `pt_regs`: the third argument of the system call, long.
+    pub argument_3: u32,
+    /// Of `pt_regs`: the fourth argument of the system call, long.
+    pub argument_4: u32,
     /// `sock.__sk_common.skc_prot`, a pointer
     pub prot: u32,
     /// `proto.memory_allocated`, a pointer to an atomic long
@@ -244,13 +275,34 @@ pub struct Offsets {
     pub memory_limits: u32,
 }
 
+/// The numbers of the system calls that send, on the architecture that the daemon is built for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// write(2)
+    pub write: u32,
+    /// writev(2)
+    pub writev: u32,
+    /// sendfile(2)
+    pub sendfile: u32,
+    /// splice(2)
+    pub splice: u32,
+    /// sendto(2), which send(2) is made of
+    pub sendto: u32,
+    /// sendmsg(2)
+    pub sendmsg: u32,
+    /// sendmmsg(2)
+    pub sendmmsg: u32,
+}
+
 impl Offsets {
     /// The kernel has no such thing.
     pub const NONE: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Flow>() == 128 && align_of::<Flow>() == 8);
-const _: () = assert!(core::mem::offset_of!(Flow, passing) == 48);
+const _: () = assert!(size_of::<Flow>() == 152 && align_of::<Flow>() == 8);
+const _: () = assert!(core::mem::offset_of!(Flow, passing) == 56);
+const _: () = assert!(size_of::<Calls>() == 28);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
 const _: () = assert!(size_of::<ArmRequest>() == 112 && align_of::<ArmRequest>() == 8);
-const _: () = assert!(size_of::<Offsets>() == 76 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 100 && align_of::<Offsets>() == 4);

@@ -17,7 +17,8 @@ mod flow;
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
 pub use flow::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Framing, Offsets, Passed, Server, TUPLE_V4, TUPLE_V6, settled,
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Calls, Flow, Framing, Offsets, Passed, Server, SettleRequest,
+    TUPLE_V4, TUPLE_V6, settled,
 };
 
 /// Names by which the loader finds the program and its maps in the object.
@@ -45,8 +46,13 @@ pub mod names {
     pub const CLIENTS: &str = "CLIENTS";
     /// Constant: the [`Offsets`](crate::Offsets).
     pub const OFFSETS: &str = "OFFSETS";
+    /// Constant: the [`Calls`](crate::Calls).
+    pub const CALLS: &str = "CALLS";
     /// The program that returns the process id of whoever runs it.
     pub const PROCESS: &str = "process";
+    /// The program that returns the number of the system call that runs it, if the argument says where a task's
+    /// registers are.
+    pub const CALL: &str = "call";
 }
 
 /// How many network namespaces can be registered at once.
@@ -66,8 +72,11 @@ pub struct Settings {
     /// The daemon's process id as the initial pid namespace has it (what the program `process` found); 0: no socket's
     /// buffer is touched.
     pub daemon: u32,
+    /// Where the registers with which a task entered the kernel are, from the beginning of its stack there; 0: unknown, and
+    /// nothing is redirected. It depends on how the kernel was built, and the daemon finds it out with the program `call`.
+    pub registers: u32,
     /// Bytes of send buffer (`SO_SNDBUF`) that a server's socket gets when the daemon has connected to it.
     pub server_sndbuf: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 12 && align_of::<Settings>() == 4);
+const _: () = assert!(size_of::<Settings>() == 16 && align_of::<Settings>() == 4);

@@ -6,14 +6,17 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{
-    bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_lookup_tcp, bpf_sk_release,
-    bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+    bpf_get_current_task, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_lookup_tcp,
+    bpf_sk_release, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::programs::TcContext;
-use proxy_common::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, TUPLE_V4, TUPLE_V6, settled};
+use proxy_common::{
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
+};
 
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER, SERVERS};
+use crate::{atomic, caller};
 
 /// Where the argument stands in the packet: behind an Ethernet header, which the kernel insists on.
 const ARGUMENT: usize = 16;
@@ -80,17 +83,24 @@ pub fn arm(ctx: &TcContext) -> Armed {
                 (*flow).slow_bytes = 0;
                 (*flow).fast_bytes = 0;
                 (*flow).fast_messages = 0;
-                core::ptr::write_volatile(&raw mut (*flow).armed, request.generation);
+                (*flow).blocking = u32::from(!is_nonblocking(tcp));
+                (*flow).crossed = 0;
             }
-            enlist(server, slot, request.generation)
+            let enlisted = enlist(server, slot, request.generation);
+            if matches!(enlisted, Armed::Yes) {
+                // Last, so that no verdict can go by a flow that is not armed in the end. It is ordered behind the rest by
+                // the barrier in between, and by S's lock, which the kernel has taken and released meanwhile.
+                // SAFETY: as above.
+                unsafe {
+                    atomic::add_ordered(&raw mut (*flow).inside, 0);
+                    core::ptr::write_volatile(&raw mut (*flow).armed, request.generation);
+                }
+            }
+            enlisted
         }
         unfit => unfit,
     };
     release(server);
-    if !matches!(verdict, Armed::Yes) {
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(&raw mut (*flow).armed, 0) };
-    }
     verdict
 }
 
@@ -117,15 +127,33 @@ fn fits(tcp: u64, flags: u32, sent: u32) -> Armed {
             return Armed::Unread;
         }
     }
-    if flags & ARM_NONBLOCKING != 0 {
-        let socket: u64 = kernel::read(tcp, offset!(socket));
-        let file: u64 = if socket == 0 { 0 } else { kernel::read(socket, offset!(file)) };
-        // Without a file it is not accepted yet.
-        if file == 0 || kernel::read::<u32>(file, offset!(file_flags)) & O_NONBLOCK == 0 {
-            return Armed::Blocking;
-        }
+    if flags & ARM_NONBLOCKING != 0 && !is_nonblocking(tcp) {
+        return Armed::Blocking;
     }
     Armed::Yes
+}
+
+/// Whether a socket's descriptor is non-blocking.
+#[inline(always)]
+fn is_nonblocking(tcp: u64) -> bool {
+    let socket: u64 = kernel::read(tcp, offset!(socket));
+    let file: u64 = if socket == 0 { 0 } else { kernel::read(socket, offset!(file)) };
+    // Without a file it is not accepted yet.
+    file != 0 && kernel::read::<u32>(file, offset!(file_flags)) & O_NONBLOCK != 0
+}
+
+/// C's write sequence number as it must be when all that was redirected has arrived, and all that passed is written.
+///
+/// # Safety
+/// `flow` points to a value of the flow table.
+#[inline(always)]
+pub unsafe fn expected(flow: *mut Flow) -> u32 {
+    // SAFETY: the caller vouches for the pointer; each of these is one load of an aligned integer.
+    unsafe {
+        let fast = core::ptr::read_volatile(&raw const (*flow).fast_bytes) as u32;
+        let slow = core::ptr::read_volatile(&raw const (*flow).slow_bytes);
+        core::ptr::read_volatile(&raw const (*flow).client_start).wrapping_add(fast).wrapping_add(slow)
+    }
 }
 
 /// Notes with S which flow it belongs to, and puts it under the verdict.
@@ -159,20 +187,20 @@ fn enlist(server: *mut bpf_sock, slot: u32, generation: u32) -> Armed {
     if updated == 0 { Armed::Yes } else { Armed::Refused }
 }
 
-/// Ends a flow: S leaves the map, and the caller learns whether all that was redirected is in C's queue. A message whose
-/// verdict was reached on another CPU may still be on its way there.
-///
-/// The argument is the slot. The daemon has set `armed` to 0 before.
+/// Tells whether all that was redirected is in C's queue; a message whose verdict was reached on another CPU may still be on
+/// its way there. At the end of a flow, before which the daemon has set `armed` to 0, S leaves its map first.
 #[inline(always)]
 pub fn settle(ctx: &TcContext) -> u32 {
-    let Ok(slot) = ctx.load::<u32>(ARGUMENT) else { return settled::UNKNOWN };
+    let Ok(SettleRequest { slot, end }) = ctx.load::<SettleRequest>(ARGUMENT) else { return settled::UNKNOWN };
     let Some(flow) = FLOWS.get_ptr_mut(slot) else { return settled::UNKNOWN };
-    // SAFETY: the map and the key are good; that S is gone already is no matter.
-    unsafe { bpf_map_delete_elem((&raw const SERVERS).cast_mut().cast(), (&raw const slot).cast()) };
-    // SAFETY: the pointer leads to a value of the flow table.
-    let inside = unsafe { core::ptr::read_volatile(&raw const (*flow).inside) };
-    if inside != 0 {
-        return settled::NOT_YET;
+    if end != 0 {
+        // SAFETY: the map and the key are good; that S is gone already is no matter.
+        unsafe { bpf_map_delete_elem((&raw const SERVERS).cast_mut().cast(), (&raw const slot).cast()) };
+        // With a barrier, so that what a verdict wrote before it went out is seen below.
+        // SAFETY: the pointer leads into a value of the flow table.
+        if unsafe { atomic::fetch_ordered(&raw mut (*flow).inside) } != 0 {
+            return settled::NOT_YET;
+        }
     }
     // SAFETY: as in `arm`.
     let client = unsafe { bpf_map_lookup_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
@@ -187,17 +215,25 @@ pub fn settle(ctx: &TcContext) -> u32 {
     }
     let written: u32 = kernel::read(tcp, offset!(write_seq));
     release(client.cast());
-    // SAFETY: as above; no verdict is inside, so nobody but the daemon writes to these now.
-    let expected = unsafe {
-        let fast = core::ptr::read_volatile(&raw const (*flow).fast_bytes) as u32;
-        (*flow).client_start.wrapping_add(fast).wrapping_add((*flow).slow_bytes)
-    };
-    if written != expected {
+    // SAFETY: a value of the flow table. No verdict writes to these now: the flow has ended, or a message that passed is in
+    // the daemon's hands.
+    if written != unsafe { expected(flow) } {
         return settled::NOT_YET;
     }
-    // SAFETY: as above.
-    unsafe { bpf_map_delete_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
+    if end != 0 {
+        // SAFETY: as above.
+        unsafe { bpf_map_delete_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
+    }
     settled::YES
+}
+
+/// The number of the current system call, if the argument says where a task's registers are.
+#[inline(always)]
+pub fn call(ctx: &TcContext) -> u32 {
+    let Ok(registers) = ctx.load::<u32>(ARGUMENT) else { return u32::MAX };
+    // SAFETY: the helper has no arguments.
+    let task = unsafe { bpf_get_current_task() };
+    caller::call(task, registers).1 as u32
 }
 
 /// The socket that receives what comes by this tuple, held.
@@ -222,4 +258,4 @@ fn release(sock: *mut bpf_sock) {
 }
 
 /// The size of the slot's entry is part of what both sides agree on.
-const _: () = assert!(size_of::<Flow>() == 128);
+const _: () = assert!(size_of::<Flow>() == 152);

@@ -30,15 +30,34 @@ pub unsafe fn add(number: *mut u64, amount: u64) {
 /// `number` points to an aligned `u64` in a map.
 #[inline(always)]
 pub unsafe fn add_ordered(number: *mut u64, amount: u64) {
-    // SAFETY: BPF_ATOMIC | BPF_ADD | BPF_FETCH, since Linux 5.12: fully ordered, as the instruction set's specification
-    // (RFC 9669, 5.3, and the kernel's Documentation/bpf) has it; without BPF_FETCH it would not be, but on x86. It reads
-    // and writes the eight bytes that the caller vouches for, and nothing else.
+    // SAFETY: the caller's promise is the same.
+    unsafe { fetch_add(number, amount) };
+}
+
+/// Reads a number, with a full memory barrier.
+///
+/// # Safety
+///
+/// As for [`add_ordered`].
+#[inline(always)]
+pub unsafe fn fetch_ordered(number: *mut u64) -> u64 {
+    // SAFETY: the caller's promise is the same.
+    unsafe { fetch_add(number, 0) }
+}
+
+#[inline(always)]
+unsafe fn fetch_add(number: *mut u64, amount: u64) -> u64 {
+    let mut value = amount;
+    // SAFETY: BPF_ATOMIC | BPF_ADD | BPF_FETCH, since Linux 5.12 (on arm64 later): fully ordered, as the instruction set's
+    // specification (RFC 9669, 5.3, and the kernel's Documentation/bpf) has it; without BPF_FETCH it would not be, but on
+    // x86. It reads and writes the eight bytes that the caller vouches for, and nothing else.
     unsafe {
         asm!(
-            "{amount} = atomic_fetch_add((u64 *)({number} + 0), {amount})",
+            "{value} = atomic_fetch_add((u64 *)({number} + 0), {value})",
             number = in(reg) number,
-            amount = inout(reg) amount => _,
+            value = inout(reg) value,
             options(nostack),
         );
     }
+    value
 }

@@ -9,6 +9,7 @@
 
 mod arm;
 mod atomic;
+mod caller;
 mod chunked;
 mod kernel;
 mod maps;
@@ -52,6 +53,13 @@ pub fn settle(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn process(_ctx: TcContext) -> i32 {
     tune::current_process() as i32
+}
+
+/// Run by the daemon, with the place of a task's registers as the argument; returns what stands there as the number of the
+/// system call.
+#[classifier]
+pub fn call(ctx: TcContext) -> i32 {
+    arm::call(&ctx) as i32
 }
 
 /// Never called, and never part of the object: a path that panics would not get past the verifier.

@@ -11,7 +11,7 @@ use proxy_common::{Flow, Framing, Passed, Server};
 
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER};
-use crate::{atomic, chunked};
+use crate::{arm, atomic, caller, chunked};
 
 /// Room that C must have beyond twice the message: what its pages are accounted for is more than their bytes.
 const SPARE_ROOM: i64 = 4096;
@@ -43,7 +43,9 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
     let verdict = decide(ctx, sk.cast(), flow, slot, generation);
     // SAFETY: as above.
     unsafe {
-        if let Err(reason) = verdict {
+        if let Err(reason) = verdict
+            && core::ptr::read_volatile(&raw const (*flow).armed) == generation
+        {
             let passed = (&raw mut (*flow).passed).cast::<u64>().add(reason as usize);
             core::ptr::write_volatile(passed, core::ptr::read_volatile(passed) + 1);
             (*flow).passing = 1;
@@ -64,17 +66,9 @@ fn decide(
 ) -> Result<(), Passed> {
     // SAFETY: `flow` points to a value of the flow table. The daemon writes to it meanwhile, through its own mapping; each
     // of these is one load of an aligned integer.
-    let (armed, relayed, budget, client, client_cookie) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const (*flow).armed),
-            core::ptr::read_volatile(&raw const (*flow).relayed),
-            core::ptr::read_volatile(&raw const (*flow).budget),
-            core::ptr::read_volatile(&raw const (*flow).client),
-            core::ptr::read_volatile(&raw const (*flow).client_cookie),
-        )
+    let (armed, relayed) = unsafe {
+        (core::ptr::read_volatile(&raw const (*flow).armed), core::ptr::read_volatile(&raw const (*flow).relayed))
     };
-    let size = u64::from(ctx.size());
-
     // SAFETY: `sk` is a full socket.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
     if tcp == 0 {
@@ -84,20 +78,39 @@ fn decide(
     if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
         return Err(Passed::Order);
     }
-    // One byte alone may be urgent data (MSG_OOB), which nothing here tells. Redirected it would be urgent on C, too, and
-    // clients that know nothing of such would never see it; down the ordinary way it stays in its place.
-    if size == 1 {
-        return Err(Passed::Unfit);
-    }
-    // The kernel looks at none of this before it redirects.
-    if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) {
-        return Err(Passed::Unfit);
-    }
+    // What the daemon wrote before `relayed` is to be seen below.
+    // SAFETY: the pointer leads into a value of the flow table.
+    unsafe { atomic::add_ordered(&raw mut (*flow).inside, 0) };
+    // SAFETY: as above.
+    let (client, client_cookie, budget, framing, expected) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*flow).client),
+            core::ptr::read_volatile(&raw const (*flow).client_cookie),
+            core::ptr::read_volatile(&raw const (*flow).budget),
+            core::ptr::read_volatile(&raw const (*flow).framing),
+            arm::expected(flow),
+        )
+    };
     // The address was C's when the flow was armed. A socket that is another one by now is told by its cookie; were it
     // exchanged after this, the redirect would still go to what stands in the map, or fail.
-    if kernel::read::<u64>(client, offset!(cookie)) != client_cookie || !kernel::takes_bytes(client) {
+    if kernel::read::<u64>(client, offset!(cookie)) != client_cookie {
         return Err(Passed::Unfit);
     }
+    // S is not locked between a verdict and the message's arrival in C's queue, so the message of another thread may still
+    // be on its way there. This one must not overtake it, neither here nor through the daemon.
+    if kernel::read::<u32>(client, offset!(write_seq)) != expected {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut (*flow).crossed, 1) };
+        return Err(Passed::Crossed);
+    }
+    // The kernel looks at none of this before it redirects.
+    if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) || !kernel::takes_bytes(client) {
+        return Err(Passed::Unfit);
+    }
+    if !caller::sends_plainly() {
+        return Err(Passed::Urgent);
+    }
+    let size = u64::from(ctx.size());
     let room = i64::from(kernel::read::<i32>(client, offset!(sndbuf)))
         - i64::from(kernel::read::<i32>(client, offset!(wmem_queued)));
     // A message that C cannot take whole would come back to the server as a short write or an EAGAIN, and no event
@@ -106,8 +119,6 @@ fn decide(
     if room < 2 * size as i64 + SPARE_ROOM || kernel::memory_is_short(client) {
         return Err(Passed::Full);
     }
-    // SAFETY: a value of the flow table; the daemon does not change this while the flow is armed.
-    let framing = unsafe { core::ptr::read_volatile(&raw const (*flow).framing) };
     // Last, since it is what costs most.
     let budget = if framing == Framing::Chunked as u32 {
         chunked::follow(ctx, budget).ok_or(Passed::End)?

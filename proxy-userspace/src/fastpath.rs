@@ -1,7 +1,7 @@
 //! What the daemon has running inside the kernel.
 //!
-//! Today that is one sock_ops program, which counts the sockets that are established and that listen in the network
-//! namespaces of containers. The path that carries answers past the daemon will be built on it.
+//! A sock_ops program counts the sockets that are established and that listen in the network namespaces of containers. And
+//! the fast path carries responses past the daemon: see ARCHITECTURE.md, and [`Flows`] and [`Lane`] here.
 //!
 //! The daemon works without any of this, only with less to tell; so the rest of the program talks to [`Fastpath`], which
 //! is there in any case and knows why the kernel's help is missing, if it is.
@@ -11,6 +11,7 @@
 
 mod btf;
 mod buffers;
+mod calls;
 mod cgroup;
 mod flows;
 mod kernel;
@@ -18,6 +19,7 @@ mod lane;
 mod logs;
 mod object;
 mod proof;
+mod socket_map;
 mod table;
 mod unavailable;
 

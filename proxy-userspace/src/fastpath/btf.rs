@@ -40,10 +40,43 @@ pub(super) enum BtfError {
     Missing(&'static str),
 }
 
-/// The offsets of the running kernel.
-pub(super) fn offsets() -> Result<Offsets, BtfError> {
+/// What the running kernel's type information tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Layout {
+    /// Where fields are.
+    pub(super) offsets: Offsets,
+    /// The size of `struct pt_regs`.
+    pub(super) registers: u32,
+}
+
+/// Reads the running kernel's type information.
+pub(super) fn layout() -> Result<Layout, BtfError> {
     let bytes = fs::read(Path::new(VMLINUX)).map_err(|error| BtfError::Unreadable(error.to_string()))?;
-    Btf::parse(&bytes).ok_or(BtfError::Broken)?.offsets()
+    let btf = Btf::parse(&bytes).ok_or(BtfError::Broken)?;
+    Ok(Layout { offsets: btf.offsets()?, registers: btf.size("pt_regs")? })
+}
+
+/// Where a system call's number and arguments stand in `struct pt_regs` (syscall(2), and the kernel's
+/// `arch/*/include/asm/ptrace.h`).
+#[cfg(target_arch = "x86_64")]
+mod registers {
+    pub(super) const CALL: &str = "pt_regs.orig_ax";
+    pub(super) const ARGUMENT_3: (&str, u32) = ("pt_regs.dx", 0);
+    pub(super) const ARGUMENT_4: (&str, u32) = ("pt_regs.r10", 0);
+}
+/// As above.
+#[cfg(target_arch = "aarch64")]
+mod registers {
+    pub(super) const CALL: &str = "pt_regs.syscallno";
+    pub(super) const ARGUMENT_3: (&str, u32) = ("pt_regs.regs", 2);
+    pub(super) const ARGUMENT_4: (&str, u32) = ("pt_regs.regs", 3);
+}
+/// Not known for other architectures: the fast path is not used there.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod registers {
+    pub(super) const CALL: &str = "pt_regs.unknown";
+    pub(super) const ARGUMENT_3: (&str, u32) = ("pt_regs.unknown", 0);
+    pub(super) const ARGUMENT_4: (&str, u32) = ("pt_regs.unknown", 0);
 }
 
 /// A type, as far as it is of interest.
@@ -153,6 +186,26 @@ impl<'a> Btf<'a> {
             .ok_or(BtfError::Missing(path))
     }
 
+    /// As [`Btf::offset`], of a member that the kernel may have been built without.
+    fn optional(&self, path: &'static str) -> Result<u32, BtfError> {
+        let member = path
+            .split_once('.')
+            .and_then(|(structure, member)| self.member(self.find(KIND_STRUCT, structure)?, member, MAX_DEPTH));
+        // One that is there and no whole number of bytes away must not pass for one that is not there.
+        if member.is_some() { self.offset(path) } else { Ok(Offsets::NONE) }
+    }
+
+    /// The offset in bytes of an element of a member of `pt_regs`, each 8 bytes long.
+    fn register(&self, path: &'static str, element: u32) -> Result<u32, BtfError> {
+        Ok(self.offset(path)? + 8 * element)
+    }
+
+    /// The size of a structure in bytes.
+    fn size(&self, structure: &'static str) -> Result<u32, BtfError> {
+        let ty = self.find(KIND_STRUCT, structure).ok_or(BtfError::Missing(structure))?;
+        u32_at(self.types, ty.at + 8).ok_or(BtfError::Broken)
+    }
+
     /// The value of an enumeration's constant.
     fn constant(&self, enumeration: &str, name: &'static str) -> Result<u32, BtfError> {
         let ty = self.find(KIND_ENUM, enumeration).ok_or(BtfError::Missing(name))?;
@@ -187,8 +240,14 @@ impl<'a> Btf<'a> {
             file_flags: self.offset("file.f_flags")?,
             ulp_ops: self.offset("inet_connection_sock.icsk_ulp_ops")?,
             zerocopy_bit: self.constant("sock_flags", "SOCK_ZEROCOPY")?,
-            is_mptcp: self.offset("tcp_sock.is_mptcp").unwrap_or(Offsets::NONE),
+            is_mptcp: self.optional("tcp_sock.is_mptcp")?,
             tgid: self.offset("task_struct.tgid")?,
+            task_flags: self.offset("task_struct.flags")?,
+            io_uring: self.optional("task_struct.io_uring")?,
+            stack: self.offset("task_struct.stack")?,
+            call: self.register(registers::CALL, 0)?,
+            argument_3: self.register(registers::ARGUMENT_3.0, registers::ARGUMENT_3.1)?,
+            argument_4: self.register(registers::ARGUMENT_4.0, registers::ARGUMENT_4.1)?,
             prot: self.offset("sock_common.skc_prot")?,
             memory_allocated: self.offset("proto.memory_allocated")?,
             memory_limits: self.offset("proto.sysctl_mem")?,
@@ -205,7 +264,8 @@ mod tests {
         if !Path::new(VMLINUX).exists() {
             return;
         }
-        let offsets = offsets().unwrap();
+        let Layout { offsets, registers } = layout().unwrap();
+        assert!(offsets.call < registers && offsets.argument_4 < registers, "{offsets:?} {registers}");
         // What does not differ between kernels: the socket's own state comes early, TCP's numbers late.
         assert_eq!(offsets.state, 18, "skc_state follows addresses, hash, ports and family");
         assert!(offsets.write_seq > offsets.ulp_ops && offsets.ulp_ops > offsets.sndbuf, "{offsets:?}");

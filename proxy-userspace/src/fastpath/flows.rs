@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData, SockMap};
+use aya::maps::{Array, Map, MapData, SockMap};
 use aya::programs::{SchedClassifier, SkMsg, TestRun, TestRunOptions};
 use parking_lot::Mutex;
-use proxy_common::{ArmRequest, Armed, Passed, names};
+use proxy_common::{ArmRequest, Armed, Passed, Settings, SettleRequest, names};
 use socket2::Socket;
 
+use super::btf::Layout;
+use super::calls;
+use super::kernel::Value;
 use super::lane::{Lane, Refused, Request};
 use super::object::{lacks, take};
+use super::socket_map::Sockets;
 use super::table::{Entry, Table};
 use super::unavailable::{Unavailable, one_line};
 use crate::netns::Netns;
@@ -37,7 +41,7 @@ pub struct Flows {
     pub(super) table: Table,
     quirks: OnceLock<Quirks>,
     pub(super) totals: Totals,
-    clients: Mutex<SockMap<MapData>>,
+    clients: Sockets,
     generation: AtomicU32,
     /// Kept, since the programs refer to it; S leaves it by the program `settle`.
     _servers: SockMap<MapData>,
@@ -51,7 +55,11 @@ impl std::fmt::Debug for Flows {
 
 impl Flows {
     /// Loads the programs of the fast path from an object whose maps are made, and takes the object with it.
-    pub(super) fn load(mut programs: Ebpf) -> Result<Self, Unavailable> {
+    pub(super) fn load(
+        mut programs: Ebpf,
+        layout: &Layout,
+        settings: &mut Array<MapData, Value<Settings>>,
+    ) -> Result<Self, Unavailable> {
         let flows = programs.take_map(names::FLOWS).ok_or_else(|| lacks(names::FLOWS))?;
         let Map::Array(flows) = flows else { return Err(lacks(names::FLOWS)) };
         let entries = flows
@@ -62,7 +70,7 @@ impl Flows {
             .map_err(|error| Unavailable::Refused(format!("the flow table cannot be mapped: {error}")))?;
         let clients = take(&mut programs, names::CLIENTS)?;
         let servers: SockMap<MapData> = take(&mut programs, names::SERVERS)?;
-        for name in [names::ARM, names::SETTLE, names::PROCESS] {
+        for name in [names::ARM, names::SETTLE, names::PROCESS, names::CALL] {
             let program = programs.program_mut(name).ok_or_else(|| lacks(name))?;
             let program: &mut SchedClassifier = program.try_into()?;
             program.load()?;
@@ -71,15 +79,27 @@ impl Flows {
         let verdict: &mut SkMsg = verdict.try_into()?;
         verdict.load()?;
         verdict.attach(servers.fd())?;
-        Ok(Self {
+        let flows = Self {
             programs,
             table,
             quirks: OnceLock::new(),
             totals: Totals::default(),
-            clients: Mutex::new(clients),
+            clients: Sockets::new(clients),
             generation: AtomicU32::new(1),
             _servers: servers,
-        })
+        };
+        let registers = flows.find_registers(layout)?;
+        settings
+            .set(0, Value(Settings { registers, ..Settings::default() }), 0)
+            .map_err(|error| Unavailable::Refused(format!("the map {}: {}", names::SETTINGS, one_line(&error))))?;
+        Ok(flows)
+    }
+
+    /// Where a task's registers are in its kernel stack: where the number of this very call is found.
+    fn find_registers(&self, layout: &Layout) -> Result<u32, Unavailable> {
+        calls::places(layout.registers)
+            .find(|place| self.run(names::CALL, &place.to_ne_bytes()).is_ok_and(|call| call == calls::BPF))
+            .ok_or_else(|| Unavailable::Unproven("the registers of a system call are not found".to_owned()))
     }
 
     /// Arms a flow.
@@ -115,8 +135,13 @@ impl Flows {
 
     /// What has been counted so far, running flows included.
     pub fn counts(&self) -> Counts {
-        let mut counts = self.totals.counts();
+        // With the lock held, no flow can end in between and be counted twice, or not at all.
+        let ended = self.totals.ended.lock();
+        let mut counts = ended.clone();
         self.table.touched().for_each(|entry| counts.add(entry));
+        drop(ended);
+        counts.armed = self.totals.armed.load(Relaxed);
+        counts.refused.clone_from(&self.totals.refused.lock());
         counts
     }
 
@@ -136,12 +161,12 @@ impl Flows {
     }
 
     pub(super) fn insert_client(&self, slot: u32, client: &Socket) -> io::Result<()> {
-        self.clients.lock().set(slot, client, 0).map_err(io::Error::other)
+        self.clients.insert(slot, client)
     }
 
     pub(super) fn remove_client(&self, slot: u32) {
         // It may be gone already: settled, or closed.
-        let _ = self.clients.lock().clear_index(&slot);
+        let _ = self.clients.remove(slot);
     }
 
     pub(super) fn arm(&self, netns: &Netns, argument: &ArmRequest) -> io::Result<Armed> {
@@ -150,8 +175,11 @@ impl Flows {
     }
 
     /// Runs the program `settle`; its value is one of [`proxy_common::settled`].
-    pub(super) fn settle(&self, slot: u32) -> io::Result<u32> {
-        self.run(names::SETTLE, &slot.to_ne_bytes())
+    pub(super) fn settle(&self, request: SettleRequest) -> io::Result<u32> {
+        let mut argument = [0; size_of::<SettleRequest>()];
+        argument[..4].copy_from_slice(&request.slot.to_ne_bytes());
+        argument[4..].copy_from_slice(&request.end.to_ne_bytes());
+        self.run(names::SETTLE, &argument)
     }
 
     fn run(&self, name: &'static str, argument: &[u8]) -> io::Result<u32> {
@@ -225,14 +253,10 @@ impl Totals {
         *self.ended.lock() = Counts::default();
     }
 
+    /// Takes over what a flow has counted.
     pub(super) fn ended(&self, entry: &Entry) {
-        self.ended.lock().add(entry);
-    }
-
-    fn counts(&self) -> Counts {
-        let mut counts = self.ended.lock().clone();
-        counts.armed = self.armed.load(Relaxed);
-        counts.refused.clone_from(&self.refused.lock());
-        counts
+        let mut ended = self.ended.lock();
+        ended.add(entry);
+        entry.reset_counts();
     }
 }

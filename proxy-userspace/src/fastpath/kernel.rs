@@ -14,7 +14,7 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use aya::util::KernelVersion;
 use caps::{CapSet, Capability};
 use parking_lot::Mutex;
-use proxy_common::{Counters, Offsets, Settings, names};
+use proxy_common::{Calls, Counters, Offsets, Settings, names};
 use tokio::task::AbortHandle;
 
 use super::flows::Flows;
@@ -22,7 +22,7 @@ use super::logs::{self, Records};
 use super::object::{lacks, take};
 use super::proof::{self, Proof};
 use super::unavailable::one_line;
-use super::{BpfSettings, Unavailable, btf, buffers, cgroup, object};
+use super::{BpfSettings, Unavailable, btf, buffers, calls, cgroup, object};
 
 /// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
@@ -60,7 +60,7 @@ enum Logs {
 /// A value of `proxy-common` in a map.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Value<T>(T);
+pub(super) struct Value<T>(pub(super) T);
 
 // SAFETY: `Counters` is `repr(C)` and made of u64 alone, without padding (asserted beside it); any bit pattern is valid.
 unsafe impl aya::Pod for Value<Counters> {}
@@ -68,6 +68,8 @@ unsafe impl aya::Pod for Value<Counters> {}
 unsafe impl aya::Pod for Value<Settings> {}
 // SAFETY: `Offsets` is `repr(C)` and made of u32 alone; any bit pattern is valid.
 unsafe impl aya::Pod for Value<Offsets> {}
+// SAFETY: `Calls` is `repr(C)` and made of u32 alone; any bit pattern is valid.
+unsafe impl aya::Pod for Value<Calls> {}
 
 impl Kernel {
     /// Loads the embedded object and attaches its program, whatever the settings' mode says.
@@ -84,10 +86,10 @@ impl Kernel {
         check_kernel()?;
         let (path, cgroup) = open_cgroup(settings)?;
 
-        let offsets = btf::offsets();
-        let known = Value(offsets.clone().unwrap_or_default());
+        let layout = btf::layout();
+        let (offsets, calls) = (Value(layout.clone().unwrap_or_default().offsets), Value(calls::NUMBERS));
         let mut loader = EbpfLoader::new();
-        loader.override_global(names::OFFSETS, &known, true);
+        loader.override_global(names::OFFSETS, &offsets, true).override_global(names::CALLS, &calls, true);
         for map in [names::FLOWS, names::SERVERS, names::CLIENTS] {
             loader.map_max_entries(map, settings.max_flows);
         }
@@ -95,7 +97,7 @@ impl Kernel {
         let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(one_line(&error)))?;
         let namespaces = Namespaces { map: take(&mut ebpf, names::NAMESPACES)?, registrations: HashMap::new() };
         let total = take(&mut ebpf, names::TOTAL)?;
-        let settings = take(&mut ebpf, names::SETTINGS)?;
+        let mut settings = take(&mut ebpf, names::SETTINGS)?;
 
         let program = ebpf.program_mut(names::SOCKET_EVENTS).ok_or_else(|| lacks(names::SOCKET_EVENTS))?;
         let program: &mut SockOps = program.try_into()?;
@@ -108,8 +110,10 @@ impl Kernel {
             .map_err(|error| Unavailable::Attach { path: path.clone(), error: one_line(&error) })?;
 
         // A kernel may have what counting takes and lack what the fast path takes.
-        let flows = match offsets {
-            Ok(_) => Flows::load(ebpf).map_err(|reason| (reason, Proof::default())).and_then(prove),
+        let flows = match layout {
+            Ok(layout) => {
+                Flows::load(ebpf, &layout, &mut settings).map_err(|reason| (reason, Proof::default())).and_then(prove)
+            }
             Err(error) => Err((Unavailable::Refused(error.to_string()), Proof::default())),
         };
         let (flows, proof) = match flows {

@@ -8,7 +8,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::Duration;
 
-use proxy_common::{ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Framing, TUPLE_V4, TUPLE_V6, settled};
+use proxy_common::{
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Framing, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
+};
 use socket2::Socket;
 use tokio::time::{Instant, sleep};
 
@@ -82,7 +84,7 @@ impl Refused {
 
     /// Whether the same flow may be armed a little later.
     pub const fn passes(self) -> bool {
-        matches!(self, Self::TableFull | Self::Program(Armed::Unread))
+        matches!(self, Self::TableFull | Self::Program(Armed::Unread | Armed::Refused))
     }
 }
 
@@ -105,6 +107,8 @@ pub struct Unsettled;
 pub struct Lane {
     flows: Arc<Flows>,
     slot: u32,
+    /// S has been put under the verdict.
+    armed: AtomicBool,
     /// It is known that all redirected bytes have arrived; S and C are out of the maps.
     settled: AtomicBool,
 }
@@ -115,7 +119,8 @@ impl Lane {
             flows.totals.armed(Err(Refused::TableFull));
             return Err(Refused::TableFull);
         };
-        let lane = Self { flows: Arc::clone(flows), slot, settled: AtomicBool::new(false) };
+        let lane =
+            Self { flows: Arc::clone(flows), slot, armed: AtomicBool::new(false), settled: AtomicBool::new(false) };
         let armed = lane.try_arm(request);
         flows.totals.armed(armed);
         armed.map(|()| lane)
@@ -128,13 +133,16 @@ impl Lane {
             tracing::debug!(%error, "a flow's sockets cannot be asked");
             Refused::System
         })?;
-        super::buffers::prepare(request.client, request.upstream);
         self.flows.insert_client(self.slot, request.client).map_err(|error| {
             tracing::debug!(%error, "the controller's connection cannot take part in the fast path");
             Refused::Client
         })?;
         match self.flows.arm(request.netns, &argument) {
-            Ok(Armed::Yes) => Ok(()),
+            Ok(Armed::Yes) => {
+                self.armed.store(true, Relaxed);
+                super::buffers::prepare(request.client, request.upstream);
+                Ok(())
+            }
             Ok(refused) => Err(Refused::Program(refused)),
             Err(error) => {
                 tracing::debug!(%error, "a flow cannot be armed");
@@ -202,14 +210,34 @@ impl Lane {
         self.entry().passed.iter().map(|count| count.load(Relaxed)).sum()
     }
 
+    /// To be called with bytes at hand that have passed, before they are written: waits for such as were redirected before
+    /// them, if one of those may still be on its way.
+    ///
+    /// # Errors
+    /// [`Unsettled`], as for [`Lane::settle`].
+    pub async fn in_order(&self) -> Result<(), Unsettled> {
+        let crossed = &self.entry().crossed;
+        if crossed.load(Acquire) == 0 {
+            return Ok(());
+        }
+        self.wait(|| self.ask(false)).await?;
+        // While what passed is not accounted for, no verdict looks at this.
+        crossed.store(0, Relaxed);
+        Ok(())
+    }
+
     /// Ends the flow: from here on every message passes, and all that was redirected is in C's queue.
     ///
     /// # Errors
     /// [`Unsettled`]: the connection must be cut, since nobody knows when the rest of it would turn up.
     pub async fn settle(&self) -> Result<(), Unsettled> {
+        self.wait(|| self.try_settle()).await
+    }
+
+    async fn wait(&self, arrived: impl Fn() -> Result<bool, Unsettled>) -> Result<(), Unsettled> {
         let mut pause = Duration::from_micros(50);
         let deadline = Instant::now() + SETTLE;
-        while !self.try_settle()? {
+        while !arrived()? {
             if Instant::now() >= deadline {
                 return Err(Unsettled);
             }
@@ -217,6 +245,21 @@ impl Lane {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Whether all that was redirected is in C's queue.
+    fn ask(&self, end: bool) -> Result<bool, Unsettled> {
+        match self.flows.settle(SettleRequest { slot: self.slot, end: u32::from(end) }) {
+            Ok(settled::YES) => Ok(true),
+            Ok(settled::NOT_YET) => Ok(false),
+            Ok(_) | Err(_) => Err(Unsettled),
+        }
+    }
+
+    /// Whether the server reads and writes with blocking calls. One that has begun to read while its socket was armed may
+    /// get `EAGAIN` from a signal, where it does not expect it (`tcp_bpf_recvmsg`); so its connection is not used again.
+    pub fn server_blocks(&self) -> bool {
+        self.entry().blocking.load(Relaxed) != 0
     }
 
     /// As [`Lane::settle`], without waiting: `false` while a redirected message is still on its way.
@@ -229,14 +272,9 @@ impl Lane {
         }
         // Sequentially consistent, against the barrier with which a verdict begins.
         self.entry().armed.store(0, SeqCst);
-        match self.flows.settle(self.slot) {
-            Ok(settled::YES) => {
-                self.settled.store(true, Relaxed);
-                Ok(true)
-            }
-            Ok(settled::NOT_YET) => Ok(false),
-            Ok(_) | Err(_) => Err(Unsettled),
-        }
+        let settled = self.ask(true)?;
+        self.settled.store(settled, Relaxed);
+        Ok(settled)
     }
 
     /// Takes S out of its map at once, without waiting for what is on its way to C.
@@ -252,11 +290,10 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.withdraw();
-        let entry = self.entry();
-        self.flows.totals.ended(entry);
-        // Whatever comes now must not be counted a second time.
-        entry.reset_counts();
+        if self.armed.load(Relaxed) {
+            self.withdraw();
+            self.flows.totals.ended(self.entry());
+        }
         if !self.settled.load(Relaxed) {
             self.flows.remove_client(self.slot);
         }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::SPLICED_CHUNK;
@@ -72,6 +73,8 @@ pub(super) struct Download<'a> {
     pub(super) draining: &'a (dyn Fn() -> bool + Sync),
     /// The container's network namespace.
     pub(super) netns: &'a Netns,
+    /// Set when the fast path leaves the container's connection unfit for another response.
+    pub(super) spent: &'a AtomicBool,
 }
 
 /// What to do after a head.
@@ -97,7 +100,10 @@ impl Download<'_> {
                 Next::Switched => return Ok(Ended::Switched),
                 Next::Body { framing, keep_client, keep_origin } => {
                     let all = self.body(framing, out).await?;
-                    return Ok(Ended::Whole { keep_client, keep_origin: keep_origin && all });
+                    return Ok(Ended::Whole {
+                        keep_client,
+                        keep_origin: keep_origin && all && !self.spent.load(Relaxed),
+                    });
                 }
             }
         }
@@ -240,7 +246,14 @@ impl Download<'_> {
     where
         Self: 'f,
     {
-        Response { flow: self.flow(), netns: self.netns, server: ServerUse::Answers, ready, talk: None }
+        Response {
+            flow: self.flow(),
+            netns: self.netns,
+            server: ServerUse::Answers,
+            ready,
+            talk: None,
+            spent: self.spent,
+        }
     }
 
     async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkMode) -> Result<(), DownloadError> {
@@ -250,7 +263,7 @@ impl Download<'_> {
         let mut passage = ChunkedResponse::new(self.response(&ready));
         loop {
             if !self.read.is_empty()
-                && let Some(place) = passage.resumes()
+                && let Some(place) = passage.resumes().await.map_err(broken)?
             {
                 body.resume(place);
             }

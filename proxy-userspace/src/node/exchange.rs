@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -103,6 +104,7 @@ impl Exchange<'_> {
     async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
         let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
         let sent = Sent::default();
+        let spent = AtomicBool::new(false);
         let mut upload = Upload {
             client: self.client,
             read: self.read,
@@ -128,6 +130,7 @@ impl Exchange<'_> {
             reused: self.origin.used,
             draining: self.draining,
             netns: &self.origin.container.netns,
+            spent: &spent,
         };
         let mut up = pin!(async {
             match upload.run(head, request.framing).await {

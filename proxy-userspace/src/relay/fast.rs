@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::flow::{Flow, FlowError, Steps, UNTIL_END, begins_in_bulk};
+use super::flow::{Flow, FlowError, Gate, UNTIL_END, begins_in_bulk};
 use crate::fastpath::{Flows, Framing, Lane, Request, ServerUse};
 use crate::netns::Netns;
 
@@ -39,24 +39,33 @@ impl Policy {
     pub const ALWAYS: Self = Self { bytes: 1, messages: 0 };
 
     const fn allows_stream(self, seen: Seen) -> bool {
-        seen.bytes >= self.bytes || seen.messages >= self.messages
+        seen.tried && seen.bytes >= AGAIN || !seen.tried && (seen.bytes >= self.bytes || seen.messages >= self.messages)
     }
 
     const fn allows(self, limit: u64, left: u64, seen: Seen) -> bool {
+        if seen.tried && seen.bytes < AGAIN {
+            return false;
+        }
         if limit == UNTIL_END { self.allows_stream(seen) } else { left >= self.bytes }
     }
 }
 
-/// What a stream has brought since it began, or since it was interrupted.
+/// What was not possible is tried again after so many bytes.
+const AGAIN: u64 = 256 * 1024;
+
+/// What a stream has brought since it began, since it was interrupted, or since arming was tried.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
+    /// Whether arming was tried, in vain.
+    tried: bool,
     bytes: u64,
     messages: u32,
 }
 
 impl Seen {
     const fn and(self, bytes: u64) -> Self {
-        Self { bytes: self.bytes.saturating_add(bytes), messages: self.messages.saturating_add(1) }
+        let Self { tried, bytes: before, messages } = self;
+        Self { tried, bytes: before.saturating_add(bytes), messages: messages.saturating_add(1) }
     }
 }
 
@@ -72,6 +81,8 @@ pub(crate) struct Response<'a> {
     pub(crate) ready: &'a (dyn Fn() -> bool + Sync),
     /// What the other direction of a tunnel has to do with it.
     pub(crate) talk: Option<&'a Talk>,
+    /// Set when the server's connection must not carry another response.
+    pub(crate) spent: &'a AtomicBool,
 }
 
 impl Response<'_> {
@@ -100,11 +111,17 @@ impl Response<'_> {
                     Ok(armed) => lane = armed,
                     Err(Hopeless) => hopeless = true,
                 }
-                // What is not possible now may be later, when as much has been seen again.
-                seen = Seen::default();
+                seen = Seen { tried: lane.is_none(), ..Seen::default() };
             }
-            let steps = lane.as_deref().map(|lane| -> &dyn Steps { lane });
-            let step = self.flow.step(left, bulk, steps).await?;
+            let step = match self.flow.step(left, bulk, lane.as_deref().map(Gate::Lane)).await {
+                Ok(step) => step,
+                // All of the response is through. What is behind it belongs to nothing, and neither does the connection.
+                Err(FlowError::Surplus) => {
+                    self.spend();
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             if step.moved == 0 {
                 break;
             }
@@ -134,6 +151,9 @@ impl Response<'_> {
         };
         match fast.flows.open(&request) {
             Ok(lane) => {
+                if lane.server_blocks() {
+                    self.spend();
+                }
                 let lane = Arc::new(lane);
                 self.flow.meter.fast_begins(Arc::clone(&lane));
                 if let Some(talk) = self.talk {
@@ -147,6 +167,10 @@ impl Response<'_> {
                 Err(Hopeless)
             }
         }
+    }
+
+    fn spend(&self) {
+        self.spent.store(true, Relaxed);
     }
 
     /// Ends the flow, so that what is written to the client now comes behind all that went past.
@@ -184,10 +208,14 @@ impl<'a> ChunkedResponse<'a> {
 
     /// To be called with bytes at hand that have passed, before they are decoded: where the kernel has come to, if it
     /// knew the place.
-    pub(crate) fn resumes(&mut self) -> Option<u64> {
-        let lane = self.lane.as_ref().filter(|_| self.handed_over)?;
+    ///
+    /// # Errors
+    /// [`FlowError::Unsettled`], when what went past before does not arrive.
+    pub(crate) async fn resumes(&mut self) -> Result<Option<u64>, FlowError> {
+        let Some(lane) = self.lane.as_ref().filter(|_| self.handed_over) else { return Ok(None) };
+        lane.in_order().await.map_err(|_| FlowError::Unsettled)?;
         self.handed_over = false;
-        Some(lane.budget())
+        Ok(Some(lane.budget()))
     }
 
     /// So many bytes were decoded, and so many written for them.
@@ -217,7 +245,7 @@ impl<'a> ChunkedResponse<'a> {
         if self.hopeless || !fast.policy.allows_stream(self.seen) || !(self.response.ready)() {
             return;
         }
-        self.seen = Seen::default();
+        self.seen = Seen { tried: true, ..Seen::default() };
         match self.response.enter(fast, Framing::Chunked, place) {
             Ok(lane) => {
                 self.handed_over = lane.is_some();
@@ -235,17 +263,6 @@ impl<'a> ChunkedResponse<'a> {
     /// Ends the flow, at the response's end.
     pub(crate) async fn leave(&mut self) -> Result<(), FlowError> {
         self.response.leave(self.lane.take()).await
-    }
-}
-
-impl Steps for Lane {
-    fn read(&self, bytes: u64) -> u64 {
-        // What is read is not relayed, so the kernel lets everything pass, and this number stands still.
-        bytes.min(self.budget())
-    }
-
-    fn written(&self, bytes: u64) {
-        self.relayed(bytes);
     }
 }
 
@@ -269,18 +286,14 @@ impl Talk {
     fn interrupted(&self) -> bool {
         self.interrupted.swap(false, Relaxed)
     }
-}
 
-impl Steps for Talk {
-    fn read(&self, bytes: u64) -> u64 {
+    /// Something comes for the server.
+    pub(super) fn interrupt(&self) {
         if let Some(lane) = self.lane.lock().take() {
             lane.withdraw();
         }
         self.interrupted.store(true, Relaxed);
-        bytes
     }
-
-    fn written(&self, _: u64) {}
 }
 
 #[cfg(test)]
@@ -290,12 +303,15 @@ mod tests {
     #[test]
     fn the_policy_takes_what_is_long_and_what_goes_on() {
         let policy = Policy { bytes: 1000, messages: 4 };
-        let seen = |bytes, messages| Seen { bytes, messages };
+        let seen = |bytes, messages| Seen { tried: false, bytes, messages };
         assert!(policy.allows(5000, 1000, seen(0, 0)));
         assert!(!policy.allows(5000, 999, seen(4001, 9)), "the rest of a long body is short");
         assert!(!policy.allows(UNTIL_END, UNTIL_END, seen(999, 3)));
         assert!(policy.allows(UNTIL_END, UNTIL_END, seen(1000, 1)));
         assert!(policy.allows(UNTIL_END, UNTIL_END, seen(4, 4)));
+        let again = |bytes| Seen { tried: true, bytes, messages: 9 };
+        assert!(!policy.allows(UNTIL_END, UNTIL_END, again(AGAIN - 1)) && !policy.allows(5000, 5000, again(AGAIN - 1)));
+        assert!(policy.allows(UNTIL_END, UNTIL_END, again(AGAIN)) && policy.allows(5000, 5000, again(AGAIN)));
         assert!(Policy::ALWAYS.allows(1, 1, seen(0, 0)) && Policy::ALWAYS.allows(UNTIL_END, UNTIL_END, seen(0, 0)));
     }
 }

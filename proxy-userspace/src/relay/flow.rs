@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::buffer::{Buffer, LARGE, SMALL};
-use super::fast::Fast;
+use super::fast::{Fast, Talk};
 use super::meter::{Direction, Meter};
 use super::pipe::PipePool;
 use super::sock::Sock;
 use super::stream::Stream;
+use crate::fastpath::Lane;
 
 /// As many bytes as come, until the stream ends.
 pub const UNTIL_END: u64 = u64::MAX;
@@ -41,11 +42,36 @@ pub enum FlowError {
 }
 
 /// Who has a say in each step of a flow.
-pub(super) trait Steps: Sync {
+#[derive(Clone, Copy)]
+pub(super) enum Gate<'a> {
+    /// The fast path, which other bytes of the same response take.
+    Lane(&'a Lane),
+    /// The other direction of a tunnel.
+    Talk(&'a Talk),
+}
+
+impl Gate<'_> {
     /// So many bytes were read, and none of them is written yet; gives how many of them may be.
-    fn read(&self, bytes: u64) -> u64;
+    async fn read(&self, bytes: u64) -> Result<u64, FlowError> {
+        match self {
+            Self::Lane(lane) => {
+                lane.in_order().await.map_err(|_| FlowError::Unsettled)?;
+                // What is read is not relayed, so the kernel lets everything pass, and the budget stands still.
+                Ok(bytes.min(lane.budget()))
+            }
+            Self::Talk(talk) => {
+                talk.interrupt();
+                Ok(bytes)
+            }
+        }
+    }
+
     /// So many bytes were read and are written.
-    fn written(&self, bytes: u64);
+    fn written(&self, bytes: u64) {
+        if let Self::Lane(lane) = self {
+            lane.relayed(bytes);
+        }
+    }
 }
 
 /// One direction between two streams.
@@ -81,11 +107,11 @@ impl<'a> Flow<'a> {
         self.run_with(limit, None).await
     }
 
-    pub(super) async fn run_with(&self, limit: u64, steps: Option<&dyn Steps>) -> Result<u64, FlowError> {
+    pub(super) async fn run_with(&self, limit: u64, gate: Option<Gate<'_>>) -> Result<u64, FlowError> {
         let mut done = 0;
         let mut bulk = begins_in_bulk(limit);
         while done < limit {
-            let step = self.step(limit - done, bulk, steps).await?;
+            let step = self.step(limit - done, bulk, gate).await?;
             if step.moved == 0 {
                 break;
             }
@@ -96,10 +122,10 @@ impl<'a> Flow<'a> {
     }
 
     /// Reads once, up to `left` bytes, and writes all of that; `bulk` as the step before has found.
-    pub(super) async fn step(&self, left: u64, bulk: bool, steps: Option<&dyn Steps>) -> Result<Step, FlowError> {
+    pub(super) async fn step(&self, left: u64, bulk: bool, gate: Option<Gate<'_>>) -> Result<Step, FlowError> {
         match self.pipes_between() {
-            Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left, steps).await,
-            _ => self.copy(left, bulk, steps).await,
+            Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left, gate).await,
+            _ => self.copy(left, bulk, gate).await,
         }
     }
 
@@ -114,7 +140,7 @@ impl<'a> Flow<'a> {
         from: &Sock,
         to: &Sock,
         limit: u64,
-        steps: Option<&dyn Steps>,
+        gate: Option<Gate<'_>>,
     ) -> Result<Step, FlowError> {
         let mut taken = None;
         let filled = poll_fn(|cx| {
@@ -137,14 +163,14 @@ impl<'a> Flow<'a> {
         });
         let Some(moved) = filled.await.map_err(FlowError::Read)? else {
             // No descriptors for a pipe: slower, but never worse.
-            return self.copy(limit, false, steps).await;
+            return self.copy(limit, false, gate).await;
         };
         if moved == 0 {
             // At the mark of urgent data a read goes on; and splice(2) does not know of a reset that a write was told of.
-            return self.copy(limit, false, steps).await;
+            return self.copy(limit, false, gate).await;
         }
         if let Some(mut pipe) = taken {
-            let allowed = steps.map_or(moved, |steps| steps.read(moved as u64) as usize);
+            let allowed = allowed(gate, moved).await?;
             let mut left = allowed;
             while left > 0 {
                 let drained = poll_fn(|cx| to.poll_writable(cx, |socket| pipe.drain(socket, left)));
@@ -156,12 +182,12 @@ impl<'a> Flow<'a> {
                 self.meter.moved(self.direction, n as u64);
             }
             self.meter.spliced();
-            finish(steps, moved, allowed)?;
+            finish(gate, moved, allowed)?;
         }
         Ok(Step { moved: moved as u64, bulk: moved as u64 >= BULK })
     }
 
-    async fn copy(&self, limit: u64, bulk: bool, steps: Option<&dyn Steps>) -> Result<Step, FlowError> {
+    async fn copy(&self, limit: u64, bulk: bool, gate: Option<Gate<'_>>) -> Result<Step, FlowError> {
         let want = if bulk { LARGE } else { SMALL };
         let mut taken = None;
         let filled = poll_fn(|cx| {
@@ -177,18 +203,26 @@ impl<'a> Flow<'a> {
         if let Some(buffer) = taken
             && n > 0
         {
-            let allowed = steps.map_or(n, |steps| steps.read(n as u64) as usize);
+            let allowed = allowed(gate, n).await?;
             self.to.write_all(&buffer[..allowed], self.meter, self.direction).await.map_err(FlowError::Write)?;
-            finish(steps, n, allowed)?;
+            finish(gate, n, allowed)?;
         }
         Ok(Step { moved: n as u64, bulk: n as u64 >= BULK })
     }
 }
 
+/// How many of the bytes that a step has read may be written.
+async fn allowed(gate: Option<Gate<'_>>, read: usize) -> Result<usize, FlowError> {
+    match gate {
+        Some(gate) => gate.read(read as u64).await.map(|allowed| allowed as usize),
+        None => Ok(read),
+    }
+}
+
 /// Ends a step whose bytes are all written.
-fn finish(steps: Option<&dyn Steps>, moved: usize, allowed: usize) -> Result<(), FlowError> {
-    if let Some(steps) = steps {
-        steps.written(allowed as u64);
+fn finish(gate: Option<Gate<'_>>, moved: usize, allowed: usize) -> Result<(), FlowError> {
+    if let Some(gate) = gate {
+        gate.written(allowed as u64);
     }
     if allowed < moved { Err(FlowError::Surplus) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use super::buffer::ReadBuffer;
 use super::fast::{Response, Talk};
-use super::flow::{Engine, Flow, FlowError, Steps, UNTIL_END};
+use super::flow::{Engine, Flow, FlowError, Gate, UNTIL_END};
 use super::meter::{Direction, Meter};
 use super::stream::Stream;
 use crate::fastpath::ServerUse;
@@ -34,9 +34,9 @@ pub async fn tunnel(
     // back.
     let talk = engine.fast.as_ref().filter(|fast| fast.flows.quirks().fionread).map(|_| Talk::default());
     let talk = talk.as_ref();
-    let steps = talk.map(|talk| -> &dyn Steps { talk });
-    let response = Response { flow: down, netns, server: ServerUse::Converses, ready: &|| true, talk };
-    let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, steps)));
+    let spent = AtomicBool::new(false);
+    let response = Response { flow: down, netns, server: ServerUse::Converses, ready: &|| true, talk, spent: &spent };
+    let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, talk.map(Gate::Talk))));
     let mut down = pin!(one_way(down, origin_read, &ended[1], response.run(UNTIL_END)));
     poll_fn(|cx| {
         // Neither future ends but by an error, see `one_way`.

@@ -20,7 +20,7 @@ type Case = fn(&Rig<'_>) -> Result<Finding>;
 
 pub(super) const FIONREAD: &str = "FIONREAD tells a server what there is to read";
 
-pub(super) const ALL: [(&str, Case); 11] = [
+pub(super) const ALL: [(&str, Case); 12] = [
     ("order under a reader that is slow at first", order),
     ("the end of the stream comes after the last byte", end),
     ("sendfile", sendfile),
@@ -32,6 +32,7 @@ pub(super) const ALL: [(&str, Case); 11] = [
     (FIONREAD, fionread),
     ("a server that sends without copying is left alone", zero_copy),
     ("a socket with TLS in the kernel is left alone", protocol),
+    ("urgent data passes", urgent),
 ];
 
 const MIB: usize = 1024 * 1024;
@@ -216,6 +217,17 @@ fn chunks(rig: &Rig<'_>) -> Result<Finding> {
     }
     settle(&lane)?;
     Ok(Finding::Holds(format!("{fast} bytes went fast")))
+}
+
+fn urgent(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let lane = rig.arm(&four)?;
+    let server = SockRef::from(&four.s);
+    server.send(b"plain")?;
+    ensure!(lane.fast_bytes() == 5, "an ordinary message was not redirected");
+    server.send_out_of_band(b"urgent")?;
+    ensure!(lane.fast_bytes() == 5, "urgent data was redirected");
+    Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
 }
 
 fn fionread(rig: &Rig<'_>) -> Result<Finding> {
