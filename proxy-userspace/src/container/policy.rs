@@ -18,6 +18,9 @@ pub mod label {
     pub const DENY: &str = "portsplice.deny";
     /// How many connections may be open at a time; 0 is none.
     pub const MAX_CONNECTIONS: &str = "portsplice.max-connections";
+    /// `false`: responses always pass the daemon. For servers that send with io_uring's zero-copy requests, which the
+    /// kernel refuses a socket for good once it has been in a socket map.
+    pub const FAST: &str = "portsplice.fast";
     /// `portsplice.scheme.PORT` = `http` or `https`.
     pub const SCHEME_PREFIX: &str = "portsplice.scheme.";
     /// What all of them but Arvados's begin with.
@@ -46,6 +49,8 @@ pub struct Policy {
     pub max_connections: Option<u32>,
     /// The ports whose servers speak TLS.
     pub https: PortSet,
+    /// Whether responses always pass the daemon.
+    pub no_fast_path: bool,
 }
 
 impl Policy {
@@ -93,6 +98,11 @@ impl Policy {
                     "false" => {}
                     _ => return Err(wrong("use true or false".into())),
                 },
+                label::FAST => match value {
+                    "true" => {}
+                    "false" => policy.no_fast_path = true,
+                    _ => return Err(wrong("use true or false".into())),
+                },
                 label::PORTS => policy.ports = Some(PortSet::parse(value).map_err(|e| wrong(e.to_string()))?),
                 label::MAX_CONNECTIONS => {
                     let limit = value.parse().map_err(|_| wrong("use a whole number; 0 allows none".into()))?;
@@ -118,7 +128,7 @@ impl Policy {
 
 /// Labels that begin like ours but are not: most likely typing errors, worth a word in the log.
 pub(super) fn unknown_labels(labels: &HashMap<String, String>) -> impl Iterator<Item = &str> {
-    let known = [label::UUID, label::PORTS, label::DENY, label::MAX_CONNECTIONS];
+    let known = [label::UUID, label::PORTS, label::DENY, label::MAX_CONNECTIONS, label::FAST];
     labels.keys().map(String::as_str).filter(move |name| {
         name.starts_with(label::PREFIX) && !name.starts_with(label::SCHEME_PREFIX) && !known.contains(name)
     })

@@ -71,8 +71,8 @@ pub(super) struct Download<'a> {
     pub(super) reused: bool,
     /// Whether the node is shutting down, so that no connection should go on.
     pub(super) draining: &'a (dyn Fn() -> bool + Sync),
-    /// The container's network namespace.
-    pub(super) netns: &'a Netns,
+    /// The container's network namespace, if its responses may take the fast path.
+    pub(super) netns: Option<&'a Netns>,
     /// Set when the fast path leaves the container's connection unfit for another response.
     pub(super) spent: &'a AtomicBool,
 }

@@ -16,6 +16,7 @@ use super::upload::{Sent, Upload, UploadError};
 use super::{NodeSettings, Timeouts};
 use crate::container::Container;
 use crate::metrics::Metrics;
+use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Meter, Stream, tunnel};
@@ -129,7 +130,7 @@ impl Exchange<'_> {
             expect_continue: request.expect_continue,
             reused: self.origin.used,
             draining: self.draining,
-            netns: &self.origin.container.netns,
+            netns: lane_netns(&self.origin.container),
             spent: &spent,
         };
         let mut up = pin!(async {
@@ -201,7 +202,7 @@ impl Exchange<'_> {
             origin,
             self.meter,
             &self.settings.engine,
-            &self.origin.container.netns
+            lane_netns(&self.origin.container)
         ));
         let mut check = watch.next_check(true, true);
         poll_fn(|cx| {
@@ -215,6 +216,11 @@ impl Exchange<'_> {
         })
         .await
     }
+}
+
+/// The network namespace of a container whose responses may take the fast path.
+fn lane_netns(container: &Container) -> Option<&Netns> {
+    (!container.policy.no_fast_path).then_some(&*container.netns)
 }
 
 /// What is too late.

@@ -73,8 +73,8 @@ impl Seen {
 pub(crate) struct Response<'a> {
     /// The ordinary way.
     pub(crate) flow: Flow<'a>,
-    /// The container's network namespace.
-    pub(crate) netns: &'a Netns,
+    /// The container's network namespace; none if its responses are to pass this process.
+    pub(crate) netns: Option<&'a Netns>,
     /// What the server does meanwhile.
     pub(crate) server: ServerUse,
     /// Whether the server has all that it is to read, for now.
@@ -140,15 +140,10 @@ impl Response<'_> {
 
     /// Arms the flow; none if that is not possible just now.
     fn enter(&self, fast: &Fast, framing: Framing, budget: u64) -> Result<Option<Arc<Lane>>, Hopeless> {
-        let (Some(from), Some(to)) = (self.flow.from.plain(), self.flow.to.plain()) else { return Err(Hopeless) };
-        let request = Request {
-            netns: self.netns,
-            client: to.socket(),
-            upstream: from.socket(),
-            framing,
-            budget,
-            server: self.server,
-        };
+        let ends = (self.flow.from.plain(), self.flow.to.plain(), self.netns);
+        let (Some(from), Some(to), Some(netns)) = ends else { return Err(Hopeless) };
+        let request =
+            Request { netns, client: to.socket(), upstream: from.socket(), framing, budget, server: self.server };
         match fast.flows.open(&request) {
             Ok(lane) => {
                 if lane.server_blocks() {

@@ -23,7 +23,7 @@ pub async fn tunnel(
     origin: (&Stream, &mut ReadBuffer),
     meter: &Meter,
     engine: &Engine,
-    netns: &Netns,
+    netns: Option<&Netns>,
 ) -> Result<(), FlowError> {
     let (client, client_read) = client;
     let (origin, origin_read) = origin;

@@ -56,20 +56,24 @@ fn by_servers_of_all_kinds() {
         let share = at_best(&rig, server.port);
         assert!(share >= 10.0, "{kind:?}: {share} %");
     }
-    for manner in [
-        Manner::Write,
-        Manner::Vectored,
-        Manner::More,
-        Manner::Turns,
-        Manner::Sendfile,
-        Manner::Splice,
-        Manner::Uring,
-        Manner::Edge,
-    ] {
+    for manner in
+        [Manner::Write, Manner::Vectored, Manner::More, Manner::Turns, Manner::Sendfile, Manner::Splice, Manner::Edge]
+    {
         let server = zoo::Server::start(manner, &rig.netns);
         let share = at_best(&rig, server.port);
         assert!(share >= 10.0, "{manner:?}: {share} %");
     }
+}
+
+/// What a ring sends shows no flags, so it always passes.
+#[test]
+fn not_by_servers_with_a_ring() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Fast);
+    let server = zoo::Server::start(Manner::Uring, &rig.netns);
+    assert_eq!(at_best(&rig, server.port), 0.0);
 }
 
 /// For a reader that keeps up, the most of a long answer goes past the daemon.

