@@ -220,7 +220,7 @@ impl Lane {
         if crossed.load(Acquire) == 0 {
             return Ok(());
         }
-        self.wait(|| self.ask(false)).await?;
+        self.wait(|| self.arrived()).await?;
         // While what passed is not accounted for, no verdict looks at this.
         crossed.store(0, Relaxed);
         Ok(())
@@ -247,7 +247,11 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether all that was redirected is in C's queue.
+    /// Whether all that was redirected so far is in C's queue.
+    pub(super) fn arrived(&self) -> Result<bool, Unsettled> {
+        self.ask(false)
+    }
+
     fn ask(&self, end: bool) -> Result<bool, Unsettled> {
         match self.flows.settle(SettleRequest { slot: self.slot, end: u32::from(end) }) {
             Ok(settled::YES) => Ok(true),

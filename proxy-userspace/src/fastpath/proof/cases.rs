@@ -20,7 +20,7 @@ type Case = fn(&Rig<'_>) -> Result<Finding>;
 
 pub(super) const FIONREAD: &str = "FIONREAD tells a server what there is to read";
 
-pub(super) const ALL: [(&str, Case); 12] = [
+pub(super) const ALL: [(&str, Case); 13] = [
     ("order under a reader that is slow at first", order),
     ("the end of the stream comes after the last byte", end),
     ("sendfile", sendfile),
@@ -33,6 +33,7 @@ pub(super) const ALL: [(&str, Case); 12] = [
     ("a server that sends without copying is left alone", zero_copy),
     ("a socket with TLS in the kernel is left alone", protocol),
     ("urgent data passes", urgent),
+    ("a message waits for one before it that is still on its way", crossing),
 ];
 
 const MIB: usize = 1024 * 1024;
@@ -228,6 +229,20 @@ fn urgent(rig: &Rig<'_>) -> Result<Finding> {
     server.send_out_of_band(b"urgent")?;
     ensure!(lane.fast_bytes() == 5, "urgent data was redirected");
     Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
+}
+
+/// Another thread's message is on its way to C while C's numbers do not add up; here they are made not to.
+fn crossing(rig: &Rig<'_>) -> Result<Finding> {
+    let four = rig.four()?;
+    let lane = rig.arm(&four)?;
+    let unknown = |_| anyhow!("C cannot be asked");
+    four.c.send(b"?")?;
+    (&four.s).write_all(b"hello")?;
+    ensure!(lane.fast_bytes() == 0, "it overtook the other one");
+    ensure!(!lane.arrived().map_err(unknown)?, "the daemon would have written it before the other one");
+    lane.wrote(1);
+    ensure!(lane.arrived().map_err(unknown)?, "the daemon would wait for ever");
+    Ok(Finding::Holds("it passes, and waits in the daemon".to_owned()))
 }
 
 fn fionread(rig: &Rig<'_>) -> Result<Finding> {
