@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod byte_order;
+pub mod chunk;
 mod counters;
 mod event;
 mod flow;

@@ -6,14 +6,12 @@
 use aya_ebpf::helpers::generated::bpf_msg_pull_data;
 use aya_ebpf::programs::SkMsgContext;
 
+use proxy_common::chunk::{self, WINDOW};
+
 use crate::kernel;
 
 /// Chunk lines in one message; beyond, the message passes. A server that writes more at once writes tiny chunks.
 const LINES: usize = 6;
-/// Octets of a chunk size that are read, enough for 256 MiB less one.
-const DIGITS: usize = 7;
-/// What is looked at around a line: the end of the chunk before, the size, the end of the line.
-const WINDOW: usize = 16;
 
 /// Follows the coding through a message. `left` is how much stands before the next chunk line: what is left of the chunk's
 /// data and the two octets behind it, or 0. Gives what is left behind the message; none if it must pass.
@@ -42,7 +40,7 @@ pub fn follow(ctx: &SkMsgContext, mut left: u64) -> Option<u64> {
                 return Some(0);
             }
         }
-        let (line, value) = chunk_line(&window, used)?;
+        let (line, value) = chunk::line(&window.octets, window.len, used)?;
         at += (used + line) as u64;
         left = value + 2;
         if at == size {
@@ -73,30 +71,4 @@ impl Window {
         // Beyond `len` stands whatever stands there in memory, or zeroes; it is not looked at.
         Some(Self { octets: kernel::read(data, 0), len: len as usize })
     }
-}
-
-/// Reads a chunk line from `from` on: how long it is, and the chunk's size, which is not 0.
-#[inline(always)]
-fn chunk_line(window: &Window, from: usize) -> Option<(usize, u64)> {
-    let mut value = 0_u64;
-    let mut digits = 0;
-    for number in 0..DIGITS {
-        let octet = window.octets[(from + number) & (WINDOW - 1)];
-        let digit = match octet {
-            b'0'..=b'9' => octet - b'0',
-            b'a'..=b'f' => octet - b'a' + 10,
-            b'A'..=b'F' => octet - b'A' + 10,
-            _ => break,
-        };
-        value = value << 4 | u64::from(digit);
-        digits += 1;
-    }
-    let end = from + digits;
-    if digits == 0 || value == 0 || end + 2 > window.len {
-        return None;
-    }
-    if window.octets[end & (WINDOW - 1)] != b'\r' || window.octets[(end + 1) & (WINDOW - 1)] != b'\n' {
-        return None;
-    }
-    Some((digits + 2, value))
 }

@@ -103,7 +103,7 @@ fn fast(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
         vec![Sample::plain(c.fast_messages as f64)]
     });
     counter("fast_armed", "Responses that took the fast path", |c| vec![Sample::plain(c.armed as f64)]);
-    counter("fast_refused", "Responses that could not take the fast path, by reason", |c| {
+    counter("fast_refused", "Attempts to put a response on the fast path that were in vain, by reason", |c| {
         let sample = |&(reason, n): &(&str, u64)| Sample::labelled([("reason", reason.to_owned())], n as f64);
         c.refused.iter().map(sample).collect()
     });

@@ -103,7 +103,7 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "TIME", value_parser = checked(&DRAIN_TIMEOUT), help_heading = "Limits")]
     drain_timeout: Option<String>,
 
-    /// How bytes are moved between plain sockets: auto, splice or copy
+    /// How bytes are moved between plain sockets: auto, fast, splice or copy
     #[arg(long, value_name = "PATH", value_parser = checked(&RELAY_PATH), help_heading = "Relay and kernel")]
     relay_path: Option<String>,
 
