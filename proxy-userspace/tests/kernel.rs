@@ -344,3 +344,24 @@ fn the_fast_path_is_proven_on_this_kernel() {
     }
     kernel.flows().expect("the fast path holds on this kernel");
 }
+
+#[test]
+fn the_check_tells_it_item_by_item_and_leaves_nothing_behind() {
+    if !privileged() {
+        return;
+    }
+    let check = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portsplice"));
+        let output = command.arg("check").args(args).env_clear().output().expect("run it");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let (code, text) = check(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    for item in &kernel().proof().items {
+        assert!(text.contains(item.name), "{} is missing in\n{text}", item.name);
+    }
+    assert!(text.contains("ok    fast path: proven in "), "{text}");
+    let (code, text) = check(&["--config", "/nonexistent/node.toml"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.starts_with("FAIL  configuration: ") && text.ends_with("would not start on this machine as it is.\n"));
+}
