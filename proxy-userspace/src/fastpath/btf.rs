@@ -177,22 +177,21 @@ impl<'a> Btf<'a> {
         })
     }
 
+    /// The offset in bits of `structure.member`, if there is such a member.
+    fn bits(&self, path: &str) -> Option<u32> {
+        let (structure, member) = path.split_once('.')?;
+        self.member(self.find(KIND_STRUCT, structure)?, member, MAX_DEPTH)
+    }
+
     /// The offset in bytes of `structure.member`.
     fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
-        path.split_once('.')
-            .and_then(|(structure, member)| self.member(self.find(KIND_STRUCT, structure)?, member, MAX_DEPTH))
-            .filter(|bits| bits % 8 == 0)
-            .map(|bits| bits / 8)
-            .ok_or(BtfError::Missing(path))
+        self.bits(path).filter(|bits| bits % 8 == 0).map(|bits| bits / 8).ok_or(BtfError::Missing(path))
     }
 
     /// As [`Btf::offset`], of a member that the kernel may have been built without.
     fn optional(&self, path: &'static str) -> Result<u32, BtfError> {
-        let member = path
-            .split_once('.')
-            .and_then(|(structure, member)| self.member(self.find(KIND_STRUCT, structure)?, member, MAX_DEPTH));
         // One that is there and no whole number of bytes away must not pass for one that is not there.
-        if member.is_some() { self.offset(path) } else { Ok(Offsets::NONE) }
+        if self.bits(path).is_some() { self.offset(path) } else { Ok(Offsets::NONE) }
     }
 
     /// The offset in bytes of an element of a member of `pt_regs`, each 8 bytes long.

@@ -170,16 +170,13 @@ impl Flows {
     }
 
     pub(super) fn arm(&self, netns: &Netns, argument: &ArmRequest) -> io::Result<Armed> {
-        let value = netns.run(|| self.run(names::ARM, bytes_of(argument)))??;
+        let value = netns.run(|| self.run(names::ARM, bytes_of(&Value(*argument))))??;
         Ok(Armed::from_value(value).unwrap_or(Armed::Argument))
     }
 
     /// Runs the program `settle`; its value is one of [`proxy_common::settled`].
     pub(super) fn settle(&self, request: SettleRequest) -> io::Result<u32> {
-        let mut argument = [0; size_of::<SettleRequest>()];
-        argument[..4].copy_from_slice(&request.slot.to_ne_bytes());
-        argument[4..].copy_from_slice(&request.end.to_ne_bytes());
-        self.run(names::SETTLE, &argument)
+        self.run(names::SETTLE, bytes_of(&Value(request)))
     }
 
     fn run(&self, name: &'static str, argument: &[u8]) -> io::Result<u32> {
@@ -192,10 +189,13 @@ impl Flows {
     }
 }
 
-fn bytes_of(request: &ArmRequest) -> &[u8; size_of::<ArmRequest>()] {
-    // SAFETY: the type is `repr(C)`, made of integers and arrays of bytes, without padding (its size, asserted beside it,
-    // is the sum of its fields), so each of its bytes is initialized.
-    unsafe { &*std::ptr::from_ref(request).cast() }
+/// A program's argument as the bytes that it reads.
+fn bytes_of<T>(argument: &Value<T>) -> &[u8]
+where
+    Value<T>: aya::Pod,
+{
+    // SAFETY: what is `Pod` consists of initialized bytes; for these types that is said where the trait is implemented.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(argument).cast(), size_of::<T>()) }
 }
 
 /// What all flows have done.

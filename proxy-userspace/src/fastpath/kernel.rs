@@ -14,7 +14,7 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use aya::util::KernelVersion;
 use caps::{CapSet, Capability};
 use parking_lot::Mutex;
-use proxy_common::{Calls, Counters, Offsets, Settings, names};
+use proxy_common::{ArmRequest, Calls, Counters, Offsets, Settings, SettleRequest, names};
 use tokio::task::AbortHandle;
 
 use super::flows::Flows;
@@ -70,6 +70,11 @@ unsafe impl aya::Pod for Value<Settings> {}
 unsafe impl aya::Pod for Value<Offsets> {}
 // SAFETY: `Calls` is `repr(C)` and made of u32 alone; any bit pattern is valid.
 unsafe impl aya::Pod for Value<Calls> {}
+// SAFETY: `ArmRequest` is `repr(C)` and made of integers and arrays of bytes, without padding: its size, asserted beside it, is
+// the sum of its fields. Any bit pattern is valid.
+unsafe impl aya::Pod for Value<ArmRequest> {}
+// SAFETY: `SettleRequest` is `repr(C)` and made of u32 alone; any bit pattern is valid.
+unsafe impl aya::Pod for Value<SettleRequest> {}
 
 impl Kernel {
     /// Loads the embedded object and attaches its program, whatever the settings' mode says.

@@ -38,15 +38,15 @@ impl Policy {
     /// Whatever can.
     pub const ALWAYS: Self = Self { bytes: 1, messages: 0 };
 
-    const fn allows_stream(self, seen: Seen) -> bool {
-        seen.tried && seen.bytes >= AGAIN || !seen.tried && (seen.bytes >= self.bytes || seen.messages >= self.messages)
-    }
-
     const fn allows(self, limit: u64, left: u64, seen: Seen) -> bool {
-        if seen.tried && seen.bytes < AGAIN {
+        if seen.hopeless || seen.tried && seen.bytes < AGAIN {
             return false;
         }
-        if limit == UNTIL_END { self.allows_stream(seen) } else { left >= self.bytes }
+        if limit == UNTIL_END {
+            seen.tried || seen.bytes >= self.bytes || seen.messages >= self.messages
+        } else {
+            left >= self.bytes
+        }
     }
 }
 
@@ -58,14 +58,15 @@ const AGAIN: u64 = 256 * 1024;
 struct Seen {
     /// Whether arming was tried, in vain.
     tried: bool,
+    /// Whether it will always be in vain.
+    hopeless: bool,
     bytes: u64,
     messages: u32,
 }
 
 impl Seen {
     const fn and(self, bytes: u64) -> Self {
-        let Self { tried, bytes: before, messages } = self;
-        Self { tried, bytes: before.saturating_add(bytes), messages: messages.saturating_add(1) }
+        Self { bytes: self.bytes.saturating_add(bytes), messages: self.messages.saturating_add(1), ..self }
     }
 }
 
@@ -93,25 +94,21 @@ impl Response<'_> {
     pub(crate) async fn run(&self, limit: u64) -> Result<u64, FlowError> {
         let Some(fast) = &self.flow.engine.fast else { return self.flow.run(limit).await };
         let (mut left, mut bulk) = (limit, begins_in_bulk(limit));
-        let (mut seen, mut hopeless) = (Seen::default(), false);
+        let mut seen = Seen::default();
         let mut lane: Option<Arc<Lane>> = None;
         loop {
             if let Some(armed) = &lane {
                 left = armed.budget();
             }
             if self.talk.is_some_and(Talk::interrupted) {
-                seen = Seen::default();
+                seen = Seen { hopeless: seen.hopeless, ..Seen::default() };
                 self.leave(lane.take()).await?;
             }
             if left == 0 {
                 break;
             }
-            if lane.is_none() && !hopeless && fast.policy.allows(limit, left, seen) && (self.ready)() {
-                match self.enter(fast, Framing::Plain, left) {
-                    Ok(armed) => lane = armed,
-                    Err(Hopeless) => hopeless = true,
-                }
-                seen = Seen { tried: lane.is_none(), ..Seen::default() };
+            if lane.is_none() && fast.policy.allows(limit, left, seen) && (self.ready)() {
+                lane = self.enter(fast, Framing::Plain, left, &mut seen);
             }
             let step = match self.flow.step(left, bulk, lane.as_deref().map(Gate::Lane)).await {
                 Ok(step) => step,
@@ -138,14 +135,19 @@ impl Response<'_> {
         Ok(limit - left)
     }
 
-    /// Arms the flow; none if that is not possible just now.
-    fn enter(&self, fast: &Fast, framing: Framing, budget: u64) -> Result<Option<Arc<Lane>>, Hopeless> {
+    /// Arms the flow, or notes whether that is worth another attempt.
+    fn enter(&self, fast: &Fast, framing: Framing, budget: u64, seen: &mut Seen) -> Option<Arc<Lane>> {
+        *seen = Seen { tried: true, ..Seen::default() };
         let ends = (self.flow.from.plain(), self.flow.to.plain(), self.netns);
-        let (Some(from), Some(to), Some(netns)) = ends else { return Err(Hopeless) };
+        let (Some(from), Some(to), Some(netns)) = ends else {
+            seen.hopeless = true;
+            return None;
+        };
         let request =
             Request { netns, client: to.socket(), upstream: from.socket(), framing, budget, server: self.server };
         match fast.flows.open(&request) {
             Ok(lane) => {
+                seen.tried = false;
                 if lane.server_blocks() {
                     self.spend();
                 }
@@ -154,12 +156,14 @@ impl Response<'_> {
                 if let Some(talk) = self.talk {
                     talk.begins(Arc::clone(&lane));
                 }
-                Ok(Some(lane))
+                Some(lane)
             }
-            Err(reason) if reason.passes() => Ok(None),
             Err(reason) => {
-                tracing::debug!(%reason, "a response does not take the fast path");
-                Err(Hopeless)
+                seen.hopeless = !reason.passes();
+                if seen.hopeless {
+                    tracing::debug!(%reason, "a response does not take the fast path");
+                }
+                None
             }
         }
     }
@@ -180,16 +184,12 @@ impl Response<'_> {
     }
 }
 
-/// The flow cannot be armed, now or later.
-struct Hopeless;
-
 /// A response whose chunks the caller decodes and writes anew, as long as they pass this process; where they do not, the
 /// kernel follows them. The two hand the place they have come to over to each other.
 pub(crate) struct ChunkedResponse<'a> {
-    pub(crate) response: Response<'a>,
+    response: Response<'a>,
     lane: Option<Arc<Lane>>,
     seen: Seen,
-    hopeless: bool,
     /// Bytes that were taken and are not passed on in full.
     taken: u64,
     /// Whether the kernel knows the place.
@@ -198,7 +198,7 @@ pub(crate) struct ChunkedResponse<'a> {
 
 impl<'a> ChunkedResponse<'a> {
     pub(crate) fn new(response: Response<'a>) -> Self {
-        Self { response, lane: None, seen: Seen::default(), hopeless: false, taken: 0, handed_over: false }
+        Self { response, lane: None, seen: Seen::default(), taken: 0, handed_over: false }
     }
 
     /// To be called with bytes at hand that have passed, before they are decoded: where the kernel has come to, if it
@@ -237,16 +237,9 @@ impl<'a> ChunkedResponse<'a> {
 
     fn try_enter(&mut self, place: u64) {
         let Some(fast) = &self.response.flow.engine.fast else { return };
-        if self.hopeless || !fast.policy.allows_stream(self.seen) || !(self.response.ready)() {
-            return;
-        }
-        self.seen = Seen { tried: true, ..Seen::default() };
-        match self.response.enter(fast, Framing::Chunked, place) {
-            Ok(lane) => {
-                self.handed_over = lane.is_some();
-                self.lane = lane;
-            }
-            Err(Hopeless) => self.hopeless = true,
+        if fast.policy.allows(UNTIL_END, UNTIL_END, self.seen) && (self.response.ready)() {
+            self.lane = self.response.enter(fast, Framing::Chunked, place, &mut self.seen);
+            self.handed_over = self.lane.is_some();
         }
     }
 
@@ -298,13 +291,13 @@ mod tests {
     #[test]
     fn the_policy_takes_what_is_long_and_what_goes_on() {
         let policy = Policy { bytes: 1000, messages: 4 };
-        let seen = |bytes, messages| Seen { tried: false, bytes, messages };
+        let seen = |bytes, messages| Seen { bytes, messages, ..Seen::default() };
         assert!(policy.allows(5000, 1000, seen(0, 0)));
         assert!(!policy.allows(5000, 999, seen(4001, 9)), "the rest of a long body is short");
         assert!(!policy.allows(UNTIL_END, UNTIL_END, seen(999, 3)));
         assert!(policy.allows(UNTIL_END, UNTIL_END, seen(1000, 1)));
         assert!(policy.allows(UNTIL_END, UNTIL_END, seen(4, 4)));
-        let again = |bytes| Seen { tried: true, bytes, messages: 9 };
+        let again = |bytes| Seen { tried: true, bytes, messages: 9, ..Seen::default() };
         assert!(!policy.allows(UNTIL_END, UNTIL_END, again(AGAIN - 1)) && !policy.allows(5000, 5000, again(AGAIN - 1)));
         assert!(policy.allows(UNTIL_END, UNTIL_END, again(AGAIN)) && policy.allows(5000, 5000, again(AGAIN)));
         assert!(Policy::ALWAYS.allows(1, 1, seen(0, 0)) && Policy::ALWAYS.allows(UNTIL_END, UNTIL_END, seen(0, 0)));
