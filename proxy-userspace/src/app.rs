@@ -22,6 +22,7 @@ use crate::config::{
     AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
+use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
 use crate::listen::Inherited;
@@ -29,6 +30,7 @@ use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::node::workers::Workers;
 use crate::node::{Node, NodeSettings, Timeouts};
+use crate::ports::Ports;
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
 use crate::relay::Engine;
@@ -134,12 +136,15 @@ impl App {
         let bpf = bpf_settings(&config.bpf);
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
-        let containers = resolvers(&config.containers, &fastpath, &readiness, &stop_resolvers).await?;
+        let events = Events::default();
+        let ports = Arc::new(Ports::default());
+        let containers = resolvers(&config.containers, &fastpath, &events, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
         let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
+        let _ = &ports;
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
         listeners.apply(plan, &node);
@@ -329,6 +334,7 @@ fn threads(config: &Config) -> usize {
 async fn resolvers(
     config: &ContainersConfig,
     fastpath: &Arc<Fastpath>,
+    events: &Events,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
@@ -339,7 +345,7 @@ async fn resolvers(
         allow_host_network: config.allow_host_network,
     };
     let pending = readiness.pending("containers");
-    let observer = Arc::new(observe::Namespaces(Arc::clone(fastpath)));
+    let observer = Arc::new(observe::Watcher { fastpath: Arc::clone(fastpath), events: events.clone() });
     let containers = Containers::start(&settings, observer, stop.clone()).await?;
     let started = Arc::clone(&containers);
     tokio::spawn(async move {

@@ -4,6 +4,7 @@
 //! Nothing is guessed: unknown keys are errors, and every error names the key, the value, where it was given and what is
 //! allowed. Secrets are named by path only; no flag or variable takes a secret's value.
 
+mod cluster;
 mod error;
 mod layers;
 mod listen;
@@ -12,6 +13,7 @@ pub mod settings;
 mod show;
 #[cfg(test)]
 mod tests;
+pub mod url;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs, io};
 
+pub use cluster::{ControlConfig, NodeConfig, PortsConfig, RegistryConfig, RegistryStore};
 pub use error::{ConfigError, Source};
 pub use listen::{CertificateFiles, ListenAddress, ListenConfig};
 pub use setting::{AnySetting, Keyword, Setting, Shape};
@@ -202,6 +205,14 @@ pub struct Config {
     pub relay: RelayConfig,
     /// `[bpf]`
     pub bpf: BpfConfig,
+    /// `[node]`
+    pub node: NodeConfig,
+    /// `[ports]`
+    pub ports: PortsConfig,
+    /// `[control]`
+    pub control: ControlConfig,
+    /// `[registry]`
+    pub registry: RegistryConfig,
     /// What should be logged about the configuration itself.
     pub warnings: Vec<String>,
     /// Each setting's text and where it is from, in the table's order.
@@ -348,6 +359,10 @@ impl Config {
                 idle_pipes: l.get(&IDLE_PIPES),
             },
             bpf: BpfConfig { mode: l.get(&BPF_MODE), cgroup: l.get(&BPF_CGROUP), max_flows: l.get(&BPF_MAX_FLOWS) },
+            node: NodeConfig::of(l),
+            ports: PortsConfig::of(l),
+            control: ControlConfig::of(l),
+            registry: RegistryConfig::of(l),
             warnings: l.warnings.clone(),
             origins: ALL
                 .iter()
@@ -390,6 +405,7 @@ impl Config {
                 listen.address
             ));
         }
+        self.registry.problems().into_iter().for_each(|problem| layers.problems.add(problem));
         if self.containers.docker.is_none() && self.containers.directory.is_none() {
             layers.problems.add(
                 "neither `containers.docker` nor `containers.directory` is set, so that no container could be found; set one of them",

@@ -7,23 +7,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::netns::{DialError, DialHints, Netns, dial};
+use crate::registry::ConnectionCounts;
 use crate::relay::sock::Sock;
 
 mod cache;
 mod docker;
 pub mod policy;
 mod process;
+mod publication;
 mod registered;
 
-pub use policy::{Denied, OriginScheme, Policy, PortSet};
+pub use policy::{Denied, OriginScheme, Policy, PortSet, Publication};
 
 use cache::{Cache, Lookup};
 
@@ -63,6 +65,10 @@ pub struct Container {
 #[derive(Debug, Default)]
 struct Life {
     active: AtomicUsize,
+    /// Slots ever given.
+    total: AtomicU64,
+    /// Seconds since the epoch; 0 is never.
+    last_activity: AtomicU64,
     hints: DialHints,
     /// Says what `ended` says, without its lock: it is read for every request.
     gone: AtomicBool,
@@ -105,7 +111,7 @@ impl Container {
     }
 
     /// Whether both are one run of one container, under whatever names.
-    fn is_same_as(&self, other: &Self) -> bool {
+    pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.life, &other.life)
     }
 
@@ -122,7 +128,30 @@ impl Container {
             .active
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| (active < limit).then_some(active + 1))
             .ok()
-            .map(|_| ConnectionSlot { life: self.life.clone() })
+            .map(|_| ConnectionSlot::new(self.life.clone()))
+    }
+
+    /// How many connections there are and were.
+    pub fn connection_counts(&self) -> ConnectionCounts {
+        ConnectionCounts { active: self.active() as u64, total: self.life.total.load(Ordering::Relaxed) }
+    }
+
+    /// When a connection was last opened, [used](Container::touch) or closed, in whole seconds.
+    pub fn last_activity(&self) -> Option<SystemTime> {
+        match self.life.last_activity.load(Ordering::Relaxed) {
+            0 => None,
+            seconds => Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+        }
+    }
+
+    /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
+    pub fn touch(&self) {
+        self.life.touch();
+    }
+
+    /// The name under which the cluster knows it.
+    pub fn uuid(&self) -> &str {
+        self.policy.publication.uuid.as_deref().unwrap_or(&self.name)
     }
 
     /// Connects to `port` inside the container. The caller has asked [`Policy::check`] before.
@@ -141,16 +170,40 @@ pub struct ConnectionSlot {
     life: Arc<Life>,
 }
 
+impl ConnectionSlot {
+    fn new(life: Arc<Life>) -> Self {
+        life.total.fetch_add(1, Ordering::Relaxed);
+        life.touch();
+        Self { life }
+    }
+}
+
+impl Life {
+    fn touch(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        // Mostly the same second: then the line stays shared between the processors.
+        if self.last_activity.load(Ordering::Relaxed) != now {
+            self.last_activity.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
+        self.life.touch();
         self.life.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Is told which namespaces have containers that may be connected to, each once however many containers share it.
+/// Is told of containers, and which namespaces have containers that may be connected to, each once however many
+/// containers share it.
 ///
 /// Called with the cache's lock held: it must be quick and must not call back.
-pub trait NamespaceObserver: Send + Sync {
+pub trait Observer: Send + Sync {
+    /// A container runs; or one that was told of before has another name or policy now, and this takes its place.
+    fn appeared(&self, _: &Arc<Container>) {}
+    /// A container has gone.
+    fn vanished(&self, _: &Arc<Container>) {}
     /// The first container of this namespace has come.
     fn added(&self, netns: &Netns);
     /// The last container of this namespace has gone.
@@ -158,7 +211,7 @@ pub trait NamespaceObserver: Send + Sync {
 }
 
 /// Observes nothing.
-impl NamespaceObserver for () {
+impl Observer for () {
     fn added(&self, _: &Netns) {}
     fn removed(&self, _: &Netns) {}
 }
@@ -191,7 +244,7 @@ impl Containers {
     /// The directory cannot be used; the text says what to do.
     pub async fn start(
         settings: &ContainersSettings,
-        observer: Arc<dyn NamespaceObserver>,
+        observer: Arc<dyn Observer>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
         let cache = Arc::new(Cache::new(observer));

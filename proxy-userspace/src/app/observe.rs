@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 
 use crate::auth::ReplayMemory;
 use crate::build_info;
-use crate::container::{Containers, NamespaceObserver};
+use crate::container::{Container, Containers, Observer};
+use crate::events::{Events, StateEvent};
 use crate::fastpath::{Counters, Counts, Fastpath, Passed};
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::netns::Netns;
@@ -23,19 +24,30 @@ pub(super) fn build_labels() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Tells the kernel's programs which namespaces to look at.
-pub(super) struct Namespaces(pub(super) Arc<Fastpath>);
+/// Tells the kernel's programs which namespaces to look at, and everybody else of containers.
+pub(super) struct Watcher {
+    pub(super) fastpath: Arc<Fastpath>,
+    pub(super) events: Events,
+}
 
-impl NamespaceObserver for Namespaces {
+impl Observer for Watcher {
+    fn appeared(&self, container: &Arc<Container>) {
+        self.events.tell(StateEvent::ContainerAdded(Arc::clone(container)));
+    }
+
+    fn vanished(&self, container: &Arc<Container>) {
+        self.events.tell(StateEvent::ContainerRemoved(Arc::clone(container)));
+    }
+
     fn added(&self, netns: &Netns) {
         if let Some(cookie) = netns.cookie() {
-            self.0.register(cookie);
+            self.fastpath.register(cookie);
         }
     }
 
     fn removed(&self, netns: &Netns) {
         if let Some(cookie) = netns.cookie() {
-            self.0.unregister(cookie);
+            self.fastpath.unregister(cookie);
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::url::Url;
+
 /// What a value looks like in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -127,6 +129,24 @@ pub(super) fn optional_address(text: &str) -> Option<Option<SocketAddr>> {
 /// Empty is none.
 pub(super) fn optional_path(text: &str) -> Option<Option<PathBuf>> {
     Some((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+pub(super) fn path(text: &str) -> Option<PathBuf> {
+    optional_path(text).flatten()
+}
+
+/// Without white space at either end, and without control characters.
+pub(super) fn text(text: &str) -> Option<String> {
+    let text = text.trim();
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+/// URLs with commas between them; empty is none.
+pub(super) fn urls(text: &str) -> Option<Vec<Url>> {
+    if text.trim().is_empty() {
+        return Some(Vec::new());
+    }
+    text.split(',').map(|url| url.trim().parse().ok()).collect()
 }
 
 /// Empty is none; the `unix://` that Docker's own tools write before the path may stay.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::setting::{
     AnySetting, Setting, Shape, count, duration, flows, keyword, log_filter, optional_address, optional_path,
-    optional_socket, seconds, size, switch,
+    optional_socket, path, seconds, size, switch, text, urls,
 };
-use super::{BpfMode, LogFormat, RelayPath};
+use super::url::Url;
+use super::{BpfMode, LogFormat, RegistryStore, RelayPath};
 
 const TIMEOUT: &str = r#"a time such as "500ms", "10s", "5m" or "1h 30m"; "0s" turns the timeout off"#;
 const CAP: &str = "a number from 0 to 4294967295; 0 is no limit";
@@ -125,4 +126,53 @@ settings! {
         r#"the path of a cgroup v2 directory, or "" to find the root of the hierarchy"#, restart;
     /// How many responses can be on the fast path at once.
     BPF_MAX_FLOWS: u32 = "bpf.max-flows", "16384", Number, flows, "a number from 1 to 1048576", restart;
+
+    /// This node's name in the cluster's record.
+    NODE_NAME: String = "node.name", "", Text, text,
+        r#"a name that no other node of the cluster has, or "" for the host's own name"#, restart;
+    /// Where controllers and edges reach this node.
+    NODE_ADDRESS: String = "node.address", "", Text, text,
+        r#"HOST:PORT as controllers and edges reach this node, or "" for the first listener's"#, restart;
+
+    /// How often each namespace is asked what listens there, though nothing was heard of a change.
+    PORTS_RESCAN: Duration = "ports.rescan", "60s", Text, seconds::<1, 86400>, r#"a time from "1s" to "24h""#, restart;
+
+    /// The control socket.
+    CONTROL_SOCKET: Option<PathBuf> = "control.socket", "/run/portsplice/node.sock", Text, optional_path,
+        r#"the path of the control socket, or "" to do without"#, restart;
+    /// Who, beside root, may use it.
+    CONTROL_GROUP: String = "control.group", "", Text, text,
+        r#"the name of a group whose members may use the control socket beside root, or "" for root alone"#, restart;
+    /// Where the containers are kept that were registered over the control socket.
+    CONTROL_STATE: Option<PathBuf> = "control.state", "/run/portsplice/registered.json", Text, optional_path,
+        r#"the path of a file that outlives the daemon but not the machine, or "" to forget registrations at the end"#, restart;
+
+    /// Where the cluster's record is kept.
+    REGISTRY_STORE: RegistryStore = "registry.store", "none", Text, keyword,
+        r#""none", "embedded" (a file on this host), "edge" (the record API of a `portsplice edge`), "etcd" or "arvados""#, restart;
+    /// The embedded store's file.
+    REGISTRY_PATH: PathBuf = "registry.path", "/var/lib/portsplice/registry.db", Text, path,
+        "the path of a file; its directory is made if it is missing", restart;
+    /// The other stores' place.
+    REGISTRY_URL: Vec<Url> = "registry.url", "", Text, urls,
+        r#"http:// or https:// and HOST:PORT (of etcd, several with commas between them), or """#, restart;
+    /// What their certificates are checked against.
+    REGISTRY_CA: Option<PathBuf> = "registry.ca-file", "", Text, optional_path,
+        r#"the path of a PEM file of certificates, or "" for the system's"#, restart;
+    /// The client's certificate for etcd.
+    REGISTRY_CERTIFICATE: Option<PathBuf> = "registry.certificate", "", Text, optional_path,
+        r#"the path of a PEM file with this node's certificate for etcd, or """#, restart;
+    /// Its key.
+    REGISTRY_KEY: Option<PathBuf> = "registry.key", "", Text, optional_path,
+        r#"the path of a PEM file with the key of `registry.certificate`, or """#, restart;
+    /// The secret that a store asks for.
+    REGISTRY_TOKEN: Option<PathBuf> = "registry.token-file", "", Text, optional_path,
+        r#"the path of a file with Arvados's token, or with USER:PASSWORD for etcd, or "" for none"#, restart;
+    /// What etcd's keys begin with.
+    REGISTRY_PREFIX: String = "registry.prefix", "/portsplice/", Text, text,
+        "what all keys in etcd begin with", restart;
+    /// How long a record outlives its node.
+    REGISTRY_TTL: Duration = "registry.ttl", "15s", Text, seconds::<2, 3600>, r#"a time from "2s" to "1h""#, restart;
+    /// How long news are collected before they are reported.
+    REGISTRY_DEBOUNCE: Duration = "registry.debounce", "100ms", Text, duration, r#"a time such as "100ms""#, restart;
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{Container, NamespaceObserver};
+use super::{Container, Observer};
 use crate::netns::{Netns, NetnsId};
 
 /// The shortest beginning of an id that counts as a name, what `docker ps` shows.
@@ -27,7 +27,7 @@ pub(super) enum Lookup {
 pub(super) struct Cache {
     snapshot: ArcSwap<Snapshot>,
     table: Mutex<Table>,
-    observer: Arc<dyn NamespaceObserver>,
+    observer: Arc<dyn Observer>,
 }
 
 #[derive(Default)]
@@ -52,7 +52,7 @@ struct Snapshot {
 }
 
 impl Cache {
-    pub(super) fn new(observer: Arc<dyn NamespaceObserver>) -> Self {
+    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
         Self { snapshot: ArcSwap::default(), table: Mutex::default(), observer }
     }
 
@@ -84,9 +84,11 @@ impl Cache {
         if let Some(old) = table.members.insert(container.id.clone(), member) {
             if !old.container.is_same_as(&container) {
                 old.container.mark_gone();
+                self.observer.vanished(&old.container);
             }
             self.unobserve(&mut table, &old.container);
         }
+        self.observer.appeared(&container);
         self.snapshot.store(Arc::new(Snapshot::of(&table)));
     }
 
@@ -100,6 +102,7 @@ impl Cache {
         }
         if let Some(old) = table.members.remove(&container.id) {
             self.unobserve(&mut table, &old.container);
+            self.observer.vanished(&old.container);
             self.snapshot.store(Arc::new(Snapshot::of(&table)));
         }
     }
@@ -174,7 +177,7 @@ mod tests {
     #[derive(Default)]
     struct Recorder(Mutex<Vec<&'static str>>);
 
-    impl NamespaceObserver for Recorder {
+    impl Observer for Recorder {
         fn added(&self, _: &Netns) {
             self.0.lock().push("added");
         }

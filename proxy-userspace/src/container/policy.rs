@@ -23,10 +23,18 @@ pub mod label {
     pub const FAST: &str = "portsplice.fast";
     /// `portsplice.scheme.PORT` = `http` or `https`.
     pub const SCHEME_PREFIX: &str = "portsplice.scheme.";
+    /// The container request that the container runs for; links from host names refer to it.
+    pub const REQUEST: &str = "portsplice.request";
+    /// `true`: the container is a service, meant to be used over the network for as long as it runs.
+    pub const SERVICE: &str = "portsplice.service";
+    /// `portsplice.publish.PORT` = `public` or `private`; with `.label` and `.path` after the port, what people are shown
+    /// and where a browser begins.
+    pub const PUBLISH_PREFIX: &str = "portsplice.publish.";
     /// What all of them but Arvados's begin with.
     pub(super) const PREFIX: &str = "portsplice.";
 }
 
+pub use super::publication::Publication;
 pub use crate::refusal::Denied;
 
 /// How the server on a port of the container speaks.
@@ -43,7 +51,7 @@ pub enum OriginScheme {
 pub struct Policy {
     /// Set: no connection at all, and why.
     pub deny: Option<Denied>,
-    /// The ports that may be reached; `None` is all.
+    /// The ports that may be reached, beside published ones; `None` is all.
     pub ports: Option<PortSet>,
     /// How many connections may be open at a time; `None` is no limit of the container's own.
     pub max_connections: Option<u32>,
@@ -51,6 +59,8 @@ pub struct Policy {
     pub https: PortSet,
     /// Whether responses always pass the daemon.
     pub no_fast_path: bool,
+    /// What the cluster is told, and which ports are published.
+    pub publication: Publication,
 }
 
 impl Policy {
@@ -71,7 +81,7 @@ impl Policy {
             return Err(Denied::NoConnections);
         }
         match &self.ports {
-            Some(ports) if !ports.contains(port) => Err(Denied::Port),
+            Some(ports) if !ports.contains(port) && !self.publication.ports.contains_key(&port) => Err(Denied::Port),
             _ => Ok(()),
         }
     }
@@ -103,6 +113,17 @@ impl Policy {
                     "false" => policy.no_fast_path = true,
                     _ => return Err(wrong("use true or false".into())),
                 },
+                // Of the two names the one made for us counts.
+                label::UUID if !value.is_empty() => policy.publication.uuid = Some(value.to_owned()),
+                label::ARVADOS_UUID if !value.is_empty() && !labels.contains_key(label::UUID) => {
+                    policy.publication.uuid = Some(value.to_owned());
+                }
+                label::REQUEST => policy.publication.request = (!value.is_empty()).then(|| value.to_owned()),
+                label::SERVICE => match value {
+                    "true" => policy.publication.service = true,
+                    "false" => {}
+                    _ => return Err(wrong("use true or false".into())),
+                },
                 label::PORTS => policy.ports = Some(PortSet::parse(value).map_err(|e| wrong(e.to_string()))?),
                 label::MAX_CONNECTIONS => {
                     let limit = value.parse().map_err(|_| wrong("use a whole number; 0 allows none".into()))?;
@@ -117,6 +138,8 @@ impl Policy {
                             "http" => {}
                             _ => return Err(wrong("use http or https".into())),
                         }
+                    } else if let Some(rest) = name.strip_prefix(label::PUBLISH_PREFIX) {
+                        policy.publication.add_label(rest, value).map_err(|advice| wrong(advice.into()))?;
                     }
                 }
             }
@@ -128,9 +151,13 @@ impl Policy {
 
 /// Labels that begin like ours but are not: most likely typing errors, worth a word in the log.
 pub(super) fn unknown_labels(labels: &HashMap<String, String>) -> impl Iterator<Item = &str> {
-    let known = [label::UUID, label::PORTS, label::DENY, label::MAX_CONNECTIONS, label::FAST];
+    let known =
+        [label::UUID, label::PORTS, label::DENY, label::MAX_CONNECTIONS, label::FAST, label::REQUEST, label::SERVICE];
+    let prefixes = [label::SCHEME_PREFIX, label::PUBLISH_PREFIX];
     labels.keys().map(String::as_str).filter(move |name| {
-        name.starts_with(label::PREFIX) && !name.starts_with(label::SCHEME_PREFIX) && !known.contains(name)
+        name.starts_with(label::PREFIX)
+            && !known.contains(name)
+            && !prefixes.iter().any(|prefix| name.starts_with(prefix))
     })
 }
 
@@ -207,7 +234,7 @@ impl fmt::Display for PortSet {
 pub struct PortSetError(String);
 
 /// Digits only: `u16::from_str` would take `+80`.
-fn parse_port(text: &str) -> Option<u16> {
+pub(super) fn parse_port(text: &str) -> Option<u16> {
     let text = text.trim();
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|&port| digits && port != 0)
@@ -216,6 +243,7 @@ fn parse_port(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::{Access, PublishedPort};
     use proptest::prelude::*;
 
     fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -243,7 +271,8 @@ mod tests {
     #[test]
     fn no_label_allows_everything() {
         let policy = Policy::from_labels(&labels(&[("com.example", "x"), (label::UUID, "u")])).unwrap();
-        assert_eq!(policy, Policy::default());
+        let publication = Publication { uuid: Some("u".into()), ..Publication::default() };
+        assert_eq!(policy, Policy { publication, ..Policy::default() });
         assert_eq!(policy.check(22), Ok(()));
         assert_eq!(policy.scheme(22), OriginScheme::Http);
     }
@@ -270,6 +299,26 @@ mod tests {
     }
 
     #[test]
+    fn published_ports_are_open_and_recorded() {
+        let policy = Policy::from_labels(&labels(&[
+            (label::PORTS, "80"),
+            (label::ARVADOS_UUID, "a"),
+            (label::REQUEST, "r"),
+            (label::SERVICE, "true"),
+            ("portsplice.publish.8888", "public"),
+            ("portsplice.publish.8888.label", "Notebook"),
+            ("portsplice.publish.8888.path", "/lab"),
+            ("portsplice.publish.9000", "private"),
+        ]))
+        .unwrap();
+        assert_eq!([80, 8888, 9000, 81].map(|port| policy.check(port).is_ok()), [true, true, true, false]);
+        let Publication { uuid, request, service, ports } = policy.publication;
+        assert_eq!((uuid.as_deref(), request.as_deref(), service), (Some("a"), Some("r"), true));
+        let notebook = PublishedPort { access: Access::Public, label: "Notebook".into(), initial_path: "lab".into() };
+        assert_eq!(ports, [(8888, notebook), (9000, PublishedPort::default())].into());
+    }
+
+    #[test]
     fn a_bad_label_is_an_error_that_names_it() {
         for (name, value) in [
             (label::PORTS, ""),
@@ -281,6 +330,10 @@ mod tests {
             ("portsplice.scheme.8443", "HTTPS"),
             ("portsplice.scheme.0", "https"),
             ("portsplice.scheme.web", "https"),
+            (label::SERVICE, "yes"),
+            ("portsplice.publish.80", "everyone"),
+            ("portsplice.publish.0", "public"),
+            ("portsplice.publish.80.title", "x"),
         ] {
             let error = Policy::from_labels(&labels(&[(name, value)])).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

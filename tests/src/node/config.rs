@@ -156,6 +156,12 @@ impl Site {
         self.path("containers")
     }
 
+    /// The control socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.path("node.sock")
+    }
+
     /// The directory of containers' keys.
     #[must_use]
     pub fn keys(&self) -> PathBuf {
@@ -175,6 +181,9 @@ impl Site {
         }
         let containers = sections.entry("containers".to_owned()).or_default();
         containers.entry("directory".to_owned()).or_insert(quoted(self.containers()));
+        let control = sections.entry("control".to_owned()).or_default();
+        control.entry("socket".to_owned()).or_insert(quoted(self.control()));
+        control.entry("state".to_owned()).or_insert(quoted(self.path("registered.json")));
         let mut text = String::new();
         for (name, keys) in &sections {
             if !name.is_empty() {

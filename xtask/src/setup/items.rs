@@ -26,9 +26,11 @@ pub(super) enum Fix {
 }
 
 /// Programs that are used as they are: name, Debian package, purpose.
-const PROGRAMS: [(&str, &[&str], &str); 21] = [
+const PROGRAMS: [(&str, &[&str], &str); 24] = [
     ("git", &["git"], "tells the commit that a binary is built from"),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets"),
+    ("cc", &["gcc"], "compiles SQLite, the store of a single host"),
+    ("protoc", &["protobuf-compiler"], "turns etcd's protocol into Rust when its client is built"),
     ("ip", &["iproute2"], "makes the network namespaces of tests and bench"),
     ("ps", &["procps"], "shows what a test left running"),
     ("curl", &["curl"], "sends the requests of the demo and of tests"),
@@ -40,6 +42,7 @@ const PROGRAMS: [(&str, &[&str], &str); 21] = [
     ("redis-cli", &["redis-server"], "its client"),
     ("pg_ctlcluster", &["postgresql"], "PostgreSQL, a server behind a tunnel in end-to-end tests"),
     ("psql", &["postgresql"], "its client"),
+    ("etcd", &["etcd-server"], "a registry in end-to-end tests and in the bench"),
     ("node", &["nodejs"], "a server in end-to-end tests"),
     ("npm", &["npm"], "fetches the WebSocket library of that server"),
     ("go", &["golang-go"], "compiles a server in end-to-end tests"),

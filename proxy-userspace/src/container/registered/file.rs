@@ -1,11 +1,14 @@
 //! One file of the directory: what it may say.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use crate::container::policy::{Denied, Policy, PortSet};
+use crate::container::policy::{Denied, Policy, PortSet, Publication};
+use crate::registry::PublishedPort;
 
 /// The longest name that is accepted, in bytes; also what a request may carry.
 const NAME: usize = 255;
@@ -46,6 +49,11 @@ struct Document {
     max_connections: Option<u32>,
     #[serde(default)]
     https_ports: Option<Ports>,
+    request: Option<String>,
+    #[serde(default)]
+    service: bool,
+    #[serde(default)]
+    publish: BTreeMap<NonZeroU16, PublishedPort>,
 }
 
 struct Ports(PortSet);
@@ -87,6 +95,12 @@ impl Description {
             max_connections: document.max_connections,
             https: document.https_ports.map(|Ports(set)| set).unwrap_or_default(),
             no_fast_path: !document.fast.unwrap_or(true),
+            publication: Publication {
+                uuid: None,
+                request: document.request,
+                service: document.service,
+                ports: document.publish.into_iter().map(|(port, published)| (port.get(), published)).collect(),
+            },
         };
         Ok(Self { name, target, policy })
     }
@@ -123,13 +137,14 @@ mod tests {
     #[test]
     fn all_keys() {
         let description = parse(
-            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nfast = false\nmax-connections = 9\nhttps-ports = [8443]",
+            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nfast = false\nmax-connections = 9\nhttps-ports = [8443]\nservice = true\nrequest = 'r'\n[publish.8888]\naccess = 'public'\nlabel = 'x'",
         )
         .unwrap();
         assert_eq!(description.name, "web");
         assert_eq!(description.target, Target::Process { pid: 77, start_time: Some(1234) });
-        let Policy { deny, ports, max_connections, https, no_fast_path } = description.policy;
-        assert!(no_fast_path);
+        let Policy { deny, ports, max_connections, https, no_fast_path, publication } = description.policy;
+        assert!(no_fast_path && publication.service);
+        assert_eq!((publication.request.as_deref(), &*publication.ports[&8888].label), (Some("r"), "x"));
         assert_eq!((deny, max_connections), (Some(Denied::Denied), Some(9)));
         assert_eq!((ports.unwrap().to_string(), https.to_string()), ("80,8000-8010".into(), "8443".into()));
     }
@@ -157,6 +172,7 @@ mod tests {
             ("pid = 1\nports = [true]", "true"),
             ("pid = 1\nhttps-ports = ['9-1']", "9-1"),
             ("pid = 1\ndeny = 'yes'", "deny"),
+            ("pid = 1\n[publish.0]", "publish"),
             ("pid = 1\nname = ''", "name"),
             ("pid = 1\nname = 'a b'", "name"),
             ("netns = 'x'", "whole path"),

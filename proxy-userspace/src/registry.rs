@@ -1,0 +1,110 @@
+//! What the cluster knows of containers and host names, and where it is kept.
+//!
+//! One trait, [`Registry`], and several stores behind it. A node writes the [`Record`]s of its containers; an edge reads
+//! them, and the [`Link`]s from host names to their ports. Nothing here is on the way of a byte: a store that is away, or
+//! slow, delays news and stops no connection.
+
+mod error;
+mod record;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+pub use error::{LinkError, StoreError};
+pub use record::{
+    Access, ConnectionCounts, Hostname, HostnameError, Link, ListeningPort, PublishedPort, Record, State, Timestamp,
+};
+
+/// A store of records and links.
+///
+/// Every method may be called at any time, also while the store is away: it fails within a bounded time then, with an
+/// error that says whether trying again may help. Dropping a future is safe; what was asked for may then have happened.
+pub trait Registry: Send + Sync + std::fmt::Debug {
+    /// Writes what this node reports. All of `changes` or, when it fails, any part of them: reports are whole records, so
+    /// writing one again does no harm.
+    fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The record of the container `uuid`.
+    fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
+
+    /// All records, in the order of their uuids.
+    fn records(&self) -> BoxFuture<'_, Result<Vec<Record>, StoreError>>;
+
+    /// The link of a host name.
+    fn link<'a>(&'a self, hostname: &'a Hostname) -> BoxFuture<'a, Result<Option<Link>, StoreError>>;
+
+    /// All links, in the order of their host names.
+    fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, StoreError>>;
+
+    /// Adds a link, unless the host name is taken: first come, first served.
+    ///
+    /// Adding the very link that is there already succeeds, so that an answer that was lost can be asked for again.
+    fn create_link<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<(), LinkError>>;
+
+    /// Removes a link, if `actor` may: its owner, or an administrator.
+    fn delete_link<'a>(&'a self, hostname: &'a Hostname, actor: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>>;
+
+    /// Everything that is there now and then each change, until the stream is dropped. The stream outlives outages: after
+    /// one it begins anew with [`Update::Reset`].
+    fn watch(&self) -> BoxStream<'static, Update>;
+}
+
+/// A store that is shared.
+pub type SharedRegistry = Arc<dyn Registry>;
+
+/// What a node reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The container runs here, and this is what is known of it.
+    Put(Box<Record>),
+    /// The container of this uuid has gone from this node.
+    Remove(String),
+}
+
+impl Change {
+    /// The container that it is about.
+    pub fn uuid(&self) -> &str {
+        match self {
+            Self::Put(record) => &record.uuid,
+            Self::Remove(uuid) => uuid,
+        }
+    }
+}
+
+/// News of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Forget everything: what there is follows anew. Also the first of every watch.
+    Reset,
+    /// All that there was at the last [`Update::Reset`] has been told; changes follow.
+    Current,
+    /// A record is there, or is another now.
+    Record(Box<Record>),
+    /// The record of this uuid is gone.
+    RecordGone(String),
+    /// A link is there.
+    Link(Link),
+    /// The link of this host name is gone.
+    LinkGone(Hostname),
+}
+
+/// Who asks for a link to be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A user, by the same name as [`Link::owner`].
+    User(String),
+    /// An administrator, who may remove any.
+    Admin,
+}
+
+impl Actor {
+    /// Whether this may remove `link`.
+    pub fn may_delete(&self, link: &Link) -> bool {
+        match self {
+            Self::User(name) => *name == link.owner,
+            Self::Admin => true,
+        }
+    }
+}
