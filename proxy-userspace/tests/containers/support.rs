@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use portsplice::container::{Container, Containers, ContainersSettings, NamespaceObserver, ResolveError};
+use portsplice::container::{Container, Containers, ContainersSettings, Observer, ResolveError};
 use portsplice::netns::Netns;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ impl Observed {
     }
 }
 
-impl NamespaceObserver for Observed {
+impl Observer for Observed {
     fn added(&self, _: &Netns) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
