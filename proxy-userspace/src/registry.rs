@@ -5,6 +5,7 @@
 //! slow, delays news and stops no connection.
 
 mod error;
+pub mod http;
 mod record;
 
 use std::sync::Arc;
