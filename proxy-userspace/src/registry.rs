@@ -7,6 +7,7 @@
 pub mod embedded;
 mod error;
 pub mod http;
+pub mod publisher;
 mod record;
 
 use std::sync::Arc;
