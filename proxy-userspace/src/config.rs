@@ -25,6 +25,7 @@ pub use cluster::{ControlConfig, NodeConfig, PortsConfig, RegistryConfig, Regist
 pub use error::{ConfigError, Source};
 pub use listen::{CertificateFiles, ListenAddress, ListenConfig};
 pub use setting::{AnySetting, Keyword, Setting, Shape};
+pub use url::authority;
 
 pub use crate::auth::Scheme;
 pub use crate::fastpath::BpfMode;
@@ -405,6 +406,7 @@ impl Config {
                 listen.address
             ));
         }
+        self.node.problems().into_iter().for_each(|problem| layers.problems.add(problem));
         self.registry.problems().into_iter().for_each(|problem| layers.problems.add(problem));
         if self.containers.docker.is_none() && self.containers.directory.is_none() {
             layers.problems.add(
