@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Who answers for the package: `Name <address>`; DEBFULLNAME and DEBEMAIL by default, as for Debian's own tools
     #[arg(long, value_name = "WHO")]
     maintainer: Option<String>,
+    /// Take the release build that is there, as it is
+    #[arg(long)]
+    no_build: bool,
     /// Compress quickly, for a try
     #[arg(long)]
     fast: bool,
@@ -30,15 +33,17 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     setup::need("dpkg-shlibdeps", "dpkg-dev", "finds out which libraries the package depends on")?;
     let cargo_deb = cargo_deb()?;
-    build_ebpf::run(build_ebpf::Args::default())?;
-    command::run(command::cargo().args(["build", "--release", "--locked", "--package", NAME]))?;
+    if !args.no_build {
+        build_ebpf::run(build_ebpf::Args::default())?;
+        command::run(command::cargo().args(["build", "--release", "--locked", "--package", NAME]))?;
+    }
     let program = workspace::target_dir().join("release").join(NAME);
     let maintainer = args.maintainer.or_else(maintainer_of_environment);
     generate(&program, maintainer.as_deref())?;
 
     let output = workspace::target_dir().join("debian");
     let mut deb = command::command(cargo_deb);
-    deb.args(["--package", NAME, "--locked", "--no-build", "--no-dbgsym", "--output"]).arg(&output);
+    deb.args(["--package", NAME, "--locked", "--no-build", "--no-dbgsym", "--strip", "--output"]).arg(&output);
     if let Some(maintainer) = &maintainer {
         deb.args(["--maintainer", maintainer]);
     }
@@ -55,7 +60,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 fn cargo_deb() -> anyhow::Result<PathBuf> {
     let ours = toolchain::tools().join("bin/cargo-deb");
     let version = command::output(command::command(&ours).arg("--version"));
-    if version.is_some_and(|version| version.trim() == CARGO_DEB_VERSION) {
+    if version.is_some_and(|version| version.split_whitespace().last() == Some(CARGO_DEB_VERSION)) {
         return Ok(ours);
     }
     println!("package: building cargo-deb takes a minute or two");
@@ -66,10 +71,9 @@ fn cargo_deb() -> anyhow::Result<PathBuf> {
     Ok(ours)
 }
 
-/// What the package has beside files of the repository; its assets name `target/package`.
+/// What the package has beside files of the repository; its assets name `target/release/package`.
 fn generate(program: &Path, maintainer: Option<&str>) -> anyhow::Result<()> {
-    // Where cargo puts its own output is the user's choice; the list of assets in Cargo.toml is fixed.
-    let folder = workspace::root().join("target/package");
+    let folder = workspace::target_dir().join("release/package");
     let _ = fs::remove_dir_all(&folder); // pages of commands that are no more
     fs::create_dir_all(folder.join("completions")).with_context(|| format!("make {}", folder.display()))?;
     command::run(command::command(program).arg("man").arg("--dir").arg(folder.join("man")))?;
@@ -79,8 +83,13 @@ fn generate(program: &Path, maintainer: Option<&str>) -> anyhow::Result<()> {
         fs::write(folder.join("completions").join(file), script)?;
     }
     fs::write(folder.join("third-party-licenses.txt"), licenses::text()?)?;
-    fs::write(folder.join("changelog"), changelog(maintainer)?)?;
-    Ok(())
+    fs::write(folder.join("changelog.Debian"), changelog(maintainer)?)?;
+    fs::copy(workspace::root().join("CHANGELOG.md"), folder.join("changelog"))?;
+    // As Debian wants it: as small as can be, and without the time of packing.
+    let mut gzip = command::command("gzip");
+    gzip.arg("-9n").args(["changelog", "changelog.Debian"].map(|name| folder.join(name)));
+    let pages = fs::read_dir(folder.join("man"))?.flatten().map(|entry| entry.path());
+    command::run(gzip.args(pages))
 }
 
 /// Debian's changelog: what has changed stands in CHANGELOG.md, which Debian's tools cannot read.
