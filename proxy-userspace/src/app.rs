@@ -3,6 +3,7 @@
 
 mod listeners;
 mod observe;
+mod ports;
 mod registry;
 mod service;
 mod signals;
@@ -31,7 +32,6 @@ use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::node::workers::Workers;
 use crate::node::{Node, NodeSettings, Timeouts};
-use crate::ports::Ports;
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
 use crate::relay::Engine;
@@ -141,13 +141,16 @@ impl App {
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
         let events = Events::default();
-        let ports = Arc::new(Ports::default());
-        let containers = resolvers(&config.containers, &fastpath, &events, &readiness, &stop_resolvers).await?;
+        let ports = ports::start(&config.ports, &events, &fastpath)?;
+        let watcher =
+            observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
+        let containers = resolvers(&config.containers, watcher, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
-        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
+        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&ports), Arc::clone(&metrics), workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
+        ports::register(&metrics, &ports);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
         let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
@@ -339,8 +342,7 @@ fn threads(config: &Config) -> usize {
 /// answered with 503.
 async fn resolvers(
     config: &ContainersConfig,
-    fastpath: &Arc<Fastpath>,
-    events: &Events,
+    watcher: observe::Watcher,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
@@ -351,8 +353,7 @@ async fn resolvers(
         allow_host_network: config.allow_host_network,
     };
     let pending = readiness.pending("containers");
-    let observer = Arc::new(observe::Watcher { fastpath: Arc::clone(fastpath), events: events.clone() });
-    let containers = Containers::start(&settings, observer, stop.clone()).await?;
+    let containers = Containers::start(&settings, Arc::new(watcher), stop.clone()).await?;
     let started = Arc::clone(&containers);
     tokio::spawn(async move {
         while started.health().iter().any(|(_, health)| health.is_err()) {

@@ -217,14 +217,14 @@ pub trait Observer: Send + Sync {
     /// A container has gone.
     fn vanished(&self, _: &Arc<Container>) {}
     /// The first container of this namespace has come.
-    fn added(&self, netns: &Netns);
+    fn added(&self, netns: &Arc<Netns>);
     /// The last container of this namespace has gone.
     fn removed(&self, netns: &Netns);
 }
 
 /// Observes nothing.
 impl Observer for () {
-    fn added(&self, _: &Netns) {}
+    fn added(&self, _: &Arc<Netns>) {}
     fn removed(&self, _: &Netns) {}
 }
 

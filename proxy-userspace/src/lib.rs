@@ -26,4 +26,5 @@ pub mod readiness;
 pub mod refusal;
 pub mod registry;
 pub mod relay;
+pub mod sock_diag;
 pub mod tls;

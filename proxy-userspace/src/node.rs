@@ -27,6 +27,7 @@ use arc_swap::ArcSwap;
 use crate::container::Containers;
 use crate::http::HeadLimits;
 use crate::metrics::Metrics;
+use crate::ports::Ports;
 use crate::relay::Engine;
 use limits::ConnectionLimits;
 use workers::Workers;
@@ -77,6 +78,7 @@ pub struct Timeouts {
 pub struct Node {
     settings: ArcSwap<NodeSettings>,
     containers: Arc<Containers>,
+    ports: Arc<Ports>,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
     origins: route::Connector,
@@ -94,12 +96,14 @@ impl Node {
     pub fn new(
         settings: NodeSettings,
         containers: Arc<Containers>,
+        ports: Arc<Ports>,
         metrics: Arc<Metrics>,
         workers: Workers,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             containers,
+            ports,
             metrics,
             connections: ConnectionLimits::new(),
             origins: route::Connector::new(),

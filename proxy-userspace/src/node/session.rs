@@ -244,7 +244,7 @@ impl Session {
             return Ok(kept);
         }
         let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http };
-        self.node.connect(settings, container, summary.port, purpose).await
+        self.node.connect(settings, &self.client, container, summary.port, purpose).await
     }
 
     /// Tells the client that the port's raw bytes follow.
