@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+mod backoff;
 pub mod build_info;
 pub mod cli;
 pub mod config;
