@@ -3,6 +3,7 @@
 
 mod listeners;
 mod observe;
+mod registry;
 mod service;
 mod signals;
 
@@ -39,6 +40,7 @@ use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
 use listeners::{Listeners, Shared};
+use registry::Reports;
 use service::Watchdog;
 use signals::{Event, Signals};
 
@@ -72,7 +74,7 @@ pub fn check(config: &Config) -> Result<()> {
     for files in config.listen.iter().filter_map(|listen| listen.certificate.as_ref()) {
         TlsIdentity::load(files)?;
     }
-    Ok(())
+    registry::check(config)
 }
 
 /// What a configuration says about programs in the kernel.
@@ -92,7 +94,8 @@ pub async fn run(start: Start) -> Result<()> {
     let mut app = App::start(start).await?;
     let mut watchdog = Watchdog::start();
     let ended = app.serve(&mut signals, &mut watchdog).await;
-    app.end(&mut signals, &mut watchdog).await;
+    let mut reports = std::mem::take(&mut app.reports);
+    tokio::join!(reports.end(), app.end(&mut signals, &mut watchdog));
     ended
 }
 
@@ -111,6 +114,7 @@ struct App {
     pipes: Arc<PipePool>,
     pipes_shown: observe::Pipes,
     listeners: Listeners,
+    reports: Reports,
     /// Ends the resolvers.
     _resolvers: DropGuard,
 }
@@ -144,9 +148,10 @@ impl App {
         let settings = node_settings(&config, &pipes, &fastpath);
         let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
-        let _ = &ports;
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
+        let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
+        let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
         listeners.apply(plan, &node);
         serving.done();
         if let Some(listener) = admin {
@@ -168,6 +173,7 @@ impl App {
             pipes,
             pipes_shown,
             listeners,
+            reports,
             _resolvers: stop_resolvers.drop_guard(),
         })
     }

@@ -8,6 +8,7 @@ pub mod embedded;
 mod error;
 pub mod etcd;
 pub mod http;
+pub mod publisher;
 mod record;
 
 use std::sync::Arc;
