@@ -19,6 +19,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 pub(super) struct Desired {
     records: BTreeMap<String, Vec<u8>>,
     due: BTreeSet<String>,
+    /// Those of `records` that etcd has taken, in this form or another.
+    taken: BTreeSet<String>,
 }
 
 /// One record to be written or removed.
@@ -91,7 +93,27 @@ impl Desired {
     /// The first `count` records due, a whole [`Desired::batch`], are as they should be.
     pub(super) fn settle(&mut self, count: usize) {
         for _ in 0..count {
-            self.due.pop_first();
+            let Some(uuid) = self.due.pop_first() else { return };
+            if self.records.contains_key(&uuid) {
+                self.taken.insert(uuid);
+            } else {
+                self.taken.remove(&uuid);
+            }
+        }
+    }
+
+    /// Whether all of `changes` are as they should be.
+    pub(super) fn is_settled(&self, changes: &[Change]) -> bool {
+        changes.iter().all(|change| !self.due.contains(change.uuid()))
+    }
+
+    /// Whoever reported `changes` is told that they are refused, and does not think of them as reported: it will not say
+    /// that such a container has gone.
+    pub(super) fn refuse(&mut self, changes: &[Change]) {
+        for uuid in changes.iter().map(Change::uuid) {
+            if self.due.contains(uuid) && !self.taken.contains(uuid) {
+                self.records.remove(uuid);
+            }
         }
     }
 
@@ -100,6 +122,7 @@ impl Desired {
         if let Some(uuid) = self.due.pop_first() {
             tracing::warn!(container = uuid, "etcd refuses the record of this container as too large");
             self.records.remove(&uuid);
+            self.taken.remove(&uuid);
         }
     }
 
@@ -200,6 +223,22 @@ mod tests {
         desired.settle(2);
         desired.retain(&BTreeSet::from(["a"]));
         assert_eq!(batch(&desired), [("b".into(), false)]);
+    }
+
+    #[test]
+    fn what_is_refused_is_forgotten_unless_etcd_has_it_already() {
+        let mut desired = Desired::default();
+        desired.note(&[put("a", 1)]).unwrap();
+        desired.settle(1);
+        let refused = [put("a", 2), put("b", 1)];
+        desired.note(&refused).unwrap();
+        assert!(!desired.is_settled(&refused));
+        desired.refuse(&refused);
+        assert_eq!(batch(&desired), [("a".into(), true), ("b".into(), false)]);
+        desired.settle(2);
+        assert!(desired.is_settled(&refused));
+        desired.doubt_all();
+        assert_eq!(batch(&desired), [("a".into(), true)]);
     }
 
     #[test]

@@ -66,8 +66,15 @@ pub(super) struct Writer {
     audit_at: Instant,
 }
 
-/// How the order ended, for who gave it.
-type Waiter = (oneshot::Sender<Result<(), StoreError>>, Result<(), StoreError>);
+/// Who waits for an order to be carried out.
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<Result<(), StoreError>>,
+    /// What was to be written; nothing if the order stands for all.
+    changes: Option<Vec<Change>>,
+    /// How it went until now.
+    noted: Result<(), StoreError>,
+}
 
 impl Writer {
     /// Knows of no container yet.
@@ -107,8 +114,8 @@ impl Writer {
             }
             let written = self.write_all().await.map_err(StoreError::from);
             self.schedule(written.as_ref().err());
-            for (waiter, noted) in waiters {
-                let _ = waiter.send(noted.and_then(|()| written.as_ref().map(|()| ()).map_err(copy)));
+            for waiter in waiters {
+                self.answer(waiter, written.as_ref().err());
             }
         }
     }
@@ -123,16 +130,31 @@ impl Writer {
         let mut next = Some(first);
         while let Some(order) = next {
             match order {
-                Order::Report(changes, waiter) => waiters.push((waiter, self.desired.note(&changes))),
-                Order::Retain(running, waiter) => {
-                    let result = self.retain(&running).await;
-                    waiters.push((waiter, result.map_err(StoreError::from)));
+                Order::Report(changes, answer) => {
+                    let noted = self.desired.note(&changes);
+                    waiters.push(Waiter { answer, changes: Some(changes), noted });
+                }
+                Order::Retain(running, answer) => {
+                    let noted = self.retain(&running).await.map_err(StoreError::from);
+                    waiters.push(Waiter { answer, changes: None, noted });
                 }
                 Order::Close(done) => return Some(done),
             }
             next = more.try_recv().ok();
         }
         None
+    }
+
+    /// Says how it went: by what was asked for, not by what else there was to write.
+    fn answer(&mut self, waiter: Waiter, error: Option<&StoreError>) {
+        let Waiter { answer, changes, noted } = waiter;
+        let error = error.filter(|_| changes.as_ref().is_none_or(|changes| !self.desired.is_settled(changes)));
+        let result = noted.and_then(|()| error.map_or(Ok(()), |error| Err(copy(error))));
+        if let (Err(StoreError::Refused(_)), Some(changes)) = (&result, &changes) {
+            self.desired.refuse(changes);
+        }
+        // Whoever asked may have given up.
+        let _ = answer.send(result);
     }
 
     /// Takes back all that is not `running`, what a daemon before this one has left included.
