@@ -16,6 +16,7 @@ use crate::ports::Ports;
 use crate::readiness::Readiness;
 use crate::registry::SharedRegistry;
 use crate::registry::embedded::Embedded;
+use crate::registry::etcd::{Access, EtcdRegistry, Reporter};
 use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
 use crate::tls;
 
@@ -50,7 +51,7 @@ impl Reports {
         }
         let identity = identity(config, listening)?;
         tracing::info!(node = identity.node, address = identity.address, "reports to the registry");
-        let registry = store(&config.registry, &identity.node)?;
+        let registry = store(&config.registry, &identity)?;
         let settings = PublisherSettings { node: identity.node.clone(), debounce: config.registry.debounce };
         let Sources { containers, ports, events } = *sources;
         let records = NodeRecords::new(
@@ -74,10 +75,26 @@ impl Reports {
 }
 
 /// The store that the configuration names.
-fn store(config: &RegistryConfig, node: &str) -> Result<SharedRegistry> {
+fn store(config: &RegistryConfig, identity: &Identity) -> Result<SharedRegistry> {
     match config.store {
-        RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, node)?)),
+        RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, &identity.node)?)),
+        RegistryStore::Etcd => Ok(Arc::new(etcd(config, identity)?)),
         store => bail!("the registry {store:?} is not part of this build"),
+    }
+}
+
+fn etcd(config: &RegistryConfig, identity: &Identity) -> Result<EtcdRegistry> {
+    let Identity { node: name, address } = identity.clone();
+    EtcdRegistry::new(etcd_access(config), &config.prefix, Some(Reporter { name, address, ttl: config.ttl }))
+}
+
+fn etcd_access(config: &RegistryConfig) -> Access {
+    Access {
+        endpoints: config.url.clone(),
+        ca_file: config.ca_file.clone(),
+        certificate: config.certificate.clone(),
+        key: config.key.clone(),
+        token_file: config.token_file.clone(),
     }
 }
 
@@ -104,6 +121,9 @@ pub(super) fn check(config: &Config) -> Result<()> {
     }
     if registry.store == RegistryStore::Embedded && registry.path.exists() {
         Embedded::open(&registry.path, "")?;
+    }
+    if registry.store == RegistryStore::Etcd {
+        etcd_access(registry).check()?;
     }
     node_name(&config.node.name).map(drop)
 }
