@@ -28,6 +28,7 @@ use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
+use crate::node::connections::Connections;
 use crate::node::workers::Workers;
 use crate::node::{Node, NodeSettings, Timeouts};
 use crate::ports::Ports;
@@ -142,7 +143,9 @@ impl App {
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
-        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
+        let connections = Connections::new(events.clone());
+        let node =
+            Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers, Arc::clone(&connections));
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
         let _ = &ports;
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);

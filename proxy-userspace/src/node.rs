@@ -1,13 +1,14 @@
 //! The node's data path: accepts the controller's connections and serves each request on them.
 //!
 //! - [`accept`]: listeners, connection limits, TLS handshakes; each connection becomes one task on one of the [`workers`].
-//! - `session`: the requests of one connection, one after the other.
+//! - [`connections`]: what is open, for whoever asks. `session`: the requests of one connection, one after the other.
 //! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
 
 pub mod accept;
 mod access_log;
+pub mod connections;
 mod download;
 mod exchange;
 pub mod limits;
@@ -28,6 +29,7 @@ use crate::container::Containers;
 use crate::http::HeadLimits;
 use crate::metrics::Metrics;
 use crate::relay::Engine;
+use connections::Connections;
 use limits::ConnectionLimits;
 use workers::Workers;
 
@@ -79,6 +81,7 @@ pub struct Node {
     containers: Arc<Containers>,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
+    table: Arc<Connections>,
     origins: route::Connector,
     workers: Workers,
 }
@@ -90,18 +93,21 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// A node that reaches `containers`; it serves once [`Node::serve`] is called with a listener.
+    /// A node that reaches `containers` and keeps its connections in `table`; it serves once [`Node::serve`] is called with
+    /// a listener.
     pub fn new(
         settings: NodeSettings,
         containers: Arc<Containers>,
         metrics: Arc<Metrics>,
         workers: Workers,
+        table: Arc<Connections>,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             containers,
             metrics,
             connections: ConnectionLimits::new(),
+            table,
             origins: route::Connector::new(),
             workers,
         })
