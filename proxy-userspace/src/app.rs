@@ -1,6 +1,7 @@
 //! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
 //! reload and end.
 
+mod control;
 mod listeners;
 mod observe;
 mod service;
@@ -22,6 +23,7 @@ use crate::config::{
     AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
+use crate::control::{ControlSocket, Parts};
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
@@ -62,6 +64,8 @@ pub struct Start {
     pub inherited: Inherited,
     /// What the process may do.
     pub privileges: Privileges,
+    /// The control socket, if there is to be one.
+    pub control: Option<ControlSocket>,
 }
 
 /// Reads the files that a configuration names, as the start of a node would.
@@ -112,6 +116,7 @@ struct App {
     pipes: Arc<PipePool>,
     pipes_shown: observe::Pipes,
     listeners: Listeners,
+    control: Option<control::Served>,
     /// Ends the resolvers.
     _resolvers: DropGuard,
 }
@@ -119,7 +124,7 @@ struct App {
 impl App {
     /// Everything that can fail for the configuration's sake comes before anything is served.
     async fn start(start: Start) -> Result<Self> {
-        let Start { sources, config, log, inherited, privileges } = start;
+        let Start { sources, config, log, inherited, privileges, control } = start;
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
@@ -147,8 +152,20 @@ impl App {
         let node =
             Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers, Arc::clone(&connections));
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
-        let _ = &ports;
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
+
+        let parts = Parts {
+            containers,
+            ports,
+            connections,
+            events,
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            fastpath: Arc::clone(&fastpath),
+            log: log.clone(),
+            patience: config.drain_timeout,
+        };
+        let control = control::serve(control, parts)?;
 
         listeners.apply(plan, &node);
         serving.done();
@@ -171,6 +188,7 @@ impl App {
             pipes,
             pipes_shown,
             listeners,
+            control,
             _resolvers: stop_resolvers.drop_guard(),
         })
     }
@@ -189,6 +207,7 @@ impl App {
                     Event::Quieter => self.log_level(self.log.quieter()),
                 },
                 () = watchdog.due() => service::alive(),
+                () = control::drained(self.control.as_ref()) => return Ok(()),
                 error = self.listeners.failed() => return Err(error),
             }
         }

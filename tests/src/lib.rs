@@ -14,6 +14,7 @@
 //! - [`zoo`]: servers that write in every way the kernel knows.
 //! - [`habits`]: clients that read in every way.
 //! - [`soak`]: thousands of connections, each a play that its number decides.
+//! - [`control`]: a client of the control socket.
 //! - [`kernel`]: what a daemon has loaded there.
 //! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
 //! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
@@ -23,6 +24,7 @@
 use std::time::Duration;
 
 pub mod client;
+pub mod control;
 pub mod docker;
 pub mod forwarder;
 pub mod habits;
