@@ -1,6 +1,7 @@
 //! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
 //! reload and end.
 
+mod control;
 mod listeners;
 mod observe;
 mod ports;
@@ -24,14 +25,16 @@ use crate::config::{
     AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
+use crate::control::{ControlSocket, Parts};
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
+use crate::node::connections::Connections;
 use crate::node::workers::Workers;
-use crate::node::{Node, NodeSettings, Timeouts};
+use crate::node::{self, Node, NodeSettings, Timeouts};
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
 use crate::relay::Engine;
@@ -63,6 +66,8 @@ pub struct Start {
     pub inherited: Inherited,
     /// What the process may do.
     pub privileges: Privileges,
+    /// The control socket, if there is to be one.
+    pub control: Option<ControlSocket>,
 }
 
 /// Reads the files that a configuration names, as the start of a node would.
@@ -115,6 +120,7 @@ struct App {
     pipes_shown: observe::Pipes,
     listeners: Listeners,
     reports: Reports,
+    control: Option<control::Served>,
     /// Ends the resolvers.
     _resolvers: DropGuard,
 }
@@ -122,7 +128,7 @@ struct App {
 impl App {
     /// Everything that can fail for the configuration's sake comes before anything is served.
     async fn start(start: Start) -> Result<Self> {
-        let Start { sources, config, log, inherited, privileges } = start;
+        let Start { sources, config, log, inherited, privileges, control } = start;
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
@@ -148,13 +154,33 @@ impl App {
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
-        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&ports), Arc::clone(&metrics), workers);
+        let connections = Connections::new(events.clone());
+        let parts = node::Parts {
+            containers: Arc::clone(&containers),
+            ports: Arc::clone(&ports),
+            connections: Arc::clone(&connections),
+            metrics: Arc::clone(&metrics),
+        };
+        let node = Node::new(settings, parts, workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
         ports::register(&metrics, &ports);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
         let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
         let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
+        let parts = Parts {
+            containers,
+            ports,
+            connections,
+            events,
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            fastpath: Arc::clone(&fastpath),
+            log: log.clone(),
+            patience: config.drain_timeout,
+        };
+        let control = control::serve(control, parts)?;
+
         listeners.apply(plan, &node);
         serving.done();
         if let Some(listener) = admin {
@@ -177,6 +203,7 @@ impl App {
             pipes_shown,
             listeners,
             reports,
+            control,
             _resolvers: stop_resolvers.drop_guard(),
         })
     }
@@ -195,6 +222,7 @@ impl App {
                     Event::Quieter => self.log_level(self.log.quieter()),
                 },
                 () = watchdog.due() => service::alive(),
+                () = control::drained(self.control.as_ref()) => return Ok(()),
                 error = self.listeners.failed() => return Err(error),
             }
         }

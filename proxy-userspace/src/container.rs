@@ -50,7 +50,7 @@ pub struct ContainersSettings {
 /// One running container. It stays valid for whoever holds it, but see [`Container::is_gone`].
 #[derive(Debug)]
 pub struct Container {
-    /// Docker's 64 hex digits, or `registered/FILE`.
+    /// Docker's 64 hex digits, or `registered/FILE`, or `control/NAME`.
     pub id: String,
     /// What a log shows.
     pub name: String,
@@ -155,6 +155,15 @@ impl Container {
     /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
     pub fn touch(&self) {
         self.life.touch();
+    }
+
+    /// Who told of it: `docker`, `directory` or `control`.
+    pub fn source(&self) -> &'static str {
+        match self.id.split_once('/') {
+            Some(("control", _)) => "control",
+            Some(_) => "directory",
+            None => "docker",
+        }
     }
 
     /// The name under which the cluster knows it.

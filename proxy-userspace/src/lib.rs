@@ -10,6 +10,7 @@ pub mod build_info;
 pub mod cli;
 pub mod config;
 pub mod container;
+pub mod control;
 pub mod deadline;
 pub mod drain;
 pub mod events;
