@@ -129,7 +129,7 @@ impl App {
 
         let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
         let replay = Arc::new(replay_memory(&config.auth));
-        let mut listeners = Listeners::new(Shared::new(keyring, Arc::clone(&replay), config.auth.window));
+        let mut listeners = Listeners::new(Shared::new(Arc::clone(&keyring), Arc::clone(&replay), config.auth.window));
         let plan = listeners.plan(&config.listen, &inherited)?;
         let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
@@ -150,7 +150,7 @@ impl App {
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
-        let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
+        let told = registry::Sources { containers: &containers, ports: &ports, events: &events, keyring: &keyring };
         let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
         listeners.apply(plan, &node);
         serving.done();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use arc_swap::ArcSwap;
 
+use crate::auth::Keyring;
 use crate::config::{Config, RegistryConfig, RegistryStore};
 use crate::container::Containers;
 use crate::events::Events;
@@ -17,6 +19,7 @@ use crate::readiness::Readiness;
 use crate::registry::SharedRegistry;
 use crate::registry::embedded::Embedded;
 use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
+use crate::registry::remote::{Remote, RemoteSettings};
 use crate::tls;
 
 /// How long the registry is waited for when the node ends.
@@ -27,6 +30,8 @@ pub(super) struct Sources<'a> {
     pub(super) containers: &'a Arc<Containers>,
     pub(super) ports: &'a Arc<Ports>,
     pub(super) events: &'a Events,
+    /// Signs reports to an edge.
+    pub(super) keyring: &'a Arc<ArcSwap<Keyring>>,
 }
 
 /// The reports; none without a store.
@@ -50,9 +55,9 @@ impl Reports {
         }
         let identity = identity(config, listening)?;
         tracing::info!(node = identity.node, address = identity.address, "reports to the registry");
-        let registry = store(&config.registry, &identity.node)?;
+        let registry = store(&config.registry, &identity.node, sources.keyring)?;
         let settings = PublisherSettings { node: identity.node.clone(), debounce: config.registry.debounce };
-        let Sources { containers, ports, events } = *sources;
+        let Sources { containers, ports, events, .. } = *sources;
         let records = NodeRecords::new(
             identity,
             Arc::clone(containers),
@@ -61,7 +66,7 @@ impl Reports {
         );
         let first = records.first();
         let publishing = Publishing::start(settings, registry, records, events.state(), first);
-        publishing.status().register(metrics, readiness);
+        publishing.register(metrics, readiness);
         Ok(Self(Some(publishing)))
     }
 
@@ -74,9 +79,15 @@ impl Reports {
 }
 
 /// The store that the configuration names.
-fn store(config: &RegistryConfig, node: &str) -> Result<SharedRegistry> {
+fn store(config: &RegistryConfig, node: &str, keyring: &Arc<ArcSwap<Keyring>>) -> Result<SharedRegistry> {
     match config.store {
         RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, node)?)),
+        RegistryStore::Edge => {
+            let url = config.url.first().context("`registry.url` is empty; write the edge's")?.clone();
+            let (ca_file, node) = (config.ca_file.clone(), node.to_owned());
+            let settings = RemoteSettings { url, ca_file, node, ttl: config.ttl };
+            Ok(Arc::new(Remote::start(settings, Arc::clone(keyring))?))
+        }
         store => bail!("the registry {store:?} is not part of this build"),
     }
 }
