@@ -1,6 +1,7 @@
 //! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
 //! reload and end.
 
+pub mod edge;
 mod listeners;
 mod observe;
 mod registry;
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admin::{Admin, AdminListener};
@@ -23,12 +25,14 @@ use crate::config::{
     AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
+use crate::drain::DrainWatch;
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
+use crate::node::accept::Listener;
 use crate::node::workers::Workers;
 use crate::node::{Node, NodeSettings, Timeouts};
 use crate::ports::Ports;
@@ -39,7 +43,7 @@ use crate::relay::fast::{Fast, Policy};
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
-use listeners::{Listeners, Shared};
+use listeners::{Listeners, Opened, Serve, Shared};
 use registry::Reports;
 use service::Watchdog;
 use signals::{Event, Signals};
@@ -97,6 +101,13 @@ pub async fn run(start: Start) -> Result<()> {
     let mut reports = std::mem::take(&mut app.reports);
     tokio::join!(reports.end(), app.end(&mut signals, &mut watchdog));
     ended
+}
+
+impl Serve for Arc<Node> {
+    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>> {
+        let Opened { socket, tls, authenticator } = opened;
+        Box::pin(Arc::clone(self).serve(Listener { socket, tls, authenticator }, drain))
+    }
 }
 
 struct App {

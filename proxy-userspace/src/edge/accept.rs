@@ -124,8 +124,7 @@ impl Edge {
         drain: &DrainWatch,
     ) {
         let caller = &caller;
-        let service =
-            service_fn(move |request| async move { Ok::<_, Infallible>(self.answer(request, caller).await) });
+        let service = service_fn(move |request| async move { Ok::<_, Infallible>(self.answer(request, caller).await) });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(HEAD_BYTES);
         let keep_alive = self.settings.load().limits.keep_alive_timeout;

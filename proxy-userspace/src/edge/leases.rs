@@ -38,9 +38,8 @@ fn after(ttl: u32) -> Instant {
 
 impl Leases {
     pub(super) async fn resume(store: Embedded) -> Result<Self, StoreError> {
-        let held = |lease: crate::registry::embedded::Lease| {
-            (lease.uuid, Held { node: lease.node, until: after(lease.ttl) })
-        };
+        let held =
+            |lease: crate::registry::embedded::Lease| (lease.uuid, Held { node: lease.node, until: after(lease.ttl) });
         let until: HashMap<String, Held> = store.leases().await?.into_iter().map(held).collect();
         Ok(Self { len: until.len().into(), store, until: Mutex::new(until) })
     }

@@ -190,8 +190,7 @@ fn authenticate(request: &Request<Incoming>, caller: &Caller<'_>) -> Result<(Cal
         let text = format!("Set X-Arvados-Container-Gateway-Uuid to {}, whose key signs this.", call.identity());
         return Err(Refused::bad(text));
     }
-    let presented =
-        Presented { uuid: identity, port: 0, method: request.method().as_str(), target, authorization };
+    let presented = Presented { uuid: identity, port: 0, method: request.method().as_str(), target, authorization };
     let channel = Channel { exporter: caller.exporter, certificate: None };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let granted = caller.authenticator.check(&presented, &channel, now)?;

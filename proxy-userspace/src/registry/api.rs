@@ -133,8 +133,8 @@ impl Call {
             if method != Method::POST {
                 return Err(NoCall::Method("POST"));
             }
-            let [ttl, sha256] = parameters(query, ["ttl", "sha256"])
-                .ok_or(NoCall::Query("ttl=SECONDS&sha256=DIGEST-OF-THE-BODY"))?;
+            let [ttl, sha256] =
+                parameters(query, ["ttl", "sha256"]).ok_or(NoCall::Query("ttl=SECONDS&sha256=DIGEST-OF-THE-BODY"))?;
             Ok(Self::Alive { node, ttl: seconds(ttl)?, sha256: sha256_of(sha256)? })
         } else {
             Err(NoCall::Path)
@@ -239,7 +239,8 @@ mod tests {
     fn nothing_else_is_a_call() {
         let good = digest(b"");
         let put = |target: &str| Call::parse(&Method::PUT, target);
-        for path in ["", "/", "/v1/records/", "/v1/records/@n1", "/v1/records/a/b", "/v1/records/a%20", "/v2/records/a"] {
+        for path in ["", "/", "/v1/records/", "/v1/records/@n1", "/v1/records/a/b", "/v1/records/a%20", "/v2/records/a"]
+        {
             assert_eq!(put(path), Err(NoCall::Path), "{path}");
         }
         for path in ["/v1/nodes/n1", "/v1/nodes//alive", "/v1/nodes/n1/alive/", "/v1/nodes/@n1/alive"] {

@@ -38,11 +38,8 @@ use crate::backoff::Backoff;
 use crate::config::url::Url;
 
 /// An answer is as long as a list of what is missing, or a record.
-const BOUNDS: Bounds = Bounds {
-    connect: Duration::from_secs(5),
-    request: Duration::from_secs(10),
-    response_bytes: api::BODY_BYTES,
-};
+const BOUNDS: Bounds =
+    Bounds { connect: Duration::from_secs(5), request: Duration::from_secs(10), response_bytes: api::BODY_BYTES };
 /// How much of an edge's refusal is shown.
 const SHOWN: usize = 300;
 
@@ -172,8 +169,7 @@ impl EdgeLink {
     async fn put(&self, record: &Record) -> Result<(), StoreError> {
         let body = to_json(record)?;
         let (uuid, node) = (record.uuid.clone(), self.settings.node.clone());
-        let answer =
-            self.call(&Call::Put { uuid, node, ttl: self.ttl(), sha256: api::digest(&body) }, body).await?;
+        let answer = self.call(&Call::Put { uuid, node, ttl: self.ttl(), sha256: api::digest(&body) }, body).await?;
         from_json::<PutAnswer>(&answer).map(drop)
     }
 

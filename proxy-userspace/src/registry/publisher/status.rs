@@ -86,6 +86,7 @@ impl Status {
             vec![Sample::plain(f64::from(u8::from(s.problem_with(&r).is_none())))]
         });
         let (s, r) = (Arc::clone(self), Arc::clone(registry));
-        readiness.watch(move || s.problem_with(&r).map(|problem| ("registry".to_owned(), problem)).into_iter().collect());
+        readiness
+            .watch(move || s.problem_with(&r).map(|problem| ("registry".to_owned(), problem)).into_iter().collect());
     }
 }
