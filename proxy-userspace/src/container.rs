@@ -50,7 +50,7 @@ pub struct ContainersSettings {
 /// One running container. It stays valid for whoever holds it, but see [`Container::is_gone`].
 #[derive(Debug)]
 pub struct Container {
-    /// Docker's 64 hex digits, or `registered/FILE`.
+    /// Docker's 64 hex digits, or `registered/FILE`, or `control/NAME`.
     pub id: String,
     /// What a log shows.
     pub name: String,
@@ -157,6 +157,15 @@ impl Container {
         self.life.touch();
     }
 
+    /// Who told of it: `docker`, `directory` or `control`.
+    pub fn source(&self) -> &'static str {
+        match self.id.split_once('/') {
+            Some(("control", _)) => "control",
+            Some(_) => "directory",
+            None => "docker",
+        }
+    }
+
     /// The name under which the cluster knows it.
     pub fn uuid(&self) -> &str {
         self.policy.publication.uuid.as_deref().unwrap_or(&self.name)
@@ -217,14 +226,14 @@ pub trait Observer: Send + Sync {
     /// A container has gone.
     fn vanished(&self, _: &Arc<Container>) {}
     /// The first container of this namespace has come.
-    fn added(&self, netns: &Netns);
+    fn added(&self, netns: &Arc<Netns>);
     /// The last container of this namespace has gone.
     fn removed(&self, netns: &Netns);
 }
 
 /// Observes nothing.
 impl Observer for () {
-    fn added(&self, _: &Netns) {}
+    fn added(&self, _: &Arc<Netns>) {}
     fn removed(&self, _: &Netns) {}
 }
 

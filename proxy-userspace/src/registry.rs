@@ -7,6 +7,7 @@
 pub mod api;
 pub mod embedded;
 mod error;
+pub mod etcd;
 pub mod http;
 pub mod publisher;
 mod record;
@@ -73,6 +74,12 @@ pub trait Registry: Send + Sync + std::fmt::Debug {
     /// Everything that is there now and then each change, until the stream is dropped. The stream outlives outages: after
     /// one it begins anew with [`Update::Reset`].
     fn watch(&self) -> BoxStream<'static, Update>;
+
+    /// Takes back what this node has reported, at its end, within a bounded time. Nothing to do for a store whose records
+    /// are to outlive their node.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A store that is shared.

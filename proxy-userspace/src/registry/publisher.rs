@@ -142,6 +142,7 @@ impl Publisher {
             Ok(()) => tracing::debug!("the registry holds nothing of this node any more"),
             Err(error) => tracing::warn!("the registry could not be told that this node ends: {error}"),
         }
+        self.registry.close().await;
     }
 
     async fn publish(&mut self, mut news: broadcast::Receiver<StateEvent>, first: &Notify) {
