@@ -2,7 +2,9 @@
 //! reload and end.
 
 mod control;
+pub mod edge;
 mod listeners;
+mod node_settings;
 mod observe;
 mod ports;
 mod registry;
@@ -21,28 +23,24 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::admin::{Admin, AdminListener};
 use crate::auth::{KeySources, Keyring, ReplayMemory};
 use crate::build_info;
-use crate::config::{
-    AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
-};
+use crate::config::{AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, SecretsConfig, Sources};
 use crate::container::{Containers, ContainersSettings};
 use crate::control::{ControlSocket, Parts};
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
-use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::node::connections::Connections;
 use crate::node::workers::Workers;
-use crate::node::{self, Node, NodeSettings, Timeouts};
+use crate::node::{self, Node};
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
-use crate::relay::Engine;
-use crate::relay::fast::{Fast, Policy};
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
 use listeners::{Listeners, Shared};
+use node_settings::node_settings;
 use registry::Reports;
 use service::Watchdog;
 use signals::{Event, Signals};
@@ -135,7 +133,7 @@ impl App {
 
         let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
         let replay = Arc::new(replay_memory(&config.auth));
-        let mut listeners = Listeners::new(Shared::new(keyring, Arc::clone(&replay), config.auth.window));
+        let mut listeners = Listeners::new(Shared::new(Arc::clone(&keyring), Arc::clone(&replay), config.auth.window));
         let plan = listeners.plan(&config.listen, &inherited)?;
         let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
@@ -166,7 +164,7 @@ impl App {
         ports::register(&metrics, &ports);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
-        let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
+        let told = registry::Sources { containers: &containers, ports: &ports, events: &events, keyring: &keyring };
         let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
         let parts = Parts {
             containers,
@@ -390,43 +388,6 @@ async fn resolvers(
         pending.done();
     });
     Ok(containers)
-}
-
-fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> NodeSettings {
-    let limits = &config.limits;
-    NodeSettings {
-        head: HeadLimits {
-            head_bytes: limits.head_bytes,
-            fields: limits.head_fields,
-            target_bytes: limits.target_bytes,
-            field_bytes: limits.field_bytes,
-        },
-        timeouts: Timeouts {
-            head: limits.head_timeout,
-            handshake: limits.handshake_timeout,
-            connect: limits.connect_timeout,
-            keep_alive: limits.keep_alive_timeout,
-            idle: limits.idle_timeout,
-            answer: limits.answer_timeout,
-        },
-        hold: config.containers.hold,
-        connections: limits.connections,
-        connections_per_client: limits.connections_per_client,
-        connections_per_container: limits.connections_per_container,
-        access_log: config.log.access,
-        engine: engine(&config.relay, pipes, fastpath),
-    }
-}
-
-fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> Engine {
-    let fast = |policy| fastpath.flows().ok().map(|flows| Fast { flows: Arc::clone(flows), policy });
-    let pipes = || Some(Arc::clone(pipes));
-    match relay.path {
-        RelayPath::Auto => Engine { pipes: pipes(), fast: fast(Policy::MEASURED) },
-        RelayPath::Fast => Engine { pipes: pipes(), fast: fast(Policy::ALWAYS) },
-        RelayPath::Splice => Engine { pipes: pipes(), fast: None },
-        RelayPath::Copy => Engine { pipes: None, fast: None },
-    }
 }
 
 /// A relayed connection takes a descriptor on each side and, while bytes move, up to two pipes.

@@ -11,7 +11,6 @@ mod access_log;
 pub mod connections;
 mod download;
 mod exchange;
-pub mod limits;
 mod origin;
 mod reply;
 mod request;
@@ -27,11 +26,11 @@ use arc_swap::ArcSwap;
 
 use crate::container::Containers;
 use crate::http::HeadLimits;
+use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::relay::Engine;
 use connections::Connections;
-use limits::ConnectionLimits;
 use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.

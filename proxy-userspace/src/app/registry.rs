@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use arc_swap::ArcSwap;
 
+use crate::auth::Keyring;
 use crate::config::{Config, RegistryConfig, RegistryStore};
 use crate::container::Containers;
 use crate::events::Events;
@@ -18,6 +20,7 @@ use crate::registry::SharedRegistry;
 use crate::registry::embedded::Embedded;
 use crate::registry::etcd::{Access, EtcdRegistry, Reporter};
 use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
+use crate::registry::remote::{Remote, RemoteSettings};
 use crate::tls;
 
 /// How long the registry is waited for when the node ends.
@@ -28,6 +31,8 @@ pub(super) struct Sources<'a> {
     pub(super) containers: &'a Arc<Containers>,
     pub(super) ports: &'a Arc<Ports>,
     pub(super) events: &'a Events,
+    /// Signs reports to an edge.
+    pub(super) keyring: &'a Arc<ArcSwap<Keyring>>,
 }
 
 /// The reports; none without a store.
@@ -51,9 +56,9 @@ impl Reports {
         }
         let identity = identity(config, listening)?;
         tracing::info!(node = identity.node, address = identity.address, "reports to the registry");
-        let registry = store(&config.registry, &identity)?;
+        let registry = store(&config.registry, &identity, sources.keyring)?;
         let settings = PublisherSettings { node: identity.node.clone(), debounce: config.registry.debounce };
-        let Sources { containers, ports, events } = *sources;
+        let Sources { containers, ports, events, .. } = *sources;
         let records = NodeRecords::new(
             identity,
             Arc::clone(containers),
@@ -62,7 +67,7 @@ impl Reports {
         );
         let first = records.first();
         let publishing = Publishing::start(settings, registry, records, events.state(), first);
-        publishing.status().register(metrics, readiness);
+        publishing.register(metrics, readiness);
         Ok(Self(Some(publishing)))
     }
 
@@ -75,9 +80,15 @@ impl Reports {
 }
 
 /// The store that the configuration names.
-fn store(config: &RegistryConfig, identity: &Identity) -> Result<SharedRegistry> {
+fn store(config: &RegistryConfig, identity: &Identity, keyring: &Arc<ArcSwap<Keyring>>) -> Result<SharedRegistry> {
     match config.store {
         RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, &identity.node)?)),
+        RegistryStore::Edge => {
+            let url = config.url.first().context("`registry.url` is empty; write the edge's")?.clone();
+            let (ca_file, node) = (config.ca_file.clone(), identity.node.clone());
+            let settings = RemoteSettings { url, ca_file, node, ttl: config.ttl };
+            Ok(Arc::new(Remote::start(settings, Arc::clone(keyring))?))
+        }
         RegistryStore::Etcd => Ok(Arc::new(etcd(config, identity)?)),
         store => bail!("the registry {store:?} is not part of this build"),
     }
