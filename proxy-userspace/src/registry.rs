@@ -4,6 +4,7 @@
 //! them, and the [`Link`]s from host names to their ports. Nothing here is on the way of a byte: a store that is away, or
 //! slow, delays news and stops no connection.
 
+pub mod arvados;
 pub mod embedded;
 mod error;
 pub mod etcd;
