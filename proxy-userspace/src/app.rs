@@ -1,6 +1,7 @@
 //! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
 //! reload and end.
 
+pub mod edge;
 mod listeners;
 mod observe;
 mod registry;
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admin::{Admin, AdminListener};
@@ -23,12 +25,14 @@ use crate::config::{
     AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
+use crate::drain::DrainWatch;
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
+use crate::node::accept::Listener;
 use crate::node::workers::Workers;
 use crate::node::{Node, NodeSettings, Timeouts};
 use crate::ports::Ports;
@@ -39,7 +43,7 @@ use crate::relay::fast::{Fast, Policy};
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
-use listeners::{Listeners, Shared};
+use listeners::{Listeners, Opened, Serve, Shared};
 use registry::Reports;
 use service::Watchdog;
 use signals::{Event, Signals};
@@ -99,6 +103,13 @@ pub async fn run(start: Start) -> Result<()> {
     ended
 }
 
+impl Serve for Arc<Node> {
+    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>> {
+        let Opened { socket, tls, authenticator } = opened;
+        Box::pin(Arc::clone(self).serve(Listener { socket, tls, authenticator }, drain))
+    }
+}
+
 struct App {
     sources: Sources,
     /// What the process was started with; settings that take a restart are still those.
@@ -129,7 +140,7 @@ impl App {
 
         let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
         let replay = Arc::new(replay_memory(&config.auth));
-        let mut listeners = Listeners::new(Shared::new(keyring, Arc::clone(&replay), config.auth.window));
+        let mut listeners = Listeners::new(Shared::new(Arc::clone(&keyring), Arc::clone(&replay), config.auth.window));
         let plan = listeners.plan(&config.listen, &inherited)?;
         let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
@@ -150,7 +161,7 @@ impl App {
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
-        let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
+        let told = registry::Sources { containers: &containers, ports: &ports, events: &events, keyring: &keyring };
         let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
         listeners.apply(plan, &node);
         serving.done();

@@ -10,7 +10,6 @@ pub mod accept;
 mod access_log;
 mod download;
 mod exchange;
-pub mod limits;
 mod origin;
 mod reply;
 mod request;
@@ -26,9 +25,9 @@ use arc_swap::ArcSwap;
 
 use crate::container::Containers;
 use crate::http::HeadLimits;
+use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::relay::Engine;
-use limits::ConnectionLimits;
 use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.

@@ -4,6 +4,7 @@
 //! them, and the [`Link`]s from host names to their ports. Nothing here is on the way of a byte: a store that is away, or
 //! slow, delays news and stops no connection.
 
+pub mod api;
 pub mod arvados;
 pub mod embedded;
 mod error;
@@ -11,6 +12,7 @@ pub mod etcd;
 pub mod http;
 pub mod publisher;
 mod record;
+pub mod remote;
 
 use std::sync::Arc;
 
@@ -64,6 +66,11 @@ pub trait Registry: Send + Sync + std::fmt::Debug {
 
     /// Removes a link, if `actor` may: its owner, or an administrator.
     fn delete_link<'a>(&'a self, hostname: &'a Hostname, actor: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>>;
+
+    /// What is wrong with the store, as far as it is known without asking it; `None` is nothing.
+    fn problem(&self) -> Option<String> {
+        None
+    }
 
     /// Everything that is there now and then each change, until the stream is dropped. The stream outlives outages: after
     /// one it begins anew with [`Update::Reset`].

@@ -27,6 +27,8 @@ pub struct KeySources {
 
 /// Name of the systemd credential with the root secret.
 const ROOT_CREDENTIAL: &str = "portsplice.root";
+/// What the name of a node's own key begins with; no container's does. It signs what a node says of itself to an edge.
+pub const NODE: char = '@';
 /// How many keys derived from the root secret are kept ready.
 const DERIVED_KEYS: usize = 4096;
 /// Largest file that can be a secret.
@@ -146,8 +148,8 @@ fn load_keys(dir: &Path) -> anyhow::Result<HashMap<Box<str>, ContainerKey>> {
             continue;
         }
         ensure!(
-            ContainerName::parse(name).is_some(),
-            "{} is not named like a container: rename it to the container's UUID, or remove it",
+            ContainerName::parse(name.strip_prefix(NODE).unwrap_or(name)).is_some(),
+            "{} is not named like a container: rename it to the container's UUID (or to {NODE}NAME for a node's key), or remove it",
             path.display()
         );
         let secret = read_secret(&path, true)?;

@@ -121,7 +121,9 @@ pub(super) struct NodeArgs {
 }
 
 /// Checks a flag's value as the configuration will, so that a mistake in it is one of the command line.
-fn checked<T>(setting: &'static Setting<T>) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync {
+pub(super) fn checked<T>(
+    setting: &'static Setting<T>,
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync {
     move |text| {
         if setting.accepts(text) { Ok(text.to_owned()) } else { Err(format!("write {}", setting.allowed)) }
     }

@@ -36,7 +36,7 @@ pub static TTL_MIN: Setting<Duration> = Setting {
 pub static TTL_MAX: Setting<Duration> = Setting { key: "records.ttl-max", default: "5m", ..TTL_MIN };
 
 /// For the body of a request.
-pub static BODY_TIMEOUT: Setting<Duration> = Setting { key: "limits.body-timeout", default: "10s", ..HEAD_TIMEOUT };
+pub static BODY_TIMEOUT: Setting<Duration> = Setting { key: "limits.body-timeout", ..HEAD_TIMEOUT };
 
 /// The edge's configuration.
 pub static EDGE: Role = Role {
@@ -53,7 +53,6 @@ pub static EDGE: Role = Role {
         &STORE_PATH,
         &TTL_MIN,
         &TTL_MAX,
-        &HEAD_TIMEOUT,
         &BODY_TIMEOUT,
         &HANDSHAKE_TIMEOUT,
         &KEEP_ALIVE_TIMEOUT,
@@ -68,13 +67,11 @@ pub static EDGE: Role = Role {
 /// Bounds on what a client may use. Zero timeouts and zero caps are off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EdgeLimits {
-    /// From the first byte of a request head to its last.
-    pub head_timeout: Duration,
     /// For a request's body.
     pub body_timeout: Duration,
     /// For a TLS handshake.
     pub handshake_timeout: Duration,
-    /// Between two requests of a connection.
+    /// Between two requests of a connection, the head of the second included.
     pub keep_alive_timeout: Duration,
     /// Most connections.
     pub connections: u32,
@@ -128,7 +125,6 @@ impl EdgeConfig {
             store: l.get(&STORE_PATH),
             ttl: (l.get(&TTL_MIN), l.get(&TTL_MAX)),
             limits: EdgeLimits {
-                head_timeout: l.get(&HEAD_TIMEOUT),
                 body_timeout: l.get(&BODY_TIMEOUT),
                 handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
                 keep_alive_timeout: l.get(&KEEP_ALIVE_TIMEOUT),

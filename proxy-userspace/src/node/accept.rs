@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use socket2::{Socket, TcpKeepalive};
 use tokio::time::{sleep, timeout_at};
 
-use super::limits::Admission;
 use super::reply::{self, Reply, Wording};
 use super::session::{Session, linger};
 use super::{Node, NodeSettings};
 use crate::auth::Authenticator;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
+use crate::limits::Admission;
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::{Refusal, Scope};
 use crate::relay::buffer::ReadBuffer;

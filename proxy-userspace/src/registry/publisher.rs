@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Change, Record, SharedRegistry, StoreError};
 use crate::backoff::Backoff;
 use crate::events::StateEvent;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
 pub use records::{Identity, NodeRecords};
 pub use status::Status;
 
@@ -55,6 +57,7 @@ pub struct PublisherSettings {
 /// A publisher that runs; dropping it ends it without a word to the store.
 #[derive(Debug)]
 pub struct Publishing {
+    registry: SharedRegistry,
     status: Arc<Status>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -72,7 +75,7 @@ impl Publishing {
         let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
         let publisher = Publisher {
             settings,
-            registry,
+            registry: Arc::clone(&registry),
             source,
             status: Arc::clone(&status),
             reported: None,
@@ -80,12 +83,17 @@ impl Publishing {
             backoff: Backoff::default(),
         };
         let task = tokio::spawn(publisher.run(news, first, stop.clone()));
-        Self { status, stop, task }
+        Self { registry, status, stop, task }
     }
 
     /// How it does.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
+    }
+
+    /// Shows in metrics and probes how it does.
+    pub fn register(&self, metrics: &Metrics, readiness: &Readiness) {
+        self.status.register(&self.registry, metrics, readiness);
     }
 
     /// Takes this node's records away and ends, within `patience`.

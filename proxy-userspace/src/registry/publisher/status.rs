@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::readiness::Readiness;
-use crate::registry::StoreError;
+use crate::registry::{SharedRegistry, StoreError};
 
 /// Counters of one publisher.
 #[derive(Debug, Default)]
@@ -56,9 +56,14 @@ impl Status {
         self.problem.lock().clone()
     }
 
+    /// The same, or what the store itself has noticed.
+    fn problem_with(&self, registry: &SharedRegistry) -> Option<String> {
+        self.problem().or_else(|| registry.problem())
+    }
+
     /// Adds metrics and a probe. A registry that is away makes the node degraded and not unready: connections do not need
     /// it, and what runs is reported when it is back.
-    pub fn register(self: &Arc<Self>, metrics: &Metrics, readiness: &Readiness) {
+    pub(super) fn register(self: &Arc<Self>, registry: &SharedRegistry, metrics: &Metrics, readiness: &Readiness) {
         let s = Arc::clone(self);
         metrics.observe("registry_pending", "Changes that the registry was not told yet", Kind::Gauge, move || {
             vec![Sample::plain(s.pending.load(Ordering::Relaxed) as f64)]
@@ -76,11 +81,12 @@ impl Status {
         metrics.observe("registry_last_success_timestamp_seconds", help, Kind::Gauge, move || {
             vec![Sample::plain(s.last_success.load(Ordering::Relaxed) as f64)]
         });
-        let s = Arc::clone(self);
-        metrics.observe("registry_up", "Whether the last report reached the registry", Kind::Gauge, move || {
-            vec![Sample::plain(f64::from(u8::from(s.problem.lock().is_none())))]
+        let (s, r) = (Arc::clone(self), Arc::clone(registry));
+        metrics.observe("registry_up", "Whether the registry was reached the last time", Kind::Gauge, move || {
+            vec![Sample::plain(f64::from(u8::from(s.problem_with(&r).is_none())))]
         });
-        let s = Arc::clone(self);
-        readiness.watch(move || s.problem().map(|problem| ("registry".to_owned(), problem)).into_iter().collect());
+        let (s, r) = (Arc::clone(self), Arc::clone(registry));
+        readiness
+            .watch(move || s.problem_with(&r).map(|problem| ("registry".to_owned(), problem)).into_iter().collect());
     }
 }
