@@ -1,8 +1,11 @@
 //! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
 //! reload and end.
 
+mod control;
 mod listeners;
 mod observe;
+mod ports;
+mod registry;
 mod service;
 mod signals;
 
@@ -22,15 +25,16 @@ use crate::config::{
     AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
 };
 use crate::container::{Containers, ContainersSettings};
+use crate::control::{ControlSocket, Parts};
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
+use crate::node::connections::Connections;
 use crate::node::workers::Workers;
-use crate::node::{Node, NodeSettings, Timeouts};
-use crate::ports::Ports;
+use crate::node::{self, Node, NodeSettings, Timeouts};
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
 use crate::relay::Engine;
@@ -39,6 +43,7 @@ use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
 use listeners::{Listeners, Shared};
+use registry::Reports;
 use service::Watchdog;
 use signals::{Event, Signals};
 
@@ -61,6 +66,8 @@ pub struct Start {
     pub inherited: Inherited,
     /// What the process may do.
     pub privileges: Privileges,
+    /// The control socket, if there is to be one.
+    pub control: Option<ControlSocket>,
 }
 
 /// Reads the files that a configuration names, as the start of a node would.
@@ -72,7 +79,7 @@ pub fn check(config: &Config) -> Result<()> {
     for files in config.listen.iter().filter_map(|listen| listen.certificate.as_ref()) {
         TlsIdentity::load(files)?;
     }
-    Ok(())
+    registry::check(config)
 }
 
 /// What a configuration says about programs in the kernel.
@@ -92,7 +99,8 @@ pub async fn run(start: Start) -> Result<()> {
     let mut app = App::start(start).await?;
     let mut watchdog = Watchdog::start();
     let ended = app.serve(&mut signals, &mut watchdog).await;
-    app.end(&mut signals, &mut watchdog).await;
+    let mut reports = std::mem::take(&mut app.reports);
+    tokio::join!(reports.end(), app.end(&mut signals, &mut watchdog));
     ended
 }
 
@@ -111,6 +119,8 @@ struct App {
     pipes: Arc<PipePool>,
     pipes_shown: observe::Pipes,
     listeners: Listeners,
+    reports: Reports,
+    control: Option<control::Served>,
     /// Ends the resolvers.
     _resolvers: DropGuard,
 }
@@ -118,7 +128,7 @@ struct App {
 impl App {
     /// Everything that can fail for the configuration's sake comes before anything is served.
     async fn start(start: Start) -> Result<Self> {
-        let Start { sources, config, log, inherited, privileges } = start;
+        let Start { sources, config, log, inherited, privileges, control } = start;
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
@@ -137,15 +147,39 @@ impl App {
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
         let events = Events::default();
-        let ports = Arc::new(Ports::default());
-        let containers = resolvers(&config.containers, &fastpath, &events, &readiness, &stop_resolvers).await?;
+        let ports = ports::start(&config.ports, &events, &fastpath)?;
+        let watcher =
+            observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
+        let containers = resolvers(&config.containers, watcher, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
-        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
+        let connections = Connections::new(events.clone());
+        let parts = node::Parts {
+            containers: Arc::clone(&containers),
+            ports: Arc::clone(&ports),
+            connections: Arc::clone(&connections),
+            metrics: Arc::clone(&metrics),
+        };
+        let node = Node::new(settings, parts, workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
-        let _ = &ports;
+        ports::register(&metrics, &ports);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
+
+        let told = registry::Sources { containers: &containers, ports: &ports, events: &events };
+        let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
+        let parts = Parts {
+            containers,
+            ports,
+            connections,
+            events,
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            fastpath: Arc::clone(&fastpath),
+            log: log.clone(),
+            patience: config.drain_timeout,
+        };
+        let control = control::serve(control, parts)?;
 
         listeners.apply(plan, &node);
         serving.done();
@@ -168,6 +202,8 @@ impl App {
             pipes,
             pipes_shown,
             listeners,
+            reports,
+            control,
             _resolvers: stop_resolvers.drop_guard(),
         })
     }
@@ -186,6 +222,7 @@ impl App {
                     Event::Quieter => self.log_level(self.log.quieter()),
                 },
                 () = watchdog.due() => service::alive(),
+                () = control::drained(self.control.as_ref()) => return Ok(()),
                 error = self.listeners.failed() => return Err(error),
             }
         }
@@ -333,8 +370,7 @@ fn threads(config: &Config) -> usize {
 /// answered with 503.
 async fn resolvers(
     config: &ContainersConfig,
-    fastpath: &Arc<Fastpath>,
-    events: &Events,
+    watcher: observe::Watcher,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
@@ -345,8 +381,7 @@ async fn resolvers(
         allow_host_network: config.allow_host_network,
     };
     let pending = readiness.pending("containers");
-    let observer = Arc::new(observe::Watcher { fastpath: Arc::clone(fastpath), events: events.clone() });
-    let containers = Containers::start(&settings, observer, stop.clone()).await?;
+    let containers = Containers::start(&settings, Arc::new(watcher), stop.clone()).await?;
     let started = Arc::clone(&containers);
     tokio::spawn(async move {
         while started.health().iter().any(|(_, health)| health.is_err()) {

@@ -6,12 +6,12 @@
 //! not the engine says so, or is there at all.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::netns::{DialError, DialHints, Netns, dial};
@@ -50,7 +50,7 @@ pub struct ContainersSettings {
 /// One running container. It stays valid for whoever holds it, but see [`Container::is_gone`].
 #[derive(Debug)]
 pub struct Container {
-    /// Docker's 64 hex digits, or `registered/FILE`.
+    /// Docker's 64 hex digits, or `registered/FILE`, or `control/NAME`.
     pub id: String,
     /// What a log shows.
     pub name: String,
@@ -67,6 +67,8 @@ struct Life {
     active: AtomicUsize,
     /// Slots ever given.
     total: AtomicU64,
+    /// Who is told of the first of them.
+    first: OnceLock<Arc<Notify>>,
     /// Seconds since the epoch; 0 is never.
     last_activity: AtomicU64,
     hints: DialHints,
@@ -144,9 +146,24 @@ impl Container {
         }
     }
 
+    /// Wakes `told` when the first connection is made. Only the first caller's is taken; ask for
+    /// [`Container::connection_counts`] afterwards, since there may have been one already.
+    pub fn tell_first(&self, told: &Arc<Notify>) {
+        let _ = self.life.first.set(Arc::clone(told));
+    }
+
     /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
     pub fn touch(&self) {
         self.life.touch();
+    }
+
+    /// Who told of it: `docker`, `directory` or `control`.
+    pub fn source(&self) -> &'static str {
+        match self.id.split_once('/') {
+            Some(("control", _)) => "control",
+            Some(_) => "directory",
+            None => "docker",
+        }
     }
 
     /// The name under which the cluster knows it.
@@ -172,7 +189,11 @@ pub struct ConnectionSlot {
 
 impl ConnectionSlot {
     fn new(life: Arc<Life>) -> Self {
-        life.total.fetch_add(1, Ordering::Relaxed);
+        if life.total.fetch_add(1, Ordering::SeqCst) == 0
+            && let Some(told) = life.first.get()
+        {
+            told.notify_one();
+        }
         life.touch();
         Self { life }
     }
@@ -205,14 +226,14 @@ pub trait Observer: Send + Sync {
     /// A container has gone.
     fn vanished(&self, _: &Arc<Container>) {}
     /// The first container of this namespace has come.
-    fn added(&self, netns: &Netns);
+    fn added(&self, netns: &Arc<Netns>);
     /// The last container of this namespace has gone.
     fn removed(&self, netns: &Netns);
 }
 
 /// Observes nothing.
 impl Observer for () {
-    fn added(&self, _: &Netns) {}
+    fn added(&self, _: &Arc<Netns>) {}
     fn removed(&self, _: &Netns) {}
 }
 

@@ -5,10 +5,12 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+mod backoff;
 pub mod build_info;
 pub mod cli;
 pub mod config;
 pub mod container;
+pub mod control;
 pub mod deadline;
 pub mod drain;
 pub mod events;
@@ -25,4 +27,5 @@ pub mod readiness;
 pub mod refusal;
 pub mod registry;
 pub mod relay;
+pub mod sock_diag;
 pub mod tls;

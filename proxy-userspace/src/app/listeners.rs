@@ -74,6 +74,13 @@ struct Active {
 #[derive(Debug)]
 pub(super) struct Plan(Vec<Planned>);
 
+impl Plan {
+    /// The address of the first listener.
+    pub(super) fn first(&self) -> Option<SocketAddr> {
+        self.0.first().map(|planned| planned.bound.address)
+    }
+}
+
 #[derive(Debug)]
 struct Planned {
     bound: Bound,

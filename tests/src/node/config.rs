@@ -184,6 +184,8 @@ impl Site {
         let control = sections.entry("control".to_owned()).or_default();
         control.entry("socket".to_owned()).or_insert(quoted(self.control()));
         control.entry("state".to_owned()).or_insert(quoted(self.path("registered.json")));
+        let registry = sections.entry("registry".to_owned()).or_default();
+        registry.entry("accepted-file".to_owned()).or_insert(quoted(self.path("accepted")));
         let mut text = String::new();
         for (name, keys) in &sections {
             if !name.is_empty() {

@@ -1,0 +1,6 @@
+//! The stores of the cluster's record: one list of promises that all keep, and what each adds.
+
+#![allow(unreachable_pub)]
+
+mod conformance;
+mod embedded;
