@@ -97,3 +97,17 @@ fn the_packaged_configuration_is_in_order() {
         assert!(shown.contains(&line), "no {line} in\n{shown}");
     }
 }
+
+/// The edge's too, with the credential that its unit passes.
+#[test]
+fn the_packaged_configuration_of_an_edge_is_in_order() {
+    let site = NodeConfig::new().site();
+    credential(&site);
+    let mut check = Command::new(binary());
+    check.args(["edge", "--check-config", "--config"]).arg(repository("packaging/config/edge.toml"));
+    check.env("CREDENTIALS_DIRECTORY", site.path("credentials"));
+    let shown = run(&mut check, None);
+    // Where the unit lets it write.
+    assert!(text("packaging/systemd/portsplice-edge.service").contains("StateDirectory=portsplice-edge\n"));
+    assert!(shown.contains("path = \"/var/lib/portsplice-edge/"), "{shown}");
+}
