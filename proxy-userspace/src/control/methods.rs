@@ -12,13 +12,16 @@ use super::news::News;
 use super::wire::{Call, Fault, code};
 use super::{Control, Parts};
 use crate::build_info;
-use crate::container::{Container, ResolveError};
+use crate::container::{Container, Registration, ResolveError};
 
+mod register;
 mod stats;
 
 /// The names of all methods.
 pub const METHODS: &[&str] = &[
     "hello",
+    "container.register",
+    "container.unregister",
     "container.list",
     "container.get",
     "ports.list",
@@ -45,6 +48,14 @@ impl Control {
         let parts = &self.parts;
         let result = match method.as_str() {
             "hello" => with(params, |_: Empty| Ok(hello())),
+            "container.register" => match read::<Registration>(params) {
+                Ok(registration) => parts.register(registration).await.and_then(result),
+                Err(fault) => Err(fault),
+            },
+            "container.unregister" => match read::<Named>(params) {
+                Ok(named) => parts.unregister(named.container).await.and_then(result),
+                Err(fault) => Err(fault),
+            },
             "container.list" => with(params, |_: Empty| Ok(parts.container_list())),
             "container.get" => match read::<Named>(params) {
                 Ok(named) => parts.find(&named.container).await.and_then(|container| result(parts.detail(&container))),
