@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::api::{
     Close, Closed, Connection, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, ContainerPort, Draining,
-    Empty, Filter, Hello, Named, PROTOCOL, PortList, Subscription, Topic,
+    Empty, Filter, Hello, LogSet, Named, PROTOCOL, PortList, Subscription, Topic,
 };
 use super::news::News;
 use super::wire::{Call, Fault, code};
@@ -14,6 +14,7 @@ use super::{Control, Parts};
 use crate::build_info;
 use crate::container::{Container, Registration, ResolveError};
 
+pub(super) mod log;
 mod register;
 mod stats;
 
@@ -27,6 +28,7 @@ pub const METHODS: &[&str] = &[
     "ports.list",
     "connections.list",
     "connections.close",
+    "log.set",
     "events.subscribe",
     "drain",
     "stats",
@@ -72,6 +74,10 @@ impl Control {
                 Err(fault) => Err(fault),
             },
             "connections.close" => with(params, |close: Close| Ok(parts.close(&close.ids))),
+            "log.set" => match read::<LogSet>(params) {
+                Ok(wanted) => self.set_log(wanted).await.and_then(result),
+                Err(fault) => Err(fault),
+            },
             "events.subscribe" => with(params, |wanted: Subscription| {
                 news.subscribe(parts, &wanted.topics);
                 Ok(Subscription { topics: news.topics().to_vec() })
@@ -125,7 +131,7 @@ fn with<P: DeserializeOwned, R: Serialize>(
 
 impl Parts {
     /// The running container that goes by `name`.
-    async fn find(&self, name: &str) -> Result<std::sync::Arc<Container>, Fault> {
+    pub(super) async fn find(&self, name: &str) -> Result<std::sync::Arc<Container>, Fault> {
         self.containers.resolve(name).await.map_err(|error| match error {
             ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an id")),
             ResolveError::NotHere => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),

@@ -40,6 +40,7 @@ fn methods(g: &mut SchemaGenerator) -> Value {
     add("ports.list", of::<api::Filter>(g), of::<api::PortList>(g));
     add("connections.list", of::<api::Filter>(g), of::<api::ConnectionList>(g));
     add("connections.close", of::<api::Close>(g), of::<api::Closed>(g));
+    add("log.set", of::<api::LogSet>(g), of::<api::LogState>(g));
     add("events.subscribe", of::<api::Subscription>(g), of::<api::Subscription>(g));
     add("drain", of::<api::Empty>(g), of::<api::Draining>(g));
     add("stats", of::<api::Empty>(g), of::<api::Stats>(g));
