@@ -4,8 +4,10 @@
 //! descriptors only of those in the namespaces in question.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::{fs, io};
 
 use crate::netns::NetnsId;
 
@@ -13,6 +15,7 @@ use crate::netns::NetnsId;
 /// which as a rule is the others' parent. What ends meanwhile, or cannot be looked at, is left out.
 pub(super) fn find(proc: &Path, wanted: &HashMap<NetnsId, HashSet<u32>>) -> HashMap<u32, String> {
     let mut names = HashMap::new();
+    let mount = socket_mount();
     let mut left: usize = wanted.values().map(HashSet::len).sum();
     let Ok(entries) = fs::read_dir(proc) else { return names };
     let mut pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -23,7 +26,8 @@ pub(super) fn find(proc: &Path, wanted: &HashMap<NetnsId, HashSet<u32>>) -> Hash
         }
         let process = proc.join(pid.to_string());
         let Some(inodes) = NetnsId::at(&process.join("ns/net")).ok().and_then(|id| wanted.get(&id)) else { continue };
-        let held = sockets_of(&process, |inode| inodes.contains(&inode) && !names.contains_key(&inode));
+        let held =
+            sockets_of(&process, mount.as_deref(), |inode| inodes.contains(&inode) && !names.contains_key(&inode));
         if held.is_empty() {
             continue;
         }
@@ -37,19 +41,46 @@ pub(super) fn find(proc: &Path, wanted: &HashMap<NetnsId, HashSet<u32>>) -> Hash
 }
 
 /// The sockets in question that a process has open.
-fn sockets_of(process: &Path, wanted: impl Fn(u32) -> bool) -> HashSet<u32> {
-    let Ok(entries) = fs::read_dir(process.join("fd")) else { return HashSet::new() };
-    let inode = |entry: fs::DirEntry| {
-        let target = fs::read_link(entry.path()).ok()?;
-        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+fn sockets_of(process: &Path, mount: Option<&str>, wanted: impl Fn(u32) -> bool) -> HashSet<u32> {
+    let held = match fs::read_dir(process.join("fd")) {
+        Ok(entries) => entries.flatten().filter_map(|entry| linked_socket(&entry.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => described_sockets(process, mount),
+        Err(_) => Vec::new(),
     };
-    entries.flatten().filter_map(inode).filter(|&inode| wanted(inode)).collect()
+    held.into_iter().filter(|&inode| wanted(inode)).collect()
+}
+
+/// The inode of the socket that /proc/PID/fd/N leads to.
+fn linked_socket(link: &Path) -> Option<u32> {
+    fs::read_link(link).ok()?.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The same from /proc/PID/fdinfo. Its files, unlike the links, can be read of another user's process without
+/// `CAP_DAC_READ_SEARCH`, which the daemon does not have; they hold the inode since Linux 5.14 (fs/proc/fd.c, `seq_show`).
+/// An inode is a socket's only on the mount that all sockets of the kernel are on.
+fn described_sockets(process: &Path, mount: Option<&str>) -> Vec<u32> {
+    let (Some(mount), Ok(entries)) = (mount, fs::read_dir(process.join("fdinfo"))) else { return Vec::new() };
+    let socket = |entry: fs::DirEntry| {
+        let description = fs::read_to_string(entry.path()).ok()?;
+        (field(&description, "mnt_id:")? == mount).then(|| field(&description, "ino:")?.parse().ok())?
+    };
+    entries.flatten().filter_map(socket).collect()
+}
+
+/// The number (`mnt_id`) of the mount that sockets are on.
+fn socket_mount() -> Option<String> {
+    let socket = UnixDatagram::unbound().ok()?;
+    let description = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", socket.as_raw_fd())).ok()?;
+    field(&description, "mnt_id:").map(str::to_owned)
+}
+
+fn field<'a>(description: &'a str, name: &str) -> Option<&'a str> {
+    description.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::os::fd::AsRawFd;
 
     use super::*;
     use crate::netns::Netns;
@@ -70,6 +101,17 @@ mod tests {
         assert_eq!(find(here, &[inode(&a)]), HashMap::from([(inode(&a), own.trim_end().to_owned())]));
         assert_eq!(find(here, &[inode(&a), inode(&b), 1]).len(), 2);
         assert_eq!(find(NetnsId::at(Path::new("/")).unwrap(), &[inode(&a)]).len(), 0);
+    }
+
+    #[test]
+    fn descriptions_name_the_same_sockets_as_links() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = Path::new("/proc/self");
+        let mount = socket_mount();
+        assert!(mount.is_some());
+        assert!(described_sockets(own, mount.as_deref()).contains(&inode(&listener)));
+        assert!(!described_sockets(own, Some("1")).contains(&inode(&listener)));
+        assert_eq!(sockets_of(own, None, |found| found == inode(&listener)), HashSet::from([inode(&listener)]));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What becomes of the daemon's knowledge.
 
+use std::process::Command;
+
+use portsplice_tests::process::Process;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::servers::{Kind, Server};
 use portsplice_tests::{privileged, wait};
@@ -17,11 +20,18 @@ fn finds_what_listened_before() {
     let netns = portsplice_tests::net::Netns::new();
     let mut first = Server::start_on(Kind::Nginx, &netns, "127.0.0.1", 8000);
     let second = Server::start_on(Kind::Threads, &netns, "::1", 8001);
+    // As most containers' servers do, this one runs as a user of its own, whose descriptors root without further
+    // capabilities may not list.
+    let script = "import socket, signal\ns = socket.create_server(('127.0.0.1', 8002))\nprint('ready', flush=True)\nsignal.pause()";
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", script]);
+    let third = Process::spawn("python", &mut other, Some(&netns));
+    third.line_with("ready");
     node.register("early", &format!("netns = {:?}\n", netns.path()));
-    expect(node, &[("127.0.0.1", 8000, "nginx"), ("::1", 8001, "python3")]);
+    expect(node, &[("127.0.0.1", 8000, "nginx"), ("::1", 8001, "python3"), ("127.0.0.1", 8002, "python3")]);
     first.process.kill();
-    expect(node, &[("::1", 8001, "python3")]);
-    drop(second);
+    expect(node, &[("::1", 8001, "python3"), ("127.0.0.1", 8002, "python3")]);
+    drop((second, third));
     expect(node, &[]);
 }
 
