@@ -149,8 +149,16 @@ fn reduce_to(is_needed: impl Fn(&Need) -> bool) -> Result<Privileges> {
 fn plan(permitted: &CapsHashSet, is_needed: impl Fn(&Need) -> bool) -> (Vec<Capability>, Vec<Missing>) {
     let needs = NEEDS.iter().filter(|need| is_needed(need));
     let (have, lack): (Vec<&Need>, Vec<&Need>) = needs.partition(|need| permitted.contains(&need.capability));
-    let missing = lack.iter().map(|need| Missing { capability: need.capability, cost: need.cost });
+    let is_missed = |need: &&&Need| !is_implied(need.capability, permitted);
+    let missing = lack.iter().filter(is_missed).map(|need| Missing { capability: need.capability, cost: need.cost });
     (have.iter().map(|need| need.capability).collect(), missing.collect())
+}
+
+/// Whether another capability of `permitted` does the same: `CAP_SYS_ADMIN` is asked where these are not there
+/// (`bpf_capable` and `perfmon_capable` in include/linux/capability.h). Docker before 23 cannot give them.
+fn is_implied(capability: Capability, permitted: &CapsHashSet) -> bool {
+    matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON)
+        && permitted.contains(&Capability::CAP_SYS_ADMIN)
 }
 
 fn raise_limits() -> Option<u64> {
@@ -175,6 +183,9 @@ mod tests {
     fn the_plan_keeps_what_is_needed_and_names_what_is_missing() {
         let (kept, missing) = plan(&caps::all(), |_| true);
         assert_eq!((kept.len(), missing.len()), (NEEDS.len(), 0));
+        let few = CapsHashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE]);
+        let missing: Vec<Capability> = plan(&few, |_| true).1.iter().map(|missing| missing.capability).collect();
+        assert_eq!(missing, [Capability::CAP_NET_BIND_SERVICE, Capability::CAP_NET_ADMIN], "the others are implied");
         let without_bpf = |need: &Need| !need.only_for_bpf;
         let (kept, _) = plan(&caps::all(), without_bpf);
         assert!(!kept.contains(&Capability::CAP_BPF) && !kept.contains(&Capability::CAP_NET_ADMIN));
