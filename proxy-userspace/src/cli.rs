@@ -4,6 +4,7 @@
 
 mod check;
 mod docs;
+mod edge;
 mod node;
 mod output;
 mod sign;
@@ -33,6 +34,8 @@ pub struct Cli {
 enum Command {
     /// Run the daemon of a worker node
     Node(Box<node::NodeArgs>),
+    /// Run the cluster's front, which keeps the record of what nodes run
+    Edge(edge::EdgeArgs),
     /// Tell what this machine offers the daemon, and whether the fast path holds on its kernel
     Check(check::CheckArgs),
     /// Print the headers of a signed request, for curl
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Node(args) => node::run(*args),
+        Command::Edge(args) => edge::run(args),
         Command::Check(args) => check::run(args),
         Command::Sign(args) => sign::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS),

@@ -5,9 +5,11 @@
 //! allowed. Secrets are named by path only; no flag or variable takes a secret's value.
 
 mod cluster;
+pub mod edge;
 mod error;
 mod layers;
 mod listen;
+mod role;
 mod setting;
 pub mod settings;
 mod show;
@@ -16,22 +18,34 @@ mod tests;
 pub mod url;
 
 use std::collections::HashMap;
+use std::env;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-use std::{env, fs, io};
 
 pub use cluster::{ControlConfig, NodeConfig, PortsConfig, RegistryConfig, RegistryStore};
 pub use error::{ConfigError, Source};
 pub use listen::{CertificateFiles, ListenAddress, ListenConfig};
 pub use setting::{AnySetting, Keyword, Setting, Shape};
+pub use url::authority;
 
 pub use crate::auth::Scheme;
 pub use crate::fastpath::BpfMode;
-use layers::{FILE_VARIABLE, Layers};
+use layers::Layers;
+pub use role::Role;
+use show::Origins;
 
-/// The file that is read when no other is named; it may be missing.
-pub const DEFAULT_FILE: &str = "/etc/portsplice/node.toml";
+/// What all variables' names begin with.
+const PREFIX: &str = "PORTSPLICE_";
+
+/// The node's configuration.
+pub static NODE: Role = Role {
+    default_file: "/etc/portsplice/node.toml",
+    prefix: PREFIX,
+    others: &["PORTSPLICE_EDGE_"],
+    settings: settings::ALL,
+};
+
 /// The systemd credential (`LoadCredential=portsplice.root:PATH`) that is the root secret when no file is named.
 pub const ROOT_CREDENTIAL: &str = "portsplice.root";
 
@@ -94,6 +108,12 @@ pub struct SecretsConfig {
 }
 
 impl SecretsConfig {
+    fn of(l: &Layers, sources: &Sources) -> Self {
+        let root_file = l.get(&settings::ROOT_FILE);
+        let credentials_directory = if root_file.is_none() { sources.root_credential() } else { None };
+        Self { root_file, keys_dir: l.get(&settings::KEYS_DIR), credentials_directory }
+    }
+
     /// Whether the root secret is among them.
     pub fn has_root(&self) -> bool {
         self.root_file.is_some() || self.credentials_directory.is_some()
@@ -215,8 +235,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// What should be logged about the configuration itself.
     pub warnings: Vec<String>,
-    /// Each setting's text and where it is from, in the table's order.
-    origins: Vec<(&'static str, String, Source)>,
+    origins: Origins,
 }
 
 /// What a configuration is made from. Kept, so that it can be made again on SIGHUP.
@@ -241,7 +260,7 @@ impl Sources {
         let mut variables = Vec::new();
         for (name, value) in env::vars_os() {
             let Ok(name) = name.into_string() else { continue };
-            if !name.starts_with(layers::PREFIX) && name != "CREDENTIALS_DIRECTORY" {
+            if !name.starts_with(PREFIX) && name != "CREDENTIALS_DIRECTORY" {
                 continue;
             }
             match value.into_string() {
@@ -264,15 +283,6 @@ impl Sources {
         let directory = PathBuf::from(self.variable("CREDENTIALS_DIRECTORY")?);
         directory.join(ROOT_CREDENTIAL).exists().then_some(directory)
     }
-
-    /// The file to read, and whether it has to exist.
-    fn path(&self) -> (PathBuf, bool) {
-        let named = self.file.clone().or_else(|| self.variable(FILE_VARIABLE).map(PathBuf::from));
-        match named {
-            Some(path) => (path, true),
-            None => (PathBuf::from(DEFAULT_FILE), false),
-        }
-    }
 }
 
 impl Config {
@@ -281,35 +291,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, each with what to do.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let (path, required) = sources.path();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !required => None,
-            Err(e) => {
-                let problem = format!(
-                    "cannot read the configuration file {}: {e}; name another with --config or {FILE_VARIABLE}",
-                    path.display()
-                );
-                return Err(ConfigError { problems: vec![problem] });
-            }
-        };
-        Self::from_layers(text.as_deref().map(|text| (path.as_path(), text)), sources)
-    }
-
-    fn from_layers(file: Option<(&Path, &str)>, sources: &Sources) -> Result<Self, ConfigError> {
-        let mut layers = Layers::default();
-        if let Some((path, text)) = file {
-            layers.file(path, text)?;
-        }
-        layers.environment(&sources.variables);
-        for (key, flag, text) in &sources.flags {
-            let setting = settings::ALL.iter().copied().find(|s| s.key() == *key);
-            let setting = setting.unwrap_or_else(|| unreachable!("flag {flag} sets {key}, which is no setting"));
-            layers.set(setting, text.clone(), Source::Flag(flag));
-        }
-        let urls: Vec<&str> = sources.listen.iter().map(String::as_str).collect();
-        layers.listen_urls(&urls, &Source::Flag("--listen"));
-        Self::resolve(layers, sources)
+        Self::resolve(NODE.read(sources)?, sources)
     }
 
     fn resolve(mut layers: Layers, sources: &Sources) -> Result<Self, ConfigError> {
@@ -320,11 +302,7 @@ impl Config {
             drain_timeout: l.get(&DRAIN_TIMEOUT),
             threads: l.get(&THREADS),
             log: LogConfig { level: l.get(&LOG_LEVEL), format: l.get(&LOG_FORMAT), access: l.get(&LOG_ACCESS) },
-            secrets: SecretsConfig {
-                root_file: l.get(&ROOT_FILE),
-                keys_dir: l.get(&KEYS_DIR),
-                credentials_directory: if l.get(&ROOT_FILE).is_none() { sources.root_credential() } else { None },
-            },
+            secrets: SecretsConfig::of(l, sources),
             listen: l.listen.clone(),
             limits: LimitsConfig {
                 head_bytes: l.get(&HEAD_BYTES),
@@ -364,13 +342,7 @@ impl Config {
             control: ControlConfig::of(l),
             registry: RegistryConfig::of(l),
             warnings: l.warnings.clone(),
-            origins: ALL
-                .iter()
-                .map(|s| {
-                    let (text, source) = l.text(*s);
-                    (s.key(), text.to_owned(), source)
-                })
-                .collect(),
+            origins: l.origins(),
         };
         config.check(&mut layers);
         layers.problems.finish().map(|()| config)
@@ -378,21 +350,7 @@ impl Config {
 
     /// What only the whole can tell.
     fn check(&self, layers: &mut Layers) {
-        if self.listen.is_empty() && !layers.listen_given {
-            layers.problems.add(
-                "no listener is configured; give one with --listen tls://0.0.0.0:7450, PORTSPLICE_LISTEN, or in the file:\n    [[listen]]\n    address = \"0.0.0.0:7450\"",
-            );
-        }
-        let mut seen = HashMap::new();
-        for listen in &self.listen {
-            let free_port = matches!(listen.address, ListenAddress::Socket(a) if a.port() == 0);
-            if !free_port && seen.insert(&listen.address, ()).is_some() {
-                layers.problems.add(format!(
-                    "two listeners have the address {}; give each its own, or one with both credentials",
-                    listen.address
-                ));
-            }
-        }
+        check_listeners(layers, "0.0.0.0:7450");
         if !self.secrets.has_root() && self.secrets.keys_dir.is_none() {
             layers.problems.add(format!(
                 "no secret is configured, so that no request could be authenticated; name a file with `secrets.root-file` (--root-secret-file), a directory of keys with `secrets.keys-dir` (--keys-dir), or pass the systemd credential {ROOT_CREDENTIAL}"
@@ -405,6 +363,7 @@ impl Config {
                 listen.address
             ));
         }
+        self.node.problems().into_iter().for_each(|problem| layers.problems.add(problem));
         self.registry.problems().into_iter().for_each(|problem| layers.problems.add(problem));
         if self.containers.docker.is_none() && self.containers.directory.is_none() {
             layers.problems.add(
@@ -415,7 +374,26 @@ impl Config {
 
     /// The keys of settings that differ in `new` but take effect only after a restart.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        let pairs = self.origins.iter().zip(&new.origins).zip(settings::ALL);
-        pairs.filter(|((old, new), setting)| setting.restart() && old.1 != new.1).map(|((old, _), _)| old.0).collect()
+        self.origins.needs_restart(&new.origins)
+    }
+}
+
+/// There is a listener, and no address twice. `example` is an address for this role.
+fn check_listeners(layers: &mut Layers, example: &str) {
+    if layers.listen.is_empty() && !layers.listen_given {
+        let variable = layers.role.listen_variable();
+        layers.problems.add(format!(
+            "no listener is configured; give one with --listen tls://{example}, {variable}, or in the file:\n    [[listen]]\n    address = \"{example}\"",
+        ));
+    }
+    let mut seen = HashMap::new();
+    for listen in &layers.listen {
+        let free_port = matches!(listen.address, ListenAddress::Socket(a) if a.port() == 0);
+        if !free_port && seen.insert(&listen.address, ()).is_some() {
+            layers.problems.add(format!(
+                "two listeners have the address {}; give each its own, or one with both credentials",
+                listen.address
+            ));
+        }
     }
 }

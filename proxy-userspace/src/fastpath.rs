@@ -106,7 +106,7 @@ impl Fastpath {
                 if let Err(error) = kernel.tune_servers() {
                     tracing::warn!(%error, "servers' sockets stay as they are: after a stall a response comes back to the fast path late");
                 }
-                if !cgroup::namespace_is_initial() {
+                if settings.cgroup.is_none() && !cgroup::namespace_is_initial() {
                     tracing::warn!(
                         cgroup = %kernel.cgroup().display(),
                         "the daemon runs in a cgroup namespace of its own, so its eBPF program sees only sockets of \

@@ -110,9 +110,21 @@ impl Privileges {
 /// When the kernel refuses to take privileges away. A capability that is missing is no error here, see
 /// [`Privileges::check`].
 pub fn reduce(bpf: BpfMode) -> Result<Privileges> {
+    reduce_to(|need| !need.only_for_bpf || bpf != BpfMode::Off)
+}
+
+/// As [`reduce`], for a role that does nothing but listen and connect.
+///
+/// # Errors
+/// When the kernel refuses to take privileges away.
+pub fn reduce_to_network() -> Result<Privileges> {
+    reduce_to(|need| need.capability == Capability::CAP_NET_BIND_SERVICE)
+}
+
+fn reduce_to(is_needed: impl Fn(&Need) -> bool) -> Result<Privileges> {
     let open_files = raise_limits();
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read this process's capabilities")?;
-    let (kept, missing) = plan(&permitted, bpf);
+    let (kept, missing) = plan(&permitted, is_needed);
 
     // Dropping from the bounding set needs CAP_SETPCAP, so it comes first. Without it the set stays, and
     // no_new_privs alone has to keep an executed program from gaining anything.
@@ -134,8 +146,8 @@ pub fn reduce(bpf: BpfMode) -> Result<Privileges> {
 }
 
 /// What to keep of `permitted`, and what is missing in it.
-fn plan(permitted: &CapsHashSet, bpf: BpfMode) -> (Vec<Capability>, Vec<Missing>) {
-    let needs = NEEDS.iter().filter(|need| !need.only_for_bpf || bpf != BpfMode::Off);
+fn plan(permitted: &CapsHashSet, is_needed: impl Fn(&Need) -> bool) -> (Vec<Capability>, Vec<Missing>) {
+    let needs = NEEDS.iter().filter(|need| is_needed(need));
     let (have, lack): (Vec<&Need>, Vec<&Need>) = needs.partition(|need| permitted.contains(&need.capability));
     let missing = lack.iter().map(|need| Missing { capability: need.capability, cost: need.cost });
     (have.iter().map(|need| need.capability).collect(), missing.collect())
@@ -161,11 +173,12 @@ mod tests {
 
     #[test]
     fn the_plan_keeps_what_is_needed_and_names_what_is_missing() {
-        let (kept, missing) = plan(&caps::all(), BpfMode::Auto);
+        let (kept, missing) = plan(&caps::all(), |_| true);
         assert_eq!((kept.len(), missing.len()), (NEEDS.len(), 0));
-        let (kept, _) = plan(&caps::all(), BpfMode::Off);
+        let without_bpf = |need: &Need| !need.only_for_bpf;
+        let (kept, _) = plan(&caps::all(), without_bpf);
         assert!(!kept.contains(&Capability::CAP_BPF) && !kept.contains(&Capability::CAP_NET_ADMIN));
-        let (kept, missing) = plan(&CapsHashSet::from([Capability::CAP_CHOWN]), BpfMode::Off);
+        let (kept, missing) = plan(&CapsHashSet::from([Capability::CAP_CHOWN]), without_bpf);
         assert!(kept.is_empty());
         let privileges = Privileges { kept, missing, open_files: None };
         let error = privileges.check().unwrap_err().to_string();
@@ -179,7 +192,7 @@ mod tests {
         thread::spawn(|| {
             let before = caps::read(None, CapSet::Permitted).unwrap();
             let privileges = reduce(BpfMode::Off).unwrap();
-            assert_eq!(privileges.kept, plan(&before, BpfMode::Off).0);
+            assert_eq!(privileges.kept, plan(&before, |need| !need.only_for_bpf).0);
             thread::spawn(move || {
                 let kept: CapsHashSet = privileges.kept.iter().copied().collect();
                 for set in [CapSet::Permitted, CapSet::Effective] {

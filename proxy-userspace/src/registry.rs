@@ -4,8 +4,15 @@
 //! them, and the [`Link`]s from host names to their ports. Nothing here is on the way of a byte: a store that is away, or
 //! slow, delays news and stops no connection.
 
+pub mod api;
+pub mod arvados;
+pub mod embedded;
 mod error;
+pub mod etcd;
+pub mod http;
+pub mod publisher;
 mod record;
+pub mod remote;
 
 use std::sync::Arc;
 
@@ -24,7 +31,21 @@ pub use record::{
 pub trait Registry: Send + Sync + std::fmt::Debug {
     /// Writes what this node reports. All of `changes` or, when it fails, any part of them: reports are whole records, so
     /// writing one again does no harm.
+    ///
+    /// A record is taken from whoever reports it last; a [`Change::Remove`] removes it only while it is this node's, so that
+    /// late news of the node that a container has left does not harm the record of the one that it has come to.
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Removes the records of `node`, which is the one that reports here, except those of the uuids `running`: what it
+    /// reported before it crashed, or before the store was away.
+    fn retain<'a>(&'a self, node: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let stale = |record: &Record| record.node == node && !running.contains(&record.uuid);
+            let stale = self.records().await?.into_iter().filter(stale).map(|record| Change::Remove(record.uuid));
+            let stale: Vec<Change> = stale.collect();
+            if stale.is_empty() { Ok(()) } else { self.report(&stale).await }
+        })
+    }
 
     /// The record of the container `uuid`.
     fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
@@ -46,9 +67,20 @@ pub trait Registry: Send + Sync + std::fmt::Debug {
     /// Removes a link, if `actor` may: its owner, or an administrator.
     fn delete_link<'a>(&'a self, hostname: &'a Hostname, actor: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>>;
 
+    /// What is wrong with the store, as far as it is known without asking it; `None` is nothing.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
     /// Everything that is there now and then each change, until the stream is dropped. The stream outlives outages: after
     /// one it begins anew with [`Update::Reset`].
     fn watch(&self) -> BoxStream<'static, Update>;
+
+    /// Takes back what this node has reported, at its end, within a bounded time. Nothing to do for a store whose records
+    /// are to outlive their node.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A store that is shared.

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
-use rustls::{DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
+use rustls::{ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -80,12 +81,7 @@ impl TlsIdentity {
     /// When a file cannot be read or holds something else, when everybody may read the key, or when the two do not belong
     /// together; the text says what to do.
     pub fn load(files: &CertificateFiles) -> Result<Self> {
-        let path = files.certificate.display();
-        let pem = read_pem(&files.certificate, false)?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("{path} is no PEM file of certificates"))?;
-        ensure!(!chain.is_empty(), "{path} holds no certificate; it must begin with -----BEGIN CERTIFICATE-----");
+        let chain = certificates(&files.certificate)?;
         let path = files.key.display();
         let pem = read_pem(&files.key, true)?;
         let key = PrivateKeyDer::from_pem_slice(&pem)
@@ -124,6 +120,25 @@ pub fn provider() -> Arc<CryptoProvider> {
 pub fn exporter(connection: &ServerConnection) -> Option<[u8; 32]> {
     // A context of zero length, not none: RFC 9266 section 2. In TLS 1.2 they differ.
     connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(b"")).ok()
+}
+
+/// The same, seen from the client.
+pub fn client_exporter(connection: &ClientConnection) -> Option<[u8; 32]> {
+    connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(b"")).ok()
+}
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// When it cannot be read or holds something else; the text says what to do.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let shown = path.display();
+    let pem = read_pem(path, false)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{shown} is no PEM file of certificates"))?;
+    ensure!(!chain.is_empty(), "{shown} holds no certificate; it must begin with -----BEGIN CERTIFICATE-----");
+    Ok(chain)
 }
 
 /// Accepts every certificate of a server, but only from whoever has its key: the handshake's signature is checked.
@@ -171,7 +186,7 @@ fn since_epoch() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
-fn read_pem(path: &std::path::Path, secret: bool) -> Result<Zeroizing<Vec<u8>>> {
+fn read_pem(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
     let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;

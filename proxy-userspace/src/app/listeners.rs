@@ -1,4 +1,4 @@
-//! The node's listeners over their lives: opened, changed by a reload, closed.
+//! A role's listeners over their lives: opened, changed by a reload, closed.
 //!
 //! A change happens in two steps. [`Listeners::plan`] opens and reads everything new and may fail, which changes nothing;
 //! [`Listeners::apply`] puts it in force and cannot fail. A listener whose address stays keeps its socket, so that no
@@ -11,23 +11,36 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
 use super::announce;
-use crate::auth::{Authenticator, Keyring, ReplayMemory};
+use crate::auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 use crate::config::{ListenAddress, ListenConfig};
-use crate::drain::Drain;
+use crate::drain::{Drain, DrainWatch};
 use crate::listen::{self, Bound, Inherited};
-use crate::node::Node;
-use crate::node::accept::Listener;
 use crate::tls::{TlsIdentity, TlsSlot};
+
+/// A socket with all that it takes to serve it.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) socket: Socket,
+    pub(super) tls: Option<Arc<TlsSlot>>,
+    pub(super) authenticator: Arc<Authenticator>,
+}
+
+/// A role that serves connections.
+pub(super) trait Serve {
+    /// Serves `opened` until the drain that it holds open begins.
+    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>>;
+}
 
 /// What all listeners share.
 #[derive(Debug)]
 pub(super) struct Shared {
     keyring: Arc<ArcSwap<Keyring>>,
+    registered: Arc<RegisteredKeys>,
     replay: Arc<ReplayMemory>,
     window: Duration,
     /// The certificate for all TLS listeners without one of their own; the same as long as the process lives.
@@ -35,12 +48,25 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keyring: Arc<ArcSwap<Keyring>>, replay: Arc<ReplayMemory>, window: Duration) -> Self {
-        Self { keyring, replay, window, generated: OnceLock::new() }
+    /// `registered`: the keys that come while the node runs, beside those of `keyring` and of every later one.
+    pub(super) fn new(
+        keyring: Keyring,
+        registered: Arc<RegisteredKeys>,
+        replay: Arc<ReplayMemory>,
+        window: Duration,
+    ) -> Self {
+        let keyring = keyring.with_registered(Arc::clone(&registered));
+        let keyring = Arc::new(ArcSwap::from_pointee(keyring));
+        Self { keyring, registered, replay, window, generated: OnceLock::new() }
+    }
+
+    /// The keys in force, of which a reload makes others.
+    pub(super) fn keyring(&self) -> &Arc<ArcSwap<Keyring>> {
+        &self.keyring
     }
 
     pub(super) fn replace_keyring(&self, keyring: Keyring) {
-        self.keyring.store(Arc::new(keyring));
+        self.keyring.store(Arc::new(keyring.with_registered(Arc::clone(&self.registered))));
     }
 
     fn identity(&self, config: &ListenConfig) -> Result<Option<Arc<TlsIdentity>>> {
@@ -73,6 +99,13 @@ struct Active {
 /// Every listener of a configuration, ready to be put in force.
 #[derive(Debug)]
 pub(super) struct Plan(Vec<Planned>);
+
+impl Plan {
+    /// The address of the first listener.
+    pub(super) fn first(&self) -> Option<SocketAddr> {
+        self.0.first().map(|planned| planned.bound.address)
+    }
+}
 
 #[derive(Debug)]
 struct Planned {
@@ -147,7 +180,7 @@ impl Listeners {
     }
 
     /// Puts a plan in force: new listeners first, then the changed ones, and those that are no longer wanted last.
-    pub(super) fn apply(&mut self, plan: Plan, node: &Arc<Node>) {
+    pub(super) fn apply(&mut self, plan: Plan, role: &impl Serve) {
         self.forget_finished();
         let mut old = std::mem::take(&mut self.active);
         for Planned { bound, identity, replaces } in plan.0 {
@@ -162,11 +195,11 @@ impl Listeners {
                     active.renewed(bound.config, identity)
                 }
                 Some(active) => {
-                    let new = self.serve(bound, identity, node);
+                    let new = self.serve(bound, identity, role);
                     self.retired.push(active.retire());
                     new
                 }
-                None => self.serve(bound, identity, node),
+                None => self.serve(bound, identity, role),
             };
             self.active.push(active);
         }
@@ -176,7 +209,7 @@ impl Listeners {
         }
     }
 
-    fn serve(&mut self, bound: Bound, identity: Option<Arc<TlsIdentity>>, node: &Arc<Node>) -> Active {
+    fn serve(&mut self, bound: Bound, identity: Option<Arc<TlsIdentity>>, role: &impl Serve) -> Active {
         let Bound { config, socket, address } = bound;
         let tls = identity.map(|identity| Arc::new(ArcSwap::new(identity)));
         let drain = Drain::new();
@@ -190,8 +223,8 @@ impl Listeners {
         let name = format!("{} {address}", kind(&config));
         match socket.try_clone() {
             Ok(served) => {
-                let listener = Listener { socket: served, tls: tls.clone(), authenticator: Arc::new(authenticator) };
-                let served = Arc::clone(node).serve(listener, drain.watch());
+                let opened = Opened { socket: served, tls: tls.clone(), authenticator: Arc::new(authenticator) };
+                let served = role.serve(opened, drain.watch());
                 self.tasks.spawn(async move { (name, served.await) });
             }
             Err(error) => {

@@ -78,12 +78,17 @@ pub(super) fn register(
         let failing = c.health().into_iter().filter_map(|(name, health)| Some((name.to_owned(), health.err()?)));
         failing.collect()
     });
+    self::replay(metrics, replay);
+    kernel(metrics, fastpath);
+    fast(metrics, fastpath);
+}
+
+/// Adds the size of the replay memory.
+pub(super) fn replay(metrics: &Metrics, replay: &Arc<ReplayMemory>) {
     let r = Arc::clone(replay);
     metrics.observe("replay_entries", "Nonces that are remembered against replay", Kind::Gauge, move || {
         vec![Sample::plain(r.len() as f64)]
     });
-    kernel(metrics, fastpath);
-    fast(metrics, fastpath);
 }
 
 fn kernel(metrics: &Metrics, fastpath: &Arc<Fastpath>) {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::authority;
 use super::layers::Layers;
 use super::setting::Keyword;
 use super::settings::*;
 use super::url::Url;
+use crate::http::ContainerName;
 
 /// `[node]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub struct RegistryConfig {
     pub token_file: Option<PathBuf>,
     /// What etcd's keys begin with.
     pub prefix: String,
+    /// Where it is noted which containers have accepted connections; `None` is nowhere.
+    pub accepted_file: Option<PathBuf>,
     /// How long a record outlives its node.
     pub ttl: Duration,
     /// How long news are collected.
@@ -88,6 +92,24 @@ pub struct RegistryConfig {
 impl NodeConfig {
     pub(super) fn of(l: &Layers) -> Self {
         Self { name: l.get(&NODE_NAME), address: l.get(&NODE_ADDRESS) }
+    }
+
+    /// What is wrong with it.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.name.is_empty() && ContainerName::parse(&self.name).is_none() {
+            problems.push(format!(
+                "`node.name` is {:?}; write letters, digits, '.', '_' and '-', 255 at most, the first a letter or digit",
+                self.name
+            ));
+        }
+        if !self.address.is_empty() && authority(&self.address).is_none() {
+            problems.push(format!(
+                "`node.address` is {:?}; write HOST:PORT, such as \"node1.example:7450\" or \"[2001:db8::1]:7450\"",
+                self.address
+            ));
+        }
+        problems
     }
 }
 
@@ -114,6 +136,7 @@ impl RegistryConfig {
             key: l.get(&REGISTRY_KEY),
             token_file: l.get(&REGISTRY_TOKEN),
             prefix: l.get(&REGISTRY_PREFIX),
+            accepted_file: l.get(&REGISTRY_ACCEPTED),
             ttl: l.get(&REGISTRY_TTL),
             debounce: l.get(&REGISTRY_DEBOUNCE),
         }

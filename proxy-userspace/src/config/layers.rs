@@ -11,18 +11,12 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problems, Source};
 use super::listen::{ListenConfig, RawListen};
 use super::setting::{AnySetting, Setting, Shape};
-use super::settings::ALL;
-
-/// What every variable's name begins with.
-pub(super) const PREFIX: &str = "PORTSPLICE_";
-/// Listeners as `tls://ADDRESS` or `tcp://ADDRESS`, separated by white space.
-pub(super) const LISTEN_VARIABLE: &str = "PORTSPLICE_LISTEN";
-/// The path of the file.
-pub(super) const FILE_VARIABLE: &str = "PORTSPLICE_CONFIG";
+use super::show::Origins;
+use super::{Role, Sources};
 
 /// The values that were given, each by the highest layer that has one.
-#[derive(Debug, Default)]
 pub(super) struct Layers {
+    pub(super) role: &'static Role,
     values: BTreeMap<&'static str, (String, Source)>,
     pub(super) listen: Vec<ListenConfig>,
     /// Whether any layer says something about listeners, be it wrong.
@@ -32,6 +26,42 @@ pub(super) struct Layers {
 }
 
 impl Layers {
+    /// All layers of `sources`; `file` is the file's path and text. What is wrong is in `problems`.
+    ///
+    /// # Errors
+    /// Only when the file is no TOML at all.
+    pub(super) fn of(role: &'static Role, file: Option<(&Path, &str)>, sources: &Sources) -> Result<Self, ConfigError> {
+        let mut layers = Self {
+            role,
+            values: BTreeMap::new(),
+            listen: Vec::new(),
+            listen_given: false,
+            warnings: Vec::new(),
+            problems: Problems::default(),
+        };
+        if let Some((path, text)) = file {
+            layers.file(path, text)?;
+        }
+        layers.environment(&sources.variables);
+        for (key, flag, text) in &sources.flags {
+            let setting = role.setting(key);
+            let setting = setting.unwrap_or_else(|| unreachable!("flag {flag} sets {key}, which is no setting"));
+            layers.set(setting, text.clone(), Source::Flag(flag));
+        }
+        let urls: Vec<&str> = sources.listen.iter().map(String::as_str).collect();
+        layers.listen_urls(&urls, &Source::Flag("--listen"));
+        Ok(layers)
+    }
+
+    /// Each setting's text and where it is from.
+    pub(super) fn origins(&self) -> Origins {
+        let origin = |setting: &&'static dyn AnySetting| {
+            let (text, source) = self.text(*setting);
+            (*setting, text.to_owned(), source)
+        };
+        Origins(self.role.settings.iter().map(origin).collect())
+    }
+
     /// The text of a setting and where it is from.
     pub(super) fn text(&self, setting: &dyn AnySetting) -> (&str, Source) {
         match self.values.get(setting.key()) {
@@ -48,7 +78,7 @@ impl Layers {
             .unwrap_or_else(|| unreachable!("the default of {} is checked by a test", setting.key))
     }
 
-    pub(super) fn set(&mut self, setting: &'static dyn AnySetting, text: String, source: Source) {
+    fn set(&mut self, setting: &'static dyn AnySetting, text: String, source: Source) {
         if setting.accepts(&text) {
             self.values.insert(setting.key(), (text, source));
         } else {
@@ -58,7 +88,7 @@ impl Layers {
 
     /// # Errors
     /// Only when the text is no TOML at all; mistakes in it are collected.
-    pub(super) fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+    fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let document = DeTable::parse(text)
             .map_err(|e| ConfigError { problems: vec![format!("{}: no valid TOML: {e}", path.display())] })?;
         let path = Arc::new(path.to_owned());
@@ -74,7 +104,7 @@ impl Layers {
             let source = file.source(name.span().start);
             if key == "listen" {
                 self.listeners(file, value);
-            } else if let Some(setting) = ALL.iter().copied().find(|s| s.key() == key) {
+            } else if let Some(setting) = self.role.setting(&key) {
                 match scalar(setting.shape(), value.get_ref()) {
                     Some(text) => self.set(setting, text, source),
                     None => {
@@ -82,10 +112,10 @@ impl Layers {
                         self.problems.add(format!("{source}: `{key}` is {shown}; write {}", setting.allowed()));
                     }
                 }
-            } else if let (true, Some(inner)) = (is_section(&key), value.get_ref().as_table()) {
+            } else if let (true, Some(inner)) = (self.role.is_section(&key), value.get_ref().as_table()) {
                 self.table(file, &key, inner);
             } else {
-                self.problems.add(format!("{source}: unknown key `{key}`; {}", known(prefix)));
+                self.problems.add(format!("{source}: unknown key `{key}`; {}", self.role.known(prefix)));
             }
         }
     }
@@ -121,22 +151,22 @@ impl Layers {
 
     /// Variables with the prefix that mean nothing are warned of and not refused: Kubernetes sets such ones by itself for
     /// a service that is named portsplice.
-    pub(super) fn environment(&mut self, variables: &[(String, String)]) {
-        for (name, value) in variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+    fn environment(&mut self, variables: &[(String, String)]) {
+        for (name, value) in variables.iter().filter(|(name, _)| name.starts_with(self.role.prefix)) {
             let source = Source::Variable(name.clone());
-            if name == LISTEN_VARIABLE {
+            if *name == self.role.listen_variable() {
                 let listen: Vec<&str> = value.split_whitespace().collect();
                 self.listen_urls(&listen, &source);
-            } else if let Some(setting) = ALL.iter().copied().find(|s| s.variable() == *name) {
+            } else if let Some(setting) = self.role.settings.iter().copied().find(|s| self.role.variable(*s) == *name) {
                 self.set(setting, value.clone(), source);
-            } else if name != FILE_VARIABLE {
+            } else if *name != self.role.file_variable() && !self.role.is_anothers(name) {
                 self.warnings.push(format!("environment variable {name} is not a setting and is ignored"));
             }
         }
     }
 
     /// Replaces the listeners of the layers below, unless there are none in this one.
-    pub(super) fn listen_urls(&mut self, urls: &[&str], source: &Source) {
+    fn listen_urls(&mut self, urls: &[&str], source: &Source) {
         if urls.is_empty() {
             return;
         }
@@ -179,31 +209,5 @@ pub(super) fn scalar(shape: Shape, value: &DeValue<'_>) -> Option<String> {
         }
         (Shape::Switch, DeValue::Boolean(on)) => Some(on.to_string()),
         _ => None,
-    }
-}
-
-fn is_section(key: &str) -> bool {
-    ALL.iter().any(|s| s.key().split_once('.').is_some_and(|(section, _)| section == key))
-}
-
-/// What may stand at the place where an unknown key was found.
-fn known(section: &str) -> String {
-    let mut names: Vec<String> = Vec::new();
-    for key in ALL.iter().map(|s| s.key()) {
-        let name = match (section, key.split_once('.')) {
-            ("", None) => format!("`{key}`"),
-            ("", Some((inner, _))) => format!("[{inner}]"),
-            (section, Some((inner, name))) if inner == section => format!("`{name}`"),
-            _ => continue,
-        };
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    if section.is_empty() {
-        names.push("[[listen]]".to_owned());
-        format!("the file may have {}", names.join(", "))
-    } else {
-        format!("[{section}] may have {}", names.join(", "))
     }
 }

@@ -50,13 +50,6 @@ pub trait AnySetting: Sync {
     fn restart(&self) -> bool;
     /// Whether the text is an allowed value.
     fn accepts(&self, text: &str) -> bool;
-
-    /// The environment variable: `limits.head-timeout` is `PORTSPLICE_LIMITS_HEAD_TIMEOUT`.
-    fn variable(&self) -> String {
-        let name: String =
-            self.key().chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
-        format!("{}{name}", super::layers::PREFIX)
-    }
 }
 
 impl<T> AnySetting for Setting<T> {

@@ -171,6 +171,9 @@ settings! {
     /// What etcd's keys begin with.
     REGISTRY_PREFIX: String = "registry.prefix", "/portsplice/", Text, text,
         "what all keys in etcd begin with", restart;
+    /// Where it is noted which containers have accepted connections.
+    REGISTRY_ACCEPTED: Option<PathBuf> = "registry.accepted-file", "/run/portsplice/accepted", Text, optional_path,
+        r#"the path of a file that outlives the daemon but not the machine, or "" to forget at the end which containers have accepted connections"#, restart;
     /// How long a record outlives its node.
     REGISTRY_TTL: Duration = "registry.ttl", "15s", Text, seconds::<2, 3600>, r#"a time from "2s" to "1h""#, restart;
     /// How long news are collected before they are reported.

@@ -4,26 +4,64 @@ use std::fmt;
 
 use super::listen::ListenConfig;
 use super::setting::{AnySetting, Shape};
-use super::settings::ALL;
-use super::{Config, Source};
+use super::{Config, SecretsConfig, Source};
 
-/// The output is itself a configuration file that means the same.
-impl fmt::Display for Config {
+/// Each setting, its text and where that is from, in the table's order.
+#[derive(Clone, Default)]
+pub(super) struct Origins(pub(super) Vec<(&'static dyn AnySetting, String, Source)>);
+
+impl PartialEq for Origins {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |((a, at, af), (b, bt, bf)): (&(&dyn AnySetting, _, _), &(&dyn AnySetting, _, _))| {
+            a.key() == b.key() && at == bt && af == bf
+        };
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
+    }
+}
+
+impl Eq for Origins {}
+
+impl fmt::Debug for Origins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(setting, text, _)| (setting.key(), text))).finish()
+    }
+}
+
+impl Origins {
+    /// The keys of settings that differ in `new` but take effect only after a restart.
+    pub(super) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let pairs = self.0.iter().zip(&new.0);
+        pairs.filter(|(old, new)| old.0.restart() && old.1 != new.1).map(|(old, _)| old.0.key()).collect()
+    }
+
+    /// A configuration file that means the same.
+    pub(super) fn show(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        secrets: &SecretsConfig,
+        listen: &[ListenConfig],
+    ) -> fmt::Result {
         let mut section = "";
-        for ((key, text, source), setting) in self.origins.iter().zip(ALL) {
+        for (setting, text, source) in &self.0 {
+            let key = setting.key();
             let (own, name) = key.split_once('.').unwrap_or(("", key));
             if own != section {
                 writeln!(f, "\n[{own}]")?;
                 section = own;
             }
             line(f, name, &value(*setting, text), source)?;
-            if let ("secrets.root-file", Some(directory)) = (*key, &self.secrets.credentials_directory) {
+            if let ("secrets.root-file", Some(directory)) = (key, &secrets.credentials_directory) {
                 let path = directory.join(super::ROOT_CREDENTIAL);
                 writeln!(f, "# the root secret is the systemd credential {}", one_line(&path.to_string_lossy()))?;
             }
         }
-        self.listen.iter().try_for_each(|listen| listener(f, listen))
+        listen.iter().try_for_each(|listen| listener(f, listen))
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.origins.show(f, &self.secrets, &self.listen)
     }
 }
 

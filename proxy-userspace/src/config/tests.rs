@@ -1,4 +1,6 @@
 use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
 
 use super::*;
 
@@ -6,7 +8,7 @@ const SECRET: &str = "[secrets]\nroot-file = \"/s\"\n";
 const LISTEN: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
 
 fn load(file: &str, sources: &Sources) -> Result<Config, ConfigError> {
-    Config::from_layers(Some((Path::new("n.toml"), file)), sources)
+    Config::resolve(Layers::of(&NODE, Some((Path::new("n.toml"), file)), sources)?, sources)
 }
 
 fn good(file: &str) -> Config {
@@ -33,12 +35,14 @@ fn sources(variables: &[(&str, &str)], flags: &[(&'static str, &'static str, &st
 #[test]
 fn every_default_is_allowed_and_every_name_is_unique() {
     let mut names = HashSet::new();
-    for setting in settings::ALL {
-        assert!(setting.accepts(setting.default()), "{} = {:?}", setting.key(), setting.default());
-        assert!(names.insert(setting.variable()), "{}", setting.variable());
-        assert!(!setting.allowed().is_empty());
+    for role in [&NODE, &edge::EDGE] {
+        for setting in role.settings {
+            assert!(setting.accepts(setting.default()), "{} = {:?}", setting.key(), setting.default());
+            assert!(names.insert(role.variable(*setting)), "{}", role.variable(*setting));
+            assert!(!setting.allowed().is_empty());
+        }
+        assert!(names.insert(role.listen_variable()) && names.insert(role.file_variable()));
     }
-    assert!(!names.contains(layers::LISTEN_VARIABLE) && !names.contains(FILE_VARIABLE));
 }
 
 #[test]
@@ -229,7 +233,7 @@ fn what_is_shown_means_the_same() {
     let config = load(&file, &Sources::default()).unwrap();
     let shown = config.to_string();
     let again = load(&shown, &Sources::default()).unwrap();
-    assert_eq!(Config { origins: Vec::new(), ..again }, Config { origins: Vec::new(), ..config });
+    assert_eq!(Config { origins: Origins::default(), ..again }, Config { origins: Origins::default(), ..config });
     assert!(shown.contains("head-bytes = 16384  # n.toml line 5"), "{shown}");
 }
 

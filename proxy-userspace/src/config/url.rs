@@ -37,6 +37,15 @@ impl FromStr for Url {
     }
 }
 
+/// Host and port of `HOST:PORT`; an IPv6 address is in brackets.
+pub fn authority(text: &str) -> Option<(String, u16)> {
+    let (_, port) = text.rsplit_once(':')?;
+    // A URL leaves out the port that its scheme implies, so that it must be seen in the text.
+    let port: u16 = port.parse().ok()?;
+    let url: Url = format!("http://{text}").parse().ok()?;
+    (url.port == port && url.authority() == text.to_ascii_lowercase()).then_some((url.host, port))
+}
+
 impl Url {
     /// `HOST:PORT`, as a `Host` field and a resolver want it.
     pub fn authority(&self) -> String {
@@ -57,6 +66,19 @@ impl fmt::Display for Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn authorities_are_host_and_port() {
+        for (text, host, port) in [("n1:80", "n1", 80), ("N1.example:7450", "n1.example", 7450), ("[::1]:1", "::1", 1)]
+        {
+            assert_eq!(authority(text), Some((host.to_owned(), port)));
+        }
+        for bad in
+            ["", "n1", "n1:", ":80", "n1:0", "n1:65536", "n1:+1", "n1:01", "::1:80", "u@n1:80", "n1:80/", "a b:1"]
+        {
+            assert_eq!(authority(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn only_scheme_host_and_port() {

@@ -81,15 +81,20 @@ impl Cache {
         let mut table = self.table.lock();
         self.observe(&mut table, &container);
         let member = Member { container: container.clone(), names };
-        if let Some(old) = table.members.insert(container.id.clone(), member) {
-            if !old.container.is_same_as(&container) {
-                old.container.mark_gone();
-                self.observer.vanished(&old.container);
-            }
-            self.unobserve(&mut table, &old.container);
+        let replaced = table.members.insert(container.id.clone(), member).map(|old| old.container);
+        let vanished = replaced.as_ref().filter(|old| !old.is_same_as(&container));
+        if let Some(old) = vanished {
+            old.mark_gone();
+        }
+        // Whoever is told may look, and must see it then.
+        self.snapshot.store(Arc::new(Snapshot::of(&table)));
+        if let Some(old) = vanished {
+            self.observer.vanished(old);
+        }
+        if let Some(old) = &replaced {
+            self.unobserve(&mut table, old);
         }
         self.observer.appeared(&container);
-        self.snapshot.store(Arc::new(Snapshot::of(&table)));
     }
 
     /// Takes `container` out, and marks it gone for everyone who holds it.
@@ -101,9 +106,9 @@ impl Cache {
             return;
         }
         if let Some(old) = table.members.remove(&container.id) {
+            self.snapshot.store(Arc::new(Snapshot::of(&table)));
             self.unobserve(&mut table, &old.container);
             self.observer.vanished(&old.container);
-            self.snapshot.store(Arc::new(Snapshot::of(&table)));
         }
     }
 

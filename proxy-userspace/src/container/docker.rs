@@ -20,12 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
 use super::{Ask, Container, Desk, Entrance};
+use crate::backoff::Backoff;
 
-mod backoff;
 mod identify;
 mod inspections;
 
-use backoff::Backoff;
 use identify::{Known, Outcome};
 use inspections::Inspections;
 

@@ -100,6 +100,12 @@ impl NodeConfig {
         self
     }
 
+    /// Sets the cluster's secret, which is a random one otherwise.
+    pub fn root(&mut self, secret: &str) -> &mut Self {
+        self.root = Some(secret.to_owned());
+        self
+    }
+
     /// Gives the daemon a directory of containers' keys in place of the root secret.
     pub fn keys_only(&mut self) -> &mut Self {
         self.keys = true;
@@ -184,6 +190,8 @@ impl Site {
         let control = sections.entry("control".to_owned()).or_default();
         control.entry("socket".to_owned()).or_insert(quoted(self.control()));
         control.entry("state".to_owned()).or_insert(quoted(self.path("registered.json")));
+        let registry = sections.entry("registry".to_owned()).or_default();
+        registry.entry("accepted-file".to_owned()).or_insert(quoted(self.path("accepted")));
         let mut text = String::new();
         for (name, keys) in &sections {
             if !name.is_empty() {

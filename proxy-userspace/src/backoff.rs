@@ -7,7 +7,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// Doubles from 0.1 s to 5 s, each shortened by up to a quarter at random, so that many nodes do not act in step.
 #[derive(Debug)]
-pub(super) struct Backoff(Duration);
+pub(crate) struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -17,7 +17,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// How long to wait now.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(LONGEST);
         pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)

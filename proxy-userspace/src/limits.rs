@@ -1,4 +1,4 @@
-//! Caps on the controller's connections: in all, and for each client address.
+//! Caps on connections: in all, and for each client address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

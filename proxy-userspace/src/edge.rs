@@ -1,0 +1,83 @@
+//! The front of a cluster. So far it is where nodes report what they run: it owns the store and serves the record API.
+//!
+//! - [`Edge::serve`] (`accept`): connections, TLS handshakes, one HTTP/1.1 conversation each.
+//! - `records`: the record API: a request is authenticated by its head, then its body is read and done.
+//! - `leases`: which records outlive which node's silence, and for how long.
+//!
+//! Requests of users for host names will be served beside the record API; they need none of `records`.
+
+mod accept;
+mod leases;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use crate::config::edge::EdgeLimits;
+use crate::limits::ConnectionLimits;
+use crate::metrics::{Kind, Metrics, Sample};
+use crate::registry::StoreError;
+use crate::registry::embedded::Embedded;
+pub use accept::EdgeListener;
+use leases::Leases;
+
+/// Bodies that are read at once; a body may have a mebibyte, and others wait.
+const BODIES: usize = 64;
+
+/// What a reload may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EdgeSettings {
+    /// Bounds on connections.
+    pub limits: EdgeLimits,
+    /// The shortest and the longest time that a record may outlive its node.
+    pub ttl: (Duration, Duration),
+}
+
+/// An edge.
+#[derive(Debug)]
+pub struct Edge {
+    settings: ArcSwap<EdgeSettings>,
+    leases: Leases,
+    metrics: Arc<Metrics>,
+    connections: Arc<ConnectionLimits>,
+    bodies: Semaphore,
+}
+
+impl Edge {
+    /// Takes over what the store holds: each leased record has its time from now on.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn new(settings: EdgeSettings, store: Embedded, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
+        let edge = Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            leases: Leases::resume(store).await?,
+            metrics,
+            connections: ConnectionLimits::new(),
+            bodies: Semaphore::new(BODIES),
+        });
+        let e = Arc::downgrade(&edge);
+        edge.metrics.observe("edge_records", "Records that nodes have reported", Kind::Gauge, move || {
+            e.upgrade().map(|edge| Sample::plain(edge.leases.len() as f64)).into_iter().collect()
+        });
+        Ok(edge)
+    }
+
+    /// Puts other settings in force.
+    pub fn reload(&self, settings: EdgeSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Removes records whose nodes are silent, for as long as the future is polled.
+    pub async fn expire(&self) {
+        self.leases.expire().await;
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.connections.open()
+    }
+}

@@ -1,0 +1,145 @@
+//! Connections: admitted within the caps, their TLS handshakes done, and one HTTP/1.1 conversation each.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout_at};
+
+use super::Edge;
+use super::records::Caller;
+use crate::auth::Authenticator;
+use crate::deadline::deadline;
+use crate::drain::DrainWatch;
+use crate::metrics::{Handshake, ListenerMetrics};
+use crate::refusal::Refusal;
+use crate::tls::{self, TlsSlot};
+
+/// How long accepting rests after an error such as too many open files.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// Longest head of a request, in bytes; the longest that anybody needs is below 1 KiB.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// A socket that listens for nodes.
+#[derive(Debug)]
+pub struct EdgeListener {
+    /// Bound and listening.
+    pub socket: Socket,
+    /// What it presents, when it speaks TLS; a reload may replace it for connections that come later.
+    pub tls: Option<Arc<TlsSlot>>,
+    /// Which credentials it accepts.
+    pub authenticator: Arc<Authenticator>,
+}
+
+struct Listening {
+    tls: Option<Arc<TlsSlot>>,
+    authenticator: Arc<Authenticator>,
+    metrics: ListenerMetrics,
+}
+
+impl Edge {
+    /// Accepts connections on `listener` until the drain begins; then the socket is closed. The connections go on as
+    /// tasks of their own, each of which holds `drain` open.
+    ///
+    /// # Errors
+    /// When the socket cannot be registered.
+    pub async fn serve(self: Arc<Self>, listener: EdgeListener, drain: DrainWatch) -> io::Result<()> {
+        let EdgeListener { socket, tls, authenticator } = listener;
+        let listener = TcpListener::from_std(socket.into())?;
+        let kind = if tls.is_some() { "tls" } else { "tcp" };
+        let metrics = self.metrics.listener(&format!("{kind} {}", listener.local_addr()?));
+        let listening = Arc::new(Listening { tls, authenticator, metrics });
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = drain.started() => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer, &listening, &drain),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept: raise the limit of open files or lower `limits.connections`");
+                    sleep(ERROR_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {
+        let limits = self.settings.load().limits;
+        match self.connections.admit(peer.ip(), limits.connections, limits.connections_per_client) {
+            Ok(place) => {
+                let (edge, listening, drain) = (Arc::clone(self), Arc::clone(listening), drain.clone());
+                tokio::spawn(async move {
+                    let _counted = listening.metrics.connection();
+                    tokio::select! {
+                        () = edge.connection(stream, peer, &listening, &drain) => {}
+                        () = drain.cut() => {}
+                    }
+                    drop(place);
+                });
+            }
+            // A node tries again by itself, and slower each time.
+            Err(scope) => self.metrics.refusal(Refusal::Busy(scope).label()),
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, listening: &Listening, drain: &DrainWatch) {
+        let _ = stream.set_nodelay(true);
+        let authenticator = &*listening.authenticator;
+        let Some(slot) = &listening.tls else {
+            return self.converse(stream, peer, Caller { authenticator, exporter: None }, drain).await;
+        };
+        let identity = slot.load_full();
+        let began = Instant::now();
+        let within = deadline(self.settings.load().limits.handshake_timeout);
+        let (result, stream) = match timeout_at(within, identity.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => (Handshake::Done, Some(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                (Handshake::Failed, None)
+            }
+            Err(_) => (Handshake::Timeout, None),
+        };
+        self.metrics.handshake(result, began.elapsed());
+        let Some(stream) = stream else { return };
+        // On TLS a credential that covers no connection is never accepted.
+        let Some(exporter) = tls::exporter(stream.get_ref().1) else { return };
+        self.converse(stream, peer, Caller { authenticator, exporter: Some(&exporter) }, drain).await;
+    }
+
+    async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: SocketAddr,
+        caller: Caller<'_>,
+        drain: &DrainWatch,
+    ) {
+        let caller = &caller;
+        let service = service_fn(move |request| async move { Ok::<_, Infallible>(self.answer(request, caller).await) });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).max_buf_size(HEAD_BYTES);
+        let keep_alive = self.settings.load().limits.keep_alive_timeout;
+        // The wait for a head counts from the end of the response before it.
+        http.header_read_timeout((!keep_alive.is_zero()).then_some(keep_alive));
+        let mut conversation = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = conversation.as_mut() => ended,
+            () = drain.started() => {
+                conversation.as_mut().graceful_shutdown();
+                conversation.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "connection failed");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One connection to one of etcd's endpoints, and the next one when it fails.
+//!
+//! Calls stay with an endpoint as long as it answers. One that does not is left, with its connection, so that a process
+//! that is stopped, or a network that swallows packets, costs one timeout and not each call's.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::fault::Fault;
+use crate::config::url::Url;
+use crate::registry::StoreError;
+
+/// How long one call may take, a new connection and its authentication included.
+pub(super) const CALL: Duration = Duration::from_secs(4);
+/// How long a connection may take to be made. Less than a call, which may have to make one.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How often HTTP/2 asks whether the other end is there, while a stream is open, and how long it waits for the answer. etcd takes
+/// more than one a 5 seconds for an attack (`--grpc-keepalive-min-time`), and any without a stream.
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// Largest file with a certificate, a key or a password.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Where etcd is, and who we are to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Its members' client addresses.
+    pub endpoints: Vec<Url>,
+    /// What their certificates are checked against; `None` is the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// A file with `USER:PASSWORD`.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// Reads all files once, so that a mistake shows at the start. They are read again for each connection.
+    ///
+    /// # Errors
+    /// What is wrong with one.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!(!self.endpoints.is_empty(), "etcd needs an endpoint: set `registry.url`");
+        self.endpoints.iter().try_for_each(|url| self.options(url).map(drop))
+    }
+
+    fn options(&self, url: &Url) -> anyhow::Result<ConnectOptions> {
+        // A member without a leader would answer from what it knew, for hours.
+        let mut options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(CONNECT)
+            .with_keep_alive(PING.0, PING.1)
+            .with_keep_alive_while_idle(false)
+            .with_tcp_keepalive(PING.0);
+        if url.tls {
+            options = options.with_tls(self.tls()?);
+        }
+        if let Some(path) = &self.token_file {
+            let text = Zeroizing::new(read(path)?);
+            let text = Zeroizing::new(std::str::from_utf8(&text).unwrap_or_default().trim_end().to_owned());
+            let (user, password) = text
+                .split_once(':')
+                .filter(|(user, password)| !user.is_empty() && !password.is_empty())
+                .with_context(|| format!("{} must hold USER:PASSWORD for etcd, and nothing else", path.display()))?;
+            options = options.with_user(user, password);
+        }
+        Ok(options)
+    }
+
+    fn tls(&self) -> anyhow::Result<TlsOptions> {
+        let mut tls = TlsOptions::new();
+        tls = match &self.ca_file {
+            Some(path) => {
+                // The library passes over a file that holds none, and would then trust nobody without saying why.
+                crate::tls::certificates(path)?;
+                tls.ca_certificate(Certificate::from_pem(read(path)?))
+            }
+            None => tls.with_native_roots(),
+        };
+        if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
+            let key = Zeroizing::new(read(key)?);
+            tls = tls.identity(Identity::from_pem(read(certificate)?, key.as_slice()));
+        }
+        Ok(tls)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+    ensure!(size <= MAX_FILE, "{} is too large ({size} bytes)", path.display());
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A connection that is made when it is needed, and again when it has failed.
+pub(super) struct Connection {
+    access: Access,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The endpoint of `client`, or that of the next one.
+    endpoint: usize,
+    client: Option<Client>,
+    /// Counts clients, so that two calls that fail on one do not give up two.
+    generation: u64,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Connects when it is first used.
+    pub(super) fn new(access: Access) -> Self {
+        // Not all clients begin with the same member.
+        let endpoint = rand::random_range(0..access.endpoints.len().max(1));
+        Self { access, state: Mutex::new(State { endpoint, client: None, generation: 0 }) }
+    }
+
+    /// One attempt at one endpoint, within `within`; when it fails for the connection's sake, the next attempt is at the next.
+    ///
+    /// # Errors
+    /// Why it failed. Unless etcd itself said so, what was asked for may have happened, or may still happen.
+    pub(super) async fn once<T, F: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        within: Duration,
+        call: impl FnOnce(Client) -> F,
+    ) -> Result<T, Fault> {
+        let mut generation = None;
+        let attempt = async {
+            let (client, number) = self.client().await?;
+            generation = Some(number);
+            call(client).await.map_err(Fault::from)
+        };
+        let late =
+            || StoreError::Unavailable(format!("etcd does not answer within {}", humantime::format_duration(within)));
+        let result = timeout(within, attempt).await.unwrap_or_else(|_| Err(late().into()));
+        if let (Err(fault), Some(generation)) = (&result, generation)
+            && fault.is_transient()
+        {
+            self.leave(generation).await;
+        }
+        result
+    }
+
+    /// Asks each endpoint once until one answers. Only for what may happen twice.
+    ///
+    /// # Errors
+    /// The last endpoint's, or what one of them refused.
+    pub(super) async fn call<T, F: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        call: impl Fn(Client) -> F,
+    ) -> Result<T, Fault> {
+        let mut attempts = self.access.endpoints.len().clamp(2, 3);
+        loop {
+            attempts -= 1;
+            match self.once(CALL, &call).await {
+                Err(fault) if fault.is_transient() && attempts > 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The client, made if there is none.
+    async fn client(&self) -> Result<(Client, u64), Fault> {
+        let mut state = self.state.lock().await;
+        if let Some(client) = &state.client {
+            return Ok((client.clone(), state.generation));
+        }
+        let endpoint = state.endpoint;
+        let url = &self.access.endpoints[endpoint];
+        let options = self.access.options(url).map_err(|e| StoreError::Refused(format!("{e:#}")))?;
+        // Also when this is given up half-way, the next attempt is elsewhere.
+        state.endpoint = (endpoint + 1) % self.access.endpoints.len();
+        let made = timeout(CONNECT, Client::connect([url.to_string()], Some(options))).await;
+        let client = made.map_err(|_| StoreError::Unavailable(format!("{url} does not answer")))??;
+        state.endpoint = endpoint;
+        state.generation += 1;
+        state.client = Some(client.clone());
+        Ok((client, state.generation))
+    }
+
+    /// Gives the client of `generation` up, unless that has happened.
+    async fn leave(&self, generation: u64) {
+        let mut state = self.state.lock().await;
+        if state.generation == generation && state.client.take().is_some() {
+            state.endpoint = (state.endpoint + 1) % self.access.endpoints.len();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Reading what is there, a page at a time and all of one revision.
+
+use etcd_client::{Client, Error, GetOptions, GetResponse, KeyValue, ResponseHeader};
+
+use super::connection::Connection;
+use super::fault::Fault;
+
+/// How many keys a page has.
+const PAGE: i64 = 200;
+/// How large a page may be, in bytes: all of its values as large as etcd takes them (1.5 MiB), so that nobody who may write
+/// records can keep them from being read. As a rule they are below 1 KiB.
+pub(super) const PAGE_BYTES: usize = PAGE as usize * 2 * 1024 * 1024;
+/// How often it is begun anew when etcd compacts what is being read.
+const ATTEMPTS: usize = 3;
+
+/// A moment in etcd's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// The cluster: another one has another history.
+    pub(super) cluster: u64,
+    /// Grows with each election. A cluster that was restored from a backup begins low again, with the history cut off.
+    pub(super) term: u64,
+    /// Grows with each change.
+    pub(super) revision: i64,
+}
+
+impl Moment {
+    /// That of an answer.
+    pub(super) fn of(header: Option<&ResponseHeader>) -> Self {
+        header.map_or(Self { cluster: 0, term: 0, revision: 0 }, |header| Self {
+            cluster: header.cluster_id(),
+            term: header.raft_term(),
+            revision: header.revision(),
+        })
+    }
+
+    /// Whether what `later` says can come after this.
+    pub(super) fn precedes(&self, later: &Self) -> bool {
+        self.cluster == later.cluster && self.term <= later.term
+    }
+}
+
+/// Reads pages of what begins with `prefix`, all as of one revision.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    connection: &'a Connection,
+    end: Vec<u8>,
+    next: Option<Vec<u8>>,
+    /// When; once the first page is there.
+    pub(super) moment: Option<Moment>,
+}
+
+impl<'a> Pages<'a> {
+    /// `prefix` ends with a slash.
+    pub(super) fn new(connection: &'a Connection, prefix: &str) -> Self {
+        Self { connection, end: end_of(prefix), next: Some(prefix.as_bytes().to_vec()), moment: None }
+    }
+
+    /// The next page; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Fault::Compacted`] if it took too long.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<KeyValue>>, Fault> {
+        let Some(from) = &self.next else { return Ok(None) };
+        let revision = self.moment.map_or(0, |moment| moment.revision);
+        let options = GetOptions::new().with_range(self.end.clone()).with_limit(PAGE).with_revision(revision);
+        let mut page = self.connection.call(|client| get(client, from.clone(), options.clone())).await?;
+        let more = page.more();
+        self.moment.get_or_insert_with(|| Moment::of(page.header()));
+        let kvs = page.take_kvs();
+        // The least key that comes after the last.
+        self.next = kvs.last().filter(|_| more).map(|kv| [kv.key(), &[0]].concat());
+        Ok(Some(kvs))
+    }
+}
+
+/// All values below `prefix`, in the order of their keys.
+///
+/// # Errors
+/// See [`Connection::call`].
+pub(super) async fn all(connection: &Connection, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        let mut pages = Pages::new(connection, prefix);
+        let mut found = Vec::new();
+        let failed = loop {
+            match pages.next().await {
+                Ok(Some(page)) => found.extend(page),
+                Ok(None) => return Ok(found),
+                Err(fault) => break fault,
+            }
+        };
+        if !matches!(failed, Fault::Compacted) || attempts == 0 {
+            return Err(failed);
+        }
+    }
+}
+
+/// The value of one key.
+///
+/// # Errors
+/// See [`Connection::call`].
+pub(super) async fn one(connection: &Connection, key: &str) -> Result<Option<KeyValue>, Fault> {
+    let mut found = connection.call(|client| get(client, key.as_bytes().to_vec(), GetOptions::new())).await?;
+    Ok(found.take_kvs().pop())
+}
+
+async fn get(client: Client, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Error> {
+    client.kv_client().max_decoding_message_size(PAGE_BYTES).get(key, Some(options)).await
+}
+
+/// The first key that no longer begins with `prefix`, which ends with a slash.
+pub(super) fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_name() {
+        assert_eq!(end_of("/a/records/"), b"/a/records0");
+    }
+
+    #[test]
+    fn another_cluster_and_a_restored_one_have_other_histories() {
+        let moment = |cluster, term| Moment { cluster, term, revision: 1 };
+        assert!(moment(1, 2).precedes(&moment(1, 2)));
+        assert!(moment(1, 2).precedes(&moment(1, 3)));
+        assert!(!moment(1, 2).precedes(&moment(1, 1)));
+        assert!(!moment(1, 2).precedes(&moment(2, 2)));
+    }
+}

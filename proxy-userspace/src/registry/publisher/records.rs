@@ -1,0 +1,112 @@
+//! Records of the containers that run on this node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Source;
+use super::accepted::Accepted;
+use crate::container::{Container, Containers};
+use crate::http::ContainerName;
+use crate::ports::Ports;
+use crate::registry::{Record, State};
+
+/// What every record says of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub node: String,
+    /// Where it is reached: `HOST:PORT`.
+    pub address: String,
+}
+
+/// The node's own records, made from what its parts know.
+pub struct NodeRecords {
+    identity: Identity,
+    containers: Arc<Containers>,
+    ports: Arc<Ports>,
+    first: Arc<Notify>,
+    state: Mutex<Memory>,
+}
+
+struct Memory {
+    accepted: Accepted,
+    /// Names that were complained of.
+    unusable: BTreeSet<String>,
+}
+
+impl NodeRecords {
+    /// `accepted` is the file in which it is noted which containers have accepted connections.
+    pub fn new(
+        identity: Identity,
+        containers: Arc<Containers>,
+        ports: Arc<Ports>,
+        accepted: Option<PathBuf>,
+    ) -> Arc<Self> {
+        let state = Mutex::new(Memory { accepted: Accepted::load(accepted), unusable: BTreeSet::new() });
+        Arc::new(Self { identity, containers, ports, first: Arc::default(), state })
+    }
+
+    /// Woken by the first connection into any of the containers that were looked at.
+    pub fn first(&self) -> Arc<Notify> {
+        Arc::clone(&self.first)
+    }
+
+    fn record(&self, container: &Container, accepted: &mut Accepted) -> Record {
+        container.tell_first(&self.first);
+        let connections = container.connection_counts();
+        if connections.total > 0 {
+            accepted.insert(&container.id);
+        }
+        let publication = &container.policy.publication;
+        Record {
+            uuid: container.uuid().to_owned(),
+            container_request_uuid: publication.request.clone(),
+            node: self.identity.node.clone(),
+            address: self.identity.address.clone(),
+            state: State::Running,
+            service: publication.service,
+            published_ports: publication.ports.clone(),
+            listening: self.ports.of(container.netns.id()).to_vec(),
+            accepted_any_connection: accepted.contains(&container.id),
+            connections,
+            last_activity: container.last_activity().map(Into::into),
+        }
+    }
+}
+
+impl Source for NodeRecords {
+    /// A container whose name no request could carry has no record. Of two with one name neither has: requests for the
+    /// name are refused, since nobody could tell which is meant.
+    fn records(&self) -> Vec<Record> {
+        let containers = self.containers.list();
+        let mut state = self.state.lock();
+        let Memory { accepted, unusable } = &mut *state;
+        let mut named: BTreeMap<&str, Option<&Container>> = BTreeMap::new();
+        let mut complaints = BTreeSet::new();
+        for container in &containers {
+            let uuid = container.uuid();
+            if ContainerName::parse(uuid).is_none() {
+                complaints.insert(uuid.to_owned());
+            } else if named.contains_key(uuid) {
+                named.insert(uuid, None);
+                complaints.insert(uuid.to_owned());
+            } else {
+                named.insert(uuid, Some(container));
+            }
+        }
+        for uuid in complaints.difference(unusable) {
+            tracing::warn!(
+                container = ?uuid,
+                "not in the registry: several containers have this name, or it has other characters than letters, digits, '.', '_' and '-'; give each container its own with the label portsplice.uuid"
+            );
+        }
+        *unusable = complaints;
+        let records = named.into_values().flatten().map(|container| self.record(container, accepted)).collect();
+        accepted.save();
+        records
+    }
+}

@@ -1,0 +1,231 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::events::Events;
+use crate::netns::Netns;
+use crate::registry::{Actor, ConnectionCounts, Hostname, Link, LinkError, ListeningPort, Registry, State, Update};
+
+/// A store in memory that can be away, and refuses what is named `bad`.
+#[derive(Debug, Default)]
+struct Store {
+    records: Mutex<BTreeMap<String, Record>>,
+    away: AtomicBool,
+    reports: AtomicUsize,
+    told: Notify,
+}
+
+impl Store {
+    fn away(&self) -> Result<(), StoreError> {
+        if self.away.load(Ordering::Relaxed) { Err(StoreError::Unavailable("away".into())) } else { Ok(()) }
+    }
+
+    async fn until(&self, fits: impl Fn(&BTreeMap<String, Record>) -> bool) {
+        loop {
+            let told = self.told.notified();
+            if fits(&self.records.lock()) {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    async fn until_uuids(&self, uuids: &[&str]) {
+        self.until(|records| records.keys().eq(uuids)).await;
+    }
+}
+
+impl Registry for Store {
+    fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.reports.fetch_add(1, Ordering::Relaxed);
+            self.away()?;
+            if changes.iter().any(|change| change.uuid() == "bad") {
+                return Err(StoreError::Refused("bad".into()));
+            }
+            for change in changes {
+                match change {
+                    Change::Put(record) => drop(self.records.lock().insert(record.uuid.clone(), (**record).clone())),
+                    Change::Remove(uuid) => drop(self.records.lock().remove(uuid)),
+                }
+            }
+            self.told.notify_waiters();
+            Ok(())
+        })
+    }
+
+    fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        Box::pin(async move { Ok(self.records.lock().get(uuid).cloned()) })
+    }
+
+    fn records(&self) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
+        Box::pin(async move { self.away().map(|()| self.records.lock().values().cloned().collect()) })
+    }
+
+    fn link<'a>(&'a self, _: &'a Hostname) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn create_link<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async { Err(LinkError::Taken(link.hostname.clone())) })
+    }
+
+    fn delete_link<'a>(&'a self, hostname: &'a Hostname, _: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async { Err(LinkError::Missing(hostname.clone())) })
+    }
+
+    fn watch(&self) -> BoxStream<'static, Update> {
+        futures_util::stream::pending().boxed()
+    }
+}
+
+#[derive(Default)]
+struct Running(Mutex<BTreeMap<String, Record>>);
+
+impl Source for Running {
+    fn records(&self) -> Vec<Record> {
+        self.0.lock().values().cloned().collect()
+    }
+}
+
+struct Rig {
+    store: Arc<Store>,
+    running: Arc<Running>,
+    events: Events,
+    first: Arc<Notify>,
+    publishing: Publishing,
+}
+
+fn record(uuid: &str) -> Record {
+    Record {
+        uuid: uuid.into(),
+        container_request_uuid: None,
+        node: "n1".into(),
+        address: "n1:7450".into(),
+        state: State::Running,
+        service: false,
+        published_ports: BTreeMap::new(),
+        listening: Vec::new(),
+        accepted_any_connection: false,
+        connections: ConnectionCounts::default(),
+        last_activity: None,
+    }
+}
+
+impl Rig {
+    fn new(store: Store, running: &[&str]) -> Self {
+        let (store, source, events, first) =
+            (Arc::new(store), Arc::new(Running::default()), Events::default(), Arc::new(Notify::new()));
+        source.0.lock().extend(running.iter().map(|uuid| (String::from(*uuid), record(uuid))));
+        let settings = PublisherSettings { node: "n1".into(), debounce: Duration::from_millis(100) };
+        let publishing = Publishing::start(settings, store.clone(), source.clone(), events.state(), Arc::clone(&first));
+        Self { store, running: source, events, first, publishing }
+    }
+
+    /// Something has happened, whatever it is.
+    fn tell(&self) {
+        let port = ListeningPort {
+            port: 1,
+            address: "::".parse().unwrap(),
+            dual_stack: true,
+            since: crate::registry::Timestamp::now(),
+            process: None,
+        };
+        self.events.tell(StateEvent::PortOpened(Netns::current().unwrap().id(), port));
+    }
+
+    fn set(&self, record: Record) {
+        self.running.0.lock().insert(record.uuid.clone(), record);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_is_told_and_what_a_crash_left_behind_is_removed() {
+    let store = Store::default();
+    for (uuid, node) in [("a", "n1"), ("old", "n1"), ("other", "n2")] {
+        store.records.lock().insert(uuid.into(), Record { node: node.into(), ..record(uuid) });
+    }
+    let rig = Rig::new(store, &["a", "b"]);
+    rig.store.until_uuids(&["a", "b", "other"]).await;
+    rig.running.0.lock().remove("a");
+    rig.set(record("c"));
+    rig.tell();
+    rig.store.until_uuids(&["b", "c", "other"]).await;
+    rig.publishing.finish(Duration::from_secs(5)).await;
+    rig.store.until_uuids(&["other"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_changes_only_the_last_is_told() {
+    let rig = Rig::new(Store::default(), &["a"]);
+    rig.store.until_uuids(&["a"]).await;
+    let before = rig.store.reports.load(Ordering::Relaxed);
+    // More than the channel holds: the receiver lags.
+    for n in 0..10_000 {
+        rig.set(Record { container_request_uuid: Some(n.to_string()), ..record("a") });
+        rig.tell();
+    }
+    rig.store.until(|records| records["a"].container_request_uuid.as_deref() == Some("9999")).await;
+    assert_eq!(rig.store.reports.load(Ordering::Relaxed), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_reports_wait_and_all_is_told_again_when_it_is_back() {
+    let rig = Rig::new(Store::default(), &["a", "b"]);
+    rig.store.until_uuids(&["a", "b"]).await;
+    rig.store.away.store(true, Ordering::Relaxed);
+    rig.running.0.lock().remove("a");
+    rig.tell();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.publishing.status().problem().unwrap(), "the registry cannot be reached: away");
+    // It comes back with something else than it had.
+    rig.store.records.lock().remove("b");
+    rig.store.records.lock().insert("stale".into(), record("stale"));
+    rig.store.away.store(false, Ordering::Relaxed);
+    rig.store.until_uuids(&["b"]).await;
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(rig.publishing.status().problem(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_refused_keeps_no_other_from_the_store() {
+    let rig = Rig::new(Store::default(), &["a", "bad", "c"]);
+    rig.store.until_uuids(&["a", "c"]).await;
+    rig.set(record("d"));
+    rig.tell();
+    rig.store.until_uuids(&["a", "c", "d"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_connection_is_told_at_once_and_counts_in_time() {
+    let rig = Rig::new(Store::default(), &["a"]);
+    rig.store.until_uuids(&["a"]).await;
+    let began = Instant::now();
+    let counts = |total| Record { connections: ConnectionCounts { active: 0, total }, ..record("a") };
+    rig.set(Record { accepted_any_connection: true, ..counts(1) });
+    rig.first.notify_one();
+    rig.store.until(|records| records["a"].accepted_any_connection).await;
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+
+    let before = rig.store.reports.load(Ordering::Relaxed);
+    rig.set(Record { accepted_any_connection: true, ..counts(2) });
+    rig.tell();
+    sleep(COUNTS / 2).await;
+    assert_eq!(rig.store.reports.load(Ordering::Relaxed), before, "counts are no news");
+    rig.store.until(|records| records["a"].connections.total == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_does_not_wait_for_a_store_that_is_away() {
+    let rig = Rig::new(Store { away: true.into(), ..Store::default() }, &["a"]);
+    sleep(Duration::from_secs(1)).await;
+    rig.publishing.finish(Duration::from_secs(2)).await;
+}

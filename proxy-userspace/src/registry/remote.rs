@@ -1,0 +1,335 @@
+//! An edge's record API as the store of a node.
+//!
+//! The node writes records and says regularly that it lives, with the list of what it has written; the edge answers what it
+//! lacks of that, which is written again. So both may crash and lose what they like, and agree again within a third of
+//! `registry.ttl`.
+//!
+//! Requests carry the `bound` credential: a record's is made with its container's key, so that a node which holds only the
+//! keys of its containers can report these and nothing else; the sign of life's with the node's own. Every answer must
+//! carry the edge's proof that it holds the key too. Over TLS the credential covers the connection, so that without any
+//! authority's certificate nobody can stand in between; on plain TCP the network between the two has to be trusted.
+//!
+//! The API has no links and no news: those are for the edge itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::api::{self, Alive, AliveAnswer, Call, PutAnswer};
+use super::http::{Bounds, Channel, HttpClient, Trust};
+use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
+use crate::auth::{ContainerKey, Keyring, sign};
+use crate::backoff::Backoff;
+use crate::config::url::Url;
+
+/// An answer is as long as a list of what is missing, or a record.
+const BOUNDS: Bounds =
+    Bounds { connect: Duration::from_secs(5), request: Duration::from_secs(10), response_bytes: api::BODY_BYTES };
+/// How much of an edge's refusal is shown.
+const SHOWN: usize = 300;
+
+/// Where the edge is, and who reports.
+#[derive(Clone, Debug)]
+pub struct RemoteSettings {
+    /// The edge.
+    pub url: Url,
+    /// What its certificate is checked against; `None` leaves that to its proofs.
+    pub ca_file: Option<PathBuf>,
+    /// This node's name.
+    pub node: String,
+    /// How long records outlive this node.
+    pub ttl: Duration,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Remote {
+    link: Arc<EdgeLink>,
+    /// Says that the node lives, as long as this does.
+    _heart: AbortOnDropHandle<()>,
+}
+
+struct EdgeLink {
+    client: HttpClient,
+    settings: RemoteSettings,
+    keyring: Arc<ArcSwap<Keyring>>,
+    /// What the edge has acknowledged. Locked by whoever writes for as long as the edge is asked, so that no sign of life
+    /// brings back what is being removed.
+    held: tokio::sync::Mutex<BTreeMap<String, Record>>,
+    /// What was complained of: containers that others report too.
+    elsewhere: Mutex<BTreeSet<String>>,
+    /// Why the last sign of life failed.
+    problem: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for EdgeLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeLink").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    /// Begins to say that this node lives. The edge need not be there yet.
+    ///
+    /// # Errors
+    /// Where the certificates cannot be read.
+    pub fn start(settings: RemoteSettings, keyring: Arc<ArcSwap<Keyring>>) -> anyhow::Result<Self> {
+        let trust = settings.ca_file.clone().map_or(Trust::Anyone, Trust::File);
+        let client = HttpClient::new(settings.url.clone(), &trust, BOUNDS)?;
+        let link = Arc::new(EdgeLink {
+            client,
+            settings,
+            keyring,
+            held: tokio::sync::Mutex::default(),
+            elsewhere: Mutex::default(),
+            problem: Mutex::default(),
+        });
+        let heart = tokio::spawn(Arc::clone(&link).live());
+        Ok(Self { link, _heart: AbortOnDropHandle::new(heart) })
+    }
+}
+
+impl EdgeLink {
+    /// Seconds, of which the API has whole ones.
+    fn ttl(&self) -> u32 {
+        u32::try_from(self.settings.ttl.as_secs()).unwrap_or(u32::MAX).max(1)
+    }
+
+    async fn live(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        let every = self.settings.ttl / 3;
+        loop {
+            match self.sign_of_life().await {
+                Ok(()) => {
+                    if self.problem.lock().take().is_some() {
+                        tracing::info!("the edge knows again that this node lives");
+                    }
+                    backoff = Backoff::default();
+                    // Many nodes do not speak in step.
+                    sleep(every.mul_f64(1.0 - rand::random::<f64>() / 4.0)).await;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if self.problem.lock().replace(text.clone()).is_none_or(|before| before != text) {
+                        tracing::warn!("the edge does not learn that this node lives: {text}");
+                    }
+                    sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    async fn sign_of_life(&self) -> Result<(), StoreError> {
+        let held = self.held.lock().await;
+        if held.is_empty() {
+            // Nothing depends on it, and a node that has just started must not remove what it is about to report again.
+            return Ok(());
+        }
+        let answer = self.alive(held.keys().cloned().collect()).await?;
+        for record in answer.missing.iter().filter_map(|uuid| held.get(uuid)) {
+            match self.put(record).await {
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => tracing::warn!(container = record.uuid, "cannot be written again: {error}"),
+                Ok(()) => tracing::debug!(container = record.uuid, "written again, since the edge had lost it"),
+            }
+        }
+        let elsewhere: BTreeSet<String> = answer.elsewhere.into_iter().collect();
+        let before = std::mem::replace(&mut *self.elsewhere.lock(), elsewhere.clone());
+        for uuid in elsewhere.difference(&before) {
+            tracing::warn!(
+                container = uuid,
+                "another node reports a container of the same name, and the edge believes the last one; give each its own name"
+            );
+        }
+        Ok(())
+    }
+
+    async fn alive(&self, running: Vec<String>) -> Result<AliveAnswer, StoreError> {
+        let body = to_json(&Alive { running })?;
+        let (node, ttl) = (self.settings.node.clone(), self.ttl());
+        let answer = self.call(&Call::Alive { node, ttl, sha256: api::digest(&body) }, body).await?;
+        from_json(&answer)
+    }
+
+    async fn put(&self, record: &Record) -> Result<(), StoreError> {
+        let body = to_json(record)?;
+        let (uuid, node) = (record.uuid.clone(), self.settings.node.clone());
+        let answer = self.call(&Call::Put { uuid, node, ttl: self.ttl(), sha256: api::digest(&body) }, body).await?;
+        from_json::<PutAnswer>(&answer).map(drop)
+    }
+
+    async fn report(&self, change: &Change) -> Result<(), StoreError> {
+        let mut held = self.held.lock().await;
+        match change {
+            Change::Put(record) => {
+                self.put(record).await?;
+                held.insert(record.uuid.clone(), (**record).clone());
+            }
+            Change::Remove(uuid) => {
+                // Before the edge is asked: it may have done it though its answer is lost.
+                held.remove(uuid);
+                let call = Call::Remove { uuid: uuid.clone(), node: self.settings.node.clone() };
+                match self.call(&call, Bytes::new()).await {
+                    // The key may have gone with the container; the node's own says as well what is no more.
+                    Err(StoreError::Refused(_)) => drop(self.alive(held.keys().cloned().collect()).await?),
+                    done => drop(done?),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a signed request. Gives the body of an answer that is proven and says yes.
+    async fn call(&self, call: &Call, body: Bytes) -> Result<Bytes, StoreError> {
+        let identity = call.identity();
+        let key = self.keyring.load().key(&identity).ok_or_else(|| {
+            StoreError::Refused(format!(
+                "there is no key of {identity} here: put it into the file {identity} of `secrets.keys-dir`, or give the root secret"
+            ))
+        })?;
+        let mut authorization = String::new();
+        let response = self.client.request(|channel| {
+            authorization = credential(&key, &identity, call, channel);
+            request(&identity, call, &authorization, body.clone())
+        });
+        let response = response.await?;
+        let proof = response.headers().get(api::PROOF).and_then(|proof| proof.to_str().ok());
+        let is_proven = proof.is_some_and(|proof| sign::is_proof(&key, &authorization, proof));
+        if is_proven && response.status() == StatusCode::NOT_FOUND && matches!(call, Call::Get { .. }) {
+            return Ok(Bytes::from_static(b"null"));
+        }
+        self.judge(response, is_proven)
+    }
+
+    fn judge(&self, response: Response<Bytes>, is_proven: bool) -> Result<Bytes, StoreError> {
+        let status = response.status();
+        let url = &self.settings.url;
+        let text = String::from_utf8_lossy(response.body());
+        let text: String = text.trim().chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+        let says = format!("{url} answers {status}: {text}");
+        match (is_proven, status) {
+            (true, _) if status.is_success() => Ok(response.into_body()),
+            (true, _) if status.is_client_error() => Err(StoreError::Refused(says)),
+            (false, StatusCode::UNAUTHORIZED) => Err(StoreError::Refused(says)),
+            (false, _) if status.is_success() => Err(StoreError::Unavailable(format!(
+                "{url} does not prove that it holds the key: it is no edge of this cluster, or somebody stands in between"
+            ))),
+            _ => Err(StoreError::Unavailable(says)),
+        }
+    }
+}
+
+fn credential(key: &ContainerKey, identity: &str, call: &Call, channel: &Channel) -> String {
+    let (method, target) = (call.method(), call.to_string());
+    let request = sign::Request { uuid: identity, port: 0, method: method.as_str(), target: &target };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    sign::bound(key, &request, now, &sign::nonce(), channel.exporter.as_ref())
+}
+
+fn request(identity: &str, call: &Call, authorization: &str, body: Bytes) -> Request<Full<Bytes>> {
+    // Names are container names and the credential is of our making, so that none of this fails.
+    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = call.method();
+    *request.uri_mut() = call.to_string().parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    headers.insert(api::IDENTITY, value(identity));
+    headers.insert(api::PORT, HeaderValue::from_static("0"));
+    headers.insert(api::AUTHORIZATION, value(authorization));
+    if call.sha256().is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    request
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Bytes, StoreError> {
+    let body = serde_json::to_vec(value).map_err(|e| StoreError::Refused(e.to_string()))?;
+    if body.len() > api::BODY_BYTES {
+        let limit = api::BODY_BYTES;
+        return Err(StoreError::Refused(format!("a report of {} bytes; the edge takes up to {limit}", body.len())));
+    }
+    Ok(body.into())
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(body).map_err(|e| StoreError::Corrupt(format!("the edge's answer: {e}")))
+}
+
+fn only_at_the_edge() -> StoreError {
+    StoreError::Refused("an edge's record API has no links and no lists; ask the edge".into())
+}
+
+impl Registry for Remote {
+    fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut refusal = None;
+            for change in changes {
+                match self.link.report(change).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_transient() => return Err(error),
+                    // Others are signed with other keys.
+                    Err(error) => drop(refusal.get_or_insert(error)),
+                }
+            }
+            refusal.map_or(Ok(()), Err)
+        })
+    }
+
+    fn retain<'a>(&'a self, _: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut held = self.link.held.lock().await;
+            held.retain(|uuid, _| running.contains(uuid));
+            self.link.alive(running.to_vec()).await.map(drop)
+        })
+    }
+
+    fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        Box::pin(async move {
+            let call = Call::Get { uuid: uuid.to_owned() };
+            from_json(&self.link.call(&call, Bytes::new()).await?)
+        })
+    }
+
+    fn records(&self) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
+        Box::pin(async { Err(only_at_the_edge()) })
+    }
+
+    fn link<'a>(&'a self, _: &'a Hostname) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
+        Box::pin(async { Err(only_at_the_edge()) })
+    }
+
+    fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, StoreError>> {
+        Box::pin(async { Err(only_at_the_edge()) })
+    }
+
+    fn create_link<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async { Err(only_at_the_edge().into()) })
+    }
+
+    fn delete_link<'a>(&'a self, _: &'a Hostname, _: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>> {
+        Box::pin(async { Err(only_at_the_edge().into()) })
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.link.problem.lock().clone()
+    }
+
+    fn watch(&self) -> BoxStream<'static, Update> {
+        stream::pending().boxed()
+    }
+}
