@@ -45,7 +45,7 @@ pub struct Ports {
     namespaces: RwLock<Namespaces>,
     events: Events,
     desk: Arc<Desk>,
-    /// The kernel's news have ended.
+    /// The kernel's news have ended, or some never come.
     deaf: AtomicBool,
     heard: AtomicU64,
     lost: AtomicU64,

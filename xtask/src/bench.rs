@@ -4,6 +4,7 @@
 //! order shifted by one from round to round, and each reading is set in relation to the direct way's of the same
 //! round; what is reported are medians over the rounds, with their spread. No time is ever asserted.
 
+mod discovery;
 mod load;
 mod machine;
 mod measure;
@@ -65,22 +66,33 @@ pub(crate) struct Args {
 impl Args {
     /// Whether this is the server for a bench that runs elsewhere.
     pub(crate) fn is_server(&self) -> bool {
-        self.role.is_some()
+        matches!(self.role, Some(Role::Origin | Role::Listeners { .. }))
     }
 }
 
-/// What xtask starts itself as.
+/// Other measurements, and what xtask starts itself as.
 #[derive(Subcommand)]
 enum Role {
+    /// Measure what it costs the node to know which ports listen, when nothing changes
+    Discovery(discovery::Args),
     /// The server in the container
     #[command(hide = true)]
     Origin,
+    /// A container that listens
+    #[command(hide = true)]
+    Listeners {
+        /// How many ports
+        ports: u16,
+    },
 }
 
 /// Runs `cargo xtask bench`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    if let Some(Role::Origin) = args.role {
-        return origin::serve();
+    match args.role {
+        Some(Role::Origin) => return origin::serve(),
+        Some(Role::Listeners { ports }) => return discovery::serve(ports),
+        Some(Role::Discovery(discovery)) => return measure_discovery(&discovery, args.binary.as_deref()),
+        None => {}
     }
     ensure!(rustix::process::geteuid().is_root(), "the bench makes network namespaces: run it as root (sudo -E)");
     let systems = wanted_systems(&args.systems);
@@ -106,6 +118,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         report::write_folder(&results, &facts, &folder)?;
     }
     Ok(())
+}
+
+fn measure_discovery(discovery: &discovery::Args, binary: Option<&Path>) -> anyhow::Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "this makes network namespaces: run it as root (sudo -E)");
+    let binary = portsplice(binary)?;
+    interrupt::watch()?;
+    raise_file_limit();
+    warn_if_busy()?;
+    discovery::run(discovery, &binary)
 }
 
 /// The systems asked for, with the yardstick first in any case.

@@ -41,7 +41,10 @@ enum Task {
 
 impl Desk {
     pub(super) fn new(rescan: Duration) -> Self {
-        Self { state: Mutex::new(State { schedule: Schedule::new(rescan), closed: false }), news: Condvar::new() }
+        Self {
+            state: Mutex::new(State { schedule: Schedule::new(rescan, Instant::now()), closed: false }),
+            news: Condvar::new(),
+        }
     }
 
     pub(super) fn add(&self, id: NetnsId) {
@@ -142,11 +145,20 @@ impl Ports {
                 return Seen { often: true, ..Seen::default() };
             }
         };
-        let untold = !namespace.told || self.deaf.load(Ordering::Relaxed);
+        let was_told = namespace.told && !self.deaf.load(Ordering::Relaxed);
+        let mut silent = false;
         let seen = self.change(&namespace, |table| {
             let again = table.dumped(&dump, began, &Now::read());
-            Seen { nameless: table.nameless(), often: untold || table.has_untold(), again }
+            silent = was_told && table.is_silent();
+            Seen { nameless: table.nameless(), often: !was_told || silent || table.has_untold(), again }
         });
+        if silent {
+            tracing::warn!(
+                netns = %id,
+                "the eBPF program was not told of a port that listens: it is attached to a cgroup that not all containers are                  in (`bpf.cgroup`); ports are known only when they are looked for from now on"
+            );
+            self.deaf();
+        }
         seen.unwrap_or_default()
     }
 }

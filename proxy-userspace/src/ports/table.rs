@@ -34,6 +34,8 @@ pub(super) struct Table {
     ports: BTreeMap<(u16, IpAddr), Port>,
     /// Sockets that ended, and when.
     ended: VecDeque<(u64, u64)>,
+    /// Dumps since it was last possible that something began to listen of which no event came.
+    dumps: u64,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,8 @@ struct Socket {
     searched: bool,
     /// When the kernel told that it listens; `None` if a dump found it, so that its end may go untold.
     told: Option<u64>,
+    /// Which dump found it; 0 if an event told of it.
+    found: u64,
     /// A dump that may have passed it over did not show it.
     missed: bool,
 }
@@ -104,6 +108,7 @@ impl Table {
                     inode: 0,
                     searched: false,
                     told: Some(event.time),
+                    found: 0,
                     missed: false,
                 };
                 self.insert(event.socket, socket, now.at(event.time));
@@ -114,6 +119,7 @@ impl Table {
 
     /// Takes a dump that began at `began` (nanoseconds of the kernel's events). Whether another one is needed.
     pub(super) fn dumped(&mut self, dump: &Listening, began: u64, now: &Now) -> bool {
+        self.dumps += 1;
         let ended: HashSet<u64> = self.ended.iter().map(|&(_, cookie)| cookie).collect();
         for found in dump.sockets.iter().filter(|found| !ended.contains(&found.cookie)) {
             let (address, port) = (found.address.ip(), found.address.port());
@@ -137,6 +143,7 @@ impl Table {
                 inode: found.inode,
                 searched: false,
                 told: None,
+                found: self.dumps,
                 missed: false,
             };
             self.insert(found.cookie, socket, now.wall.into());
@@ -165,11 +172,20 @@ impl Table {
     /// Events were lost: what is remembered of ends may be out of date.
     pub(super) fn lost(&mut self) {
         self.ended.clear();
+        self.dumps = 0;
+        self.sockets.values_mut().for_each(|socket| socket.found = 0);
     }
 
     /// Whether something listens whose end the kernel may not tell.
     pub(super) fn has_untold(&self) -> bool {
         self.sockets.values().any(|socket| socket.told.is_none())
+    }
+
+    /// Whether the kernel has kept silent of something: a dump found it that was not the first, and by the next one no event had
+    /// come either. So it is for sockets outside of the cgroup that the program is attached to.
+    pub(super) fn is_silent(&self) -> bool {
+        let silent = |socket: &Socket| socket.told.is_none() && socket.found > 1 && socket.found < self.dumps;
+        self.sockets.values().any(silent)
     }
 
     /// The inodes of sockets whose process's name is not known and was not looked for yet. They count as looked for now.

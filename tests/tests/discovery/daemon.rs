@@ -1,7 +1,9 @@
 //! What becomes of the daemon's knowledge.
 
+use std::path::PathBuf;
 use std::process::Command;
 
+use portsplice_tests::net::unique;
 use portsplice_tests::process::Process;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::servers::{Kind, Server};
@@ -74,6 +76,48 @@ fn looks_for_itself_without_the_kernels_help() {
     drop(server);
     expect(rig.node(), &[]);
     assert_eq!(rig.node().metric("portsplice_ports_events_total", &[]), 0.0);
+}
+
+/// A cgroup without processes, removed when dropped.
+struct EmptyCgroup(PathBuf);
+
+impl EmptyCgroup {
+    fn new() -> Self {
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("/proc");
+        let is_v2 = |line: &str| line.split(' ').nth(2) == Some("cgroup2");
+        let line = mounts.lines().find(|line| is_v2(line)).expect("cgroup2 is mounted");
+        let top = line.split(' ').nth(1).expect("a mount point");
+        let path = PathBuf::from(format!("{top}/portsplice-test-{}-{}", std::process::id(), unique()));
+        std::fs::create_dir(&path).expect("a cgroup");
+        Self(path)
+    }
+}
+
+impl Drop for EmptyCgroup {
+    fn drop(&mut self) {
+        // The kernel lets it go once no program is attached: the daemon has ended before.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A daemon whose program does not see the containers, because it is attached to a cgroup that they are not in, finds that out
+/// and looks for itself.
+#[test]
+fn finds_out_that_it_is_told_nothing() {
+    if !privileged() {
+        return;
+    }
+    let cgroup = EmptyCgroup::new();
+    let rig = Rig::with(Path::Splice, |config| {
+        by_news(config);
+        config.set("ports", "rescan", "\"1s\"").set("bpf", "cgroup", &format!("{:?}", cgroup.0));
+    });
+    wait::until_true("the first look", || rig.node().metric("portsplice_ports_dumps_total", &[]) > 0.0);
+    let server = Server::start_on(Kind::Threads, &rig.netns, "127.0.0.1", 8000);
+    expect(rig.node(), &[("127.0.0.1", 8000, "python3")]);
+    wait::until_true("it says so", || rig.node().log().contains("was not told of a port"));
+    drop(server);
+    expect(rig.node(), &[]);
 }
 
 /// Containers that come and go by the dozen leave nothing behind: no files, no ports.

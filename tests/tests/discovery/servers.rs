@@ -167,6 +167,26 @@ os._exit(0)
     expect(rig.node(), &[]);
 }
 
+/// A server of another user, whose descriptors the daemon may not look at: the kernel tells its name.
+#[test]
+fn of_other_users() {
+    if !privileged() {
+        return;
+    }
+    let rig = rig();
+    let script = r#"
+import os, socket, time
+os.setgid(65534)
+os.setuid(65534)
+s = socket.create_server(("127.0.0.1", 8000))
+time.sleep(600)
+"#;
+    let mut server = python(&rig, script);
+    expect(rig.node(), &[("127.0.0.1", 8000, "python3")]);
+    server.kill();
+    expect(rig.node(), &[]);
+}
+
 /// A port that opens and closes as fast as it can: in the end it is known as it is.
 #[test]
 fn that_flap() {

@@ -44,7 +44,7 @@ fn run(
 #[test]
 fn all_are_looked_at_when_they_come_and_then_once_an_interval_spread_over_it() {
     let start = Instant::now();
-    let mut schedule = Schedule::new(RESCAN);
+    let mut schedule = Schedule::new(RESCAN, start);
     let ids = ids(10);
     for (n, &id) in ids.iter().enumerate() {
         schedule.add(id, start, n as f64 / 10.0);
@@ -56,12 +56,17 @@ fn all_are_looked_at_when_they_come_and_then_once_an_interval_spread_over_it() {
     for pair in later.windows(2) {
         assert!(pair[1].0 - pair[0].0 > RESCAN / 20, "they do not come together");
     }
+    // Those of one second do: it is cheaper.
+    let mut schedule = Schedule::new(RESCAN, start);
+    ids.iter().zip([0.501, 0.505, 0.51]).for_each(|(&id, spread)| schedule.add(id, start, spread));
+    let looks = run(&mut schedule, start, start + RESCAN, MS, |_| false);
+    assert_eq!(looks[5].0 - looks[3].0, MS * 2);
 }
 
 #[test]
 fn doubt_brings_a_look_at_once_but_not_again_and_again() {
     let start = Instant::now();
-    let mut schedule = Schedule::new(RESCAN);
+    let mut schedule = Schedule::new(RESCAN, start);
     let id = ids(1)[0];
     assert!(!schedule.doubt(id, start), "nobody knows it");
     schedule.add(id, start, 0.5);
@@ -79,7 +84,7 @@ fn doubt_brings_a_look_at_once_but_not_again_and_again() {
 #[test]
 fn doubt_during_a_look_is_not_forgotten() {
     let start = Instant::now();
-    let mut schedule = Schedule::new(RESCAN);
+    let mut schedule = Schedule::new(RESCAN, start);
     let id = ids(1)[0];
     schedule.add(id, start, 0.5);
     assert_eq!(schedule.take(start), Some(id));
@@ -93,7 +98,7 @@ fn doubt_during_a_look_is_not_forgotten() {
 fn where_ends_may_go_untold_it_is_looked_often_but_for_a_share_of_a_processor() {
     let start = Instant::now();
     for (n, cost) in [(1, MS), (10, MS), (10, MS * 20)] {
-        let mut schedule = Schedule::new(RESCAN * 60);
+        let mut schedule = Schedule::new(RESCAN * 60, start);
         let ids = ids(n);
         for &id in &ids {
             schedule.add(id, start, 1.0);
@@ -111,7 +116,7 @@ fn where_ends_may_go_untold_it_is_looked_often_but_for_a_share_of_a_processor() 
 #[test]
 fn the_interval_is_kept_whatever_else_is_due() {
     let start = Instant::now();
-    let mut schedule = Schedule::new(RESCAN);
+    let mut schedule = Schedule::new(RESCAN, start);
     let ids = ids(2);
     ids.iter().for_each(|&id| schedule.add(id, start, 1.0));
     // A look that takes seconds leaves no room for looks before the interval is over.
@@ -124,7 +129,7 @@ fn the_interval_is_kept_whatever_else_is_due() {
 #[test]
 fn what_is_removed_is_not_due() {
     let start = Instant::now();
-    let mut schedule = Schedule::new(RESCAN);
+    let mut schedule = Schedule::new(RESCAN, start);
     let ids = ids(2);
     ids.iter().for_each(|&id| schedule.add(id, start, 0.5));
     schedule.remove(ids[0]);

@@ -113,6 +113,25 @@ fn what_a_dump_found_first_is_known_by_its_event_later() {
 }
 
 #[test]
+fn a_kernel_that_keeps_silent_is_seen_through() {
+    let mut table = Table::default();
+    table.dumped(&dump(&[(1, 80)]), 10, &now(11));
+    table.dumped(&dump(&[(1, 80)]), 20, &now(21));
+    assert!(!table.is_silent(), "it may have listened before");
+    table.dumped(&dump(&[(1, 80), (2, 81)]), 30, &now(31));
+    assert!(!table.is_silent(), "its event may be on its way");
+    table.dumped(&dump(&[(1, 80), (2, 81)]), 40, &now(41));
+    assert!(table.is_silent());
+    table.heard(&begins(2, 81, 29), &now(50));
+    assert!(!table.is_silent());
+    table.lost();
+    for began in [60, 70, 80] {
+        table.dumped(&dump(&[(1, 80), (2, 81), (3, 82)]), began, &now(began));
+    }
+    assert!(!table.is_silent(), "its event was lost");
+}
+
+#[test]
 fn a_dump_in_pieces_may_pass_a_socket_over_once() {
     let mut table = Table::default();
     table.heard(&begins(1, 80, 5), &now(5));
