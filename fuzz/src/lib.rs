@@ -9,4 +9,10 @@ mod sans_io {
     pub mod refusal;
 }
 
+#[path = "../../proxy-userspace/src/control"]
+mod control {
+    pub mod wire;
+}
+
+pub use control::wire;
 pub use sans_io::{auth, http, refusal};
