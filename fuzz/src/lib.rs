@@ -10,4 +10,10 @@ mod sans_io {
     pub mod sock_diag;
 }
 
+#[path = "../../proxy-userspace/src/control"]
+mod control {
+    pub mod wire;
+}
+
+pub use control::wire;
 pub use sans_io::{auth, http, refusal, sock_diag};

@@ -1,13 +1,20 @@
 //! The command line: what a person types, and what each command does with it.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the command line itself is wrong.
+//! Exit codes: 0 done, 1 failed, 2 the command line itself is wrong; of the commands that ask a daemon, 3 there is none, 4
+//! the caller may not ask it.
 
 mod check;
+mod connections;
 mod docs;
 mod edge;
+mod events;
 mod node;
+mod operator;
+mod orders;
 mod output;
+mod ps;
 mod sign;
+mod top;
 
 use std::process::ExitCode;
 
@@ -24,6 +31,8 @@ use crate::build_info;
     propagate_version = true,
     disable_help_subcommand = true,
     max_term_width = 100,
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no daemon is there, 4 the daemon may not be asked.",
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -36,6 +45,20 @@ enum Command {
     Node(Box<node::NodeArgs>),
     /// Run the cluster's front, which keeps the record of what nodes run
     Edge(edge::EdgeArgs),
+    /// List the containers that the daemon knows
+    Ps(ps::PsArgs),
+    /// List the ports that listen in containers
+    Ports(ps::PortsArgs),
+    /// Show containers, connections and rates live
+    Top(top::TopArgs),
+    /// List controllers' connections, or cut some
+    Connections(connections::ConnectionsArgs),
+    /// Tell of containers, ports and connections as they come and go
+    Events(events::EventsArgs),
+    /// Let the daemon finish what runs, and end
+    Drain(orders::DrainArgs),
+    /// Change what the daemon logs, for a time
+    LogLevel(orders::LogLevelArgs),
     /// Tell what this machine offers the daemon, and whether the fast path holds on its kernel
     Check(check::CheckArgs),
     /// Print the headers of a signed request, for curl
@@ -60,6 +83,13 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Node(args) => node::run(*args),
         Command::Edge(args) => edge::run(args),
+        Command::Ps(args) => ps::ps(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ports(args) => ps::ports(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Connections(args) => connections::run(&args),
+        Command::Events(args) => events::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Drain(args) => orders::drain(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogLevel(args) => orders::log_level(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(args),
         Command::Sign(args) => sign::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS),
@@ -67,7 +97,7 @@ pub fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         output::error(&format!("error: {error:#}"));
-        ExitCode::FAILURE
+        operator::exit_code(&error).map_or(ExitCode::FAILURE, ExitCode::from)
     })
 }
 

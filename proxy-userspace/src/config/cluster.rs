@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::authority;
+use super::error::Source;
 use super::layers::Layers;
 use super::setting::Keyword;
 use super::settings::*;
@@ -31,6 +32,8 @@ pub struct PortsConfig {
 pub struct ControlConfig {
     /// The socket; `None` is none.
     pub socket: Option<PathBuf>,
+    /// Whether that is only the default, so that a daemon that may not make it there does as well without.
+    pub socket_optional: bool,
     /// The group whose members may use it; empty is root alone.
     pub group: String,
     /// Where registrations are kept.
@@ -121,7 +124,12 @@ impl PortsConfig {
 
 impl ControlConfig {
     pub(super) fn of(l: &Layers) -> Self {
-        Self { socket: l.get(&CONTROL_SOCKET), group: l.get(&CONTROL_GROUP), state: l.get(&CONTROL_STATE) }
+        Self {
+            socket: l.get(&CONTROL_SOCKET),
+            socket_optional: l.text(&CONTROL_SOCKET).1 == Source::Default,
+            group: l.get(&CONTROL_GROUP),
+            state: l.get(&CONTROL_STATE),
+        }
     }
 }
 

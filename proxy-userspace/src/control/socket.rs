@@ -55,7 +55,18 @@ impl ControlSocket {
     /// When it cannot be had, because another daemon has it, say. The text says what to do.
     pub fn bind(config: &ControlConfig) -> Result<Option<Self>> {
         let Some(path) = &config.socket else { return Ok(None) };
-        Self::bind_to(path, &config.group).map(Some).with_context(|| {
+        let bound = Self::bind_to(path, &config.group);
+        if let Err(error) = &bound
+            && config.socket_optional
+            && is_denied(error)
+        {
+            tracing::warn!(
+                "there is no control socket, since it is not configured and {} cannot be made: {error:#}",
+                path.display()
+            );
+            return Ok(None);
+        }
+        bound.map(Some).with_context(|| {
             format!(
                 "the control socket {}; `control.socket` names another place, or \"\" does without it",
                 path.display()
@@ -131,6 +142,13 @@ impl Access {
         let member = peer.gid() == gid || group::of_peer(stream.as_raw_fd()).is_ok_and(|groups| groups.contains(&gid));
         if member { Ok(()) } else { Err(format!("{refused} and members of the group with the number {gid}")) }
     }
+}
+
+/// Whether it failed because this process may not.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let denied =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(denied)
 }
 
 /// Most systems empty /run when they start.
@@ -231,6 +249,20 @@ mod tests {
         let _new = UnixListener::bind(&path).unwrap();
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn the_default_is_done_without_where_it_may_not_be_made() {
+        let config = |socket_optional| ControlConfig {
+            socket: Some("/proc/nowhere/node.sock".into()),
+            socket_optional,
+            group: String::new(),
+            state: None,
+        };
+        // Not for want of permission: there is no making directories in /proc.
+        assert!(ControlSocket::bind(&config(true)).is_err() && ControlSocket::bind(&config(false)).is_err());
+        let denied = anyhow::Error::from(io::Error::from_raw_os_error(libc::EACCES)).context("cannot make it");
+        assert!(is_denied(&denied) && !is_denied(&anyhow::anyhow!("another daemon uses it")));
     }
 
     #[test]

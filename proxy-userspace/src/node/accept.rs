@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Socket, TcpKeepalive};
 use tokio::time::{sleep, timeout_at};
 
+use super::connections::Listed;
 use super::reply::{self, Reply, Wording};
 use super::session::{Session, linger};
 use super::{Node, NodeSettings};
@@ -95,6 +96,8 @@ impl Node {
     fn admit(self: &Arc<Self>, socket: Socket, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {
         let settings = self.settings.load();
         let place = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
+        // Here, so that numbers are in the order in which connections came.
+        let place = place.map(|place| (place, self.table.open(peer, listening.tls.is_some())));
         let (node, listening, drain) = (self.clone(), listening.clone(), drain.clone());
         let (worker, share) = self.workers.least_busy();
         worker.spawn(async move {
@@ -104,7 +107,7 @@ impl Node {
                 Err(error) => return tracing::warn!(%error, "cannot watch a new connection"),
             };
             match place {
-                Ok(place) => node.connection(sock, peer, listening, drain, place).await,
+                Ok((place, listed)) => node.connection(sock, listed, listening, drain, place).await,
                 Err(scope) => node.turn_away(sock, listening, scope).await,
             }
             drop(share);
@@ -114,13 +117,13 @@ impl Node {
     async fn connection(
         self: Arc<Self>,
         sock: Sock,
-        peer: SocketAddr,
+        listed: Listed,
         listening: Arc<Listening>,
         drain: DrainWatch,
         place: Admission,
     ) {
         let _counted = listening.metrics.connection();
-        let listed = self.table.open(peer, listening.tls.is_some());
+        let peer = listed.connection().peer();
         tracing::debug!(%peer, "connection accepted");
         let cut = drain.clone();
         let served = async {

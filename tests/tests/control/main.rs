@@ -1,5 +1,6 @@
 //! The control socket: each method, each mistake, and clients of every kind.
 
 mod clients;
+mod commands;
 mod lists;
 mod registering;

@@ -1,0 +1,126 @@
+//! `portsplice events`.
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::operator::{Daemon, print_line};
+use super::output;
+use crate::control::api::{Event, Lagged, Subscription, Topic};
+use crate::control::connect::Failure;
+use crate::control::wire::Notification;
+use crate::registry::Timestamp;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Wanted {
+    /// Ports that begin and cease to listen
+    Ports,
+    /// Containers that come and go
+    Containers,
+    /// Connections that open, lead elsewhere and close
+    Connections,
+}
+
+impl Wanted {
+    fn topic(self) -> Topic {
+        match self {
+            Self::Ports => Topic::Ports,
+            Self::Containers => Topic::Containers,
+            Self::Connections => Topic::Connections,
+        }
+    }
+}
+
+/// What `portsplice events` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Tells what happens from now on, until it is interrupted or the daemon ends.
+
+Examples:
+  portsplice events
+  portsplice events containers ports
+  portsplice events connections --json | jq -r 'select(.event == \"connection_opened\").peer'")]
+pub(super) struct EventsArgs {
+    /// What to tell of; all of it if nothing is said
+    topics: Vec<Wanted>,
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &EventsArgs) -> Result<()> {
+    let mut daemon = args.daemon.connect()?;
+    let topics: Vec<Topic> = args.topics.iter().map(|wanted| wanted.topic()).collect();
+    let topics = if topics.is_empty() { Topic::ALL.to_vec() } else { topics };
+    let _: Subscription = daemon.call("events.subscribe", &Subscription { topics })?;
+    daemon.wait_at_most(None)?;
+    while let Some(notification) = daemon.notification()? {
+        let line = if args.json { json_line(notification) } else { line(notification)? };
+        if let Some(line) = line
+            && !print_line(&line)?
+        {
+            return Ok(());
+        }
+    }
+    Err(Failure::NoDaemon { path: args.daemon.path().to_owned() }).context("the daemon has ended")
+}
+
+fn json_line(notification: Notification) -> Option<String> {
+    match notification.method.as_str() {
+        "event" => Some(notification.params.to_string()),
+        // Told apart from events by its name alone, as a program wants it.
+        "lagged" => {
+            let mut object = json!({ "event": "lagged" });
+            if let (Value::Object(object), Value::Object(params)) = (&mut object, notification.params) {
+                object.extend(params);
+            }
+            Some(object.to_string())
+        }
+        // A later version's.
+        _ => None,
+    }
+}
+
+fn line(notification: Notification) -> Result<Option<String>> {
+    match notification.method.as_str() {
+        "event" => {
+            let event: Event = match serde_json::from_value(notification.params) {
+                Ok(event) => event,
+                // A later version's.
+                Err(_) => return Ok(None),
+            };
+            Ok(Some(format!("{} {}", Timestamp::now(), sentence(event))))
+        }
+        "lagged" => {
+            let Lagged { lost, .. } = serde_json::from_value(notification.params)?;
+            output::error(&format!("{lost} events were lost: this reader is too slow"));
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn sentence(event: Event) -> String {
+    let text = match event {
+        Event::ContainerAdded { container } => {
+            format!("container {} added ({})", container.name, container.source)
+        }
+        Event::ContainerRemoved { name, .. } => format!("container {name} removed"),
+        Event::PortOpened { port } => {
+            let process = port.listening.process.map(|process| format!(" by {process}")).unwrap_or_default();
+            format!("port {} of {} opened on {}{process}", port.listening.port, port.container, port.listening.address)
+        }
+        Event::PortClosed { port } => {
+            format!("port {} of {} closed on {}", port.listening.port, port.container, port.listening.address)
+        }
+        Event::ConnectionOpened { id, peer } => format!("connection {id} opened by {peer}"),
+        Event::ConnectionRouted { id, place } => {
+            format!("connection {id} leads to port {} of {}", place.port, place.container)
+        }
+        Event::ConnectionClosed { id } => format!("connection {id} closed"),
+    };
+    // Names are their owners' choice, and must not steer a terminal.
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

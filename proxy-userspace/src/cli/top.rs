@@ -1,0 +1,159 @@
+//! `portsplice top`: what the node does, while it does it.
+
+mod model;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::operator::Daemon;
+use crate::control::api::Filter;
+use crate::control::connect::{Connect, Failure};
+
+use model::{Look, Model, Order, Show};
+
+/// How soon a signal or a key is noticed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What `portsplice top` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Keys: q ends, Tab changes between containers and connections, the arrows scroll. n, c, r, u, d and f
+sort by name, connections, requests, bytes up, bytes down and the fast path's share.
+
+Rates are those of the time between two looks. What a connection moved that came and went in
+between is not in them.")]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+    /// What the table is sorted by
+    #[arg(long, value_enum, default_value_t = Order::Down)]
+    sort: Order,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if range.contains(&time) { Ok(time) } else { Err("write a time from 100ms to 1h".to_owned()) }
+}
+
+pub(super) fn run(args: &TopArgs) -> Result<()> {
+    ensure!(
+        io::stdout().is_terminal() && io::stdin().is_terminal(),
+        "`top` needs a terminal; `portsplice connections --json` and `portsplice ps --json` are for programs"
+    );
+    let mut daemon = args.daemon.connect()?;
+    // Before the terminal is changed: what is wrong with the daemon is read on the ordinary screen.
+    let mut model = Model::new(args.sort, look(&mut daemon)?);
+    let ended = on_signals().context("cannot handle signals")?;
+    // Also restores it when this panics.
+    let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
+    let shown = show(&mut terminal, &mut daemon, &mut model, args.interval, &ended);
+    ratatui::try_restore().context("the terminal cannot be restored; `reset` does it")?;
+    shown
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    daemon: &mut Connect,
+    model: &mut Model,
+    interval: Duration,
+    ended: &AtomicBool,
+) -> Result<()> {
+    let mut next = Instant::now() + interval;
+    loop {
+        terminal.draw(|frame| view::draw(frame, model))?;
+        loop {
+            if ended.load(Relaxed) {
+                return Ok(());
+            }
+            let left = next.saturating_duration_since(Instant::now());
+            if event::poll(left.min(TICK))? {
+                if let Event::Key(key) = event::read()?
+                    && key.kind == KeyEventKind::Press
+                    && !model.press(key)
+                {
+                    return Ok(());
+                }
+                break;
+            }
+            if left.is_zero() {
+                model.update(look(daemon)?);
+                next = Instant::now() + interval;
+                break;
+            }
+        }
+    }
+}
+
+/// Asks for all that is shown.
+fn look(daemon: &mut Connect) -> Result<Look, Failure> {
+    let at = Instant::now();
+    Ok(Look {
+        at,
+        stats: daemon.call("stats", &json!({}))?,
+        containers: daemon.call("container.list", &json!({}))?,
+        connections: daemon.call("connections.list", &Filter::default())?,
+    })
+}
+
+/// Notes signals that ask for an end, so that the terminal is restored first.
+fn on_signals() -> io::Result<Arc<AtomicBool>> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&ended);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _within = runtime.enter();
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal)
+    };
+    if let Some(error) = signals.iter_mut().find_map(|signal| signal.as_mut().err()) {
+        return Err(io::Error::new(error.kind(), error.to_string()));
+    }
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let waiting = signals.iter_mut().flatten().map(|signal| Box::pin(signal.recv()));
+            futures_util::future::select_all(waiting).await;
+        });
+        noted.store(true, Relaxed);
+    });
+    Ok(ended)
+}
+
+impl Model {
+    /// Does what a key asks for; false ends.
+    fn press(&mut self, key: KeyEvent) -> bool {
+        let control = key.modifiers.contains(KeyModifiers::CONTROL);
+        match key.code {
+            KeyCode::Char('c') if control => return false,
+            KeyCode::Char('q') | KeyCode::Esc => return false,
+            KeyCode::Tab => {
+                self.show = if self.show == Show::Containers { Show::Connections } else { Show::Containers };
+                self.scroll = 0;
+            }
+            KeyCode::Down | KeyCode::Char('j') => self.scroll = self.scroll.saturating_add(1),
+            KeyCode::Up | KeyCode::Char('k') => self.scroll = self.scroll.saturating_sub(1),
+            KeyCode::PageDown => self.scroll = self.scroll.saturating_add(10),
+            KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(10),
+            KeyCode::Home => self.scroll = 0,
+            KeyCode::Char(key) => {
+                if let Some(order) = Order::value_variants().iter().find(|order| order.key() == key) {
+                    self.order = *order;
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+}
