@@ -5,6 +5,7 @@
 //! slow, delays news and stops no connection.
 
 pub mod api;
+pub mod arvados;
 pub mod embedded;
 mod error;
 pub mod etcd;

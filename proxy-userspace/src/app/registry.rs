@@ -1,5 +1,7 @@
 //! The node's reports to the cluster's registry: which store, under which name and address.
 
+mod stores;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,18 +11,14 @@ use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 
 use crate::auth::Keyring;
-use crate::config::{Config, RegistryConfig, RegistryStore};
+use crate::config::{Config, RegistryStore};
 use crate::container::Containers;
 use crate::events::Events;
 use crate::http::ContainerName;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
-use crate::registry::SharedRegistry;
-use crate::registry::embedded::Embedded;
-use crate::registry::etcd::{Access, EtcdRegistry, Reporter};
 use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
-use crate::registry::remote::{Remote, RemoteSettings};
 use crate::tls;
 
 /// How long the registry is waited for when the node ends.
@@ -56,7 +54,7 @@ impl Reports {
         }
         let identity = identity(config, listening)?;
         tracing::info!(node = identity.node, address = identity.address, "reports to the registry");
-        let registry = store(&config.registry, &identity, sources.keyring)?;
+        let registry = stores::open(&config.registry, &identity, sources.keyring)?;
         let settings = PublisherSettings { node: identity.node.clone(), debounce: config.registry.debounce };
         let Sources { containers, ports, events, .. } = *sources;
         let records = NodeRecords::new(
@@ -76,36 +74,6 @@ impl Reports {
         if let Some(publishing) = self.0.take() {
             publishing.finish(GOODBYE).await;
         }
-    }
-}
-
-/// The store that the configuration names.
-fn store(config: &RegistryConfig, identity: &Identity, keyring: &Arc<ArcSwap<Keyring>>) -> Result<SharedRegistry> {
-    match config.store {
-        RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, &identity.node)?)),
-        RegistryStore::Edge => {
-            let url = config.url.first().context("`registry.url` is empty; write the edge's")?.clone();
-            let (ca_file, node) = (config.ca_file.clone(), identity.node.clone());
-            let settings = RemoteSettings { url, ca_file, node, ttl: config.ttl };
-            Ok(Arc::new(Remote::start(settings, Arc::clone(keyring))?))
-        }
-        RegistryStore::Etcd => Ok(Arc::new(etcd(config, identity)?)),
-        store => bail!("the registry {store:?} is not part of this build"),
-    }
-}
-
-fn etcd(config: &RegistryConfig, identity: &Identity) -> Result<EtcdRegistry> {
-    let Identity { node: name, address } = identity.clone();
-    EtcdRegistry::new(etcd_access(config), &config.prefix, Some(Reporter { name, address, ttl: config.ttl }))
-}
-
-fn etcd_access(config: &RegistryConfig) -> Access {
-    Access {
-        endpoints: config.url.clone(),
-        ca_file: config.ca_file.clone(),
-        certificate: config.certificate.clone(),
-        key: config.key.clone(),
-        token_file: config.token_file.clone(),
     }
 }
 
@@ -130,12 +98,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
             std::fs::File::open(path).with_context(|| format!("`{key}` is {}", path.display()))?;
         }
     }
-    if registry.store == RegistryStore::Embedded && registry.path.exists() {
-        Embedded::open(&registry.path, "")?;
-    }
-    if registry.store == RegistryStore::Etcd {
-        etcd_access(registry).check()?;
-    }
+    stores::check(registry)?;
     node_name(&config.node.name).map(drop)
 }
 

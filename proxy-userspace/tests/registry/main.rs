@@ -2,5 +2,6 @@
 
 #![allow(unreachable_pub)]
 
+mod arvados;
 mod conformance;
 mod embedded;

@@ -11,6 +11,7 @@ use portsplice_tests::etcd::Etcd;
 #[path = "../../../proxy-userspace/tests/registry/conformance.rs"]
 #[allow(unreachable_pub, reason = "shared with the tests of portsplice")]
 mod conformance;
+mod nodes;
 mod outages;
 mod permissions;
 mod relay;
