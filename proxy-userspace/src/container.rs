@@ -6,7 +6,7 @@
 //! not the engine says so, or is there at all.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -164,6 +164,7 @@ impl Container {
     /// [`Container::connection_counts`] afterwards, since there may have been one already.
     pub fn tell_first(&self, told: &Arc<Notify>) {
         let _ = self.life.first.set(Arc::clone(told));
+        fence(Ordering::SeqCst);
     }
 
     /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
@@ -203,12 +204,15 @@ pub struct ConnectionSlot {
 
 impl ConnectionSlot {
     fn new(life: Arc<Life>) -> Self {
-        if life.total.fetch_add(1, Ordering::SeqCst) == 0
-            && let Some(told) = life.first.get()
-        {
-            told.notify_one();
-        }
         life.touch();
+        // Last, so that whoever is told sees all of it. The fences here and in `tell_first` let one of the two see what the
+        // other has written.
+        if life.total.fetch_add(1, Ordering::Relaxed) == 0 {
+            fence(Ordering::SeqCst);
+            if let Some(told) = life.first.get() {
+                told.notify_one();
+            }
+        }
         Self { life }
     }
 }

@@ -34,10 +34,17 @@ fn nodes_report_to_an_edge() {
     one.unregister("a");
     until_uuids(&cluster.store(), &["b", "c"]);
     // It has moved: late news of the first node changes nothing.
-    two.register("b", &toml);
     write_secret(&two.site.keys().join("b"), &sign::container_key(&cluster.root, "b"));
     two.signal(rustix::process::Signal::HUP);
+    wait::until_true("the key to be read", || {
+        two.metric("portsplice_config_reloads_total", &["result=\"applied\""]) == 1.0
+    });
+    two.register("b", &toml);
     until(&cluster.store(), "the record of the other node", |records| records["b"]["node"] == "n2");
+    // Without a key nothing is reported, and nothing else is held up.
+    two.register("keyless", &toml);
+    wait::until_true("the node to say so", || two.admin_get("/readyz").1.contains("there is no key of keyless here"));
+    assert!(!crate::cluster::records(&cluster.store()).contains_key("keyless"));
     one.unregister("b");
     wait::until_steady("records", std::time::Duration::from_millis(300), || {
         crate::cluster::records(&cluster.store())["b"]["node"].clone()

@@ -1,9 +1,11 @@
 //! One node with a file of its own.
 
+use std::collections::BTreeMap;
+
 use portsplice_tests::node::{Node, NodeConfig};
 use portsplice_tests::privileged;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Container, until, until_uuids, visit};
 
@@ -41,12 +43,18 @@ fn a_record_says_what_runs() {
     assert_eq!((&record["accepted_any_connection"], &record["connections"]["total"]), (&json!(false), &json!(0)));
 
     visit(&node, "c-1", &container);
-    let has_accepted = |records: &std::collections::BTreeMap<_, serde_json::Value>| {
-        records.get("c-1").is_some_and(|record: &serde_json::Value| record["accepted_any_connection"] == true)
+    let has_accepted = |records: &BTreeMap<String, Value>| {
+        records.get("c-1").is_some_and(|record| record["accepted_any_connection"] == true)
     };
     let records = until(&store, "a connection in the record", has_accepted);
     assert!(records["c-1"]["connections"]["total"].as_u64() >= Some(1));
     assert!(records["c-1"]["last_activity"].is_string());
+
+    let listens = |records: &BTreeMap<String, Value>| {
+        let listening = records["c-1"]["listening"].as_array().cloned().unwrap_or_default();
+        listening.iter().any(|l| l["port"] == container.port() && l["address"] == "127.0.0.1" && l["since"].is_string())
+    };
+    until(&store, "the listening port in the record", listens);
 
     node.register("c-2", &container.toml());
     until_uuids(&store, &["c-1", "c-2"]);
