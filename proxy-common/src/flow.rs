@@ -273,6 +273,12 @@ pub struct Offsets {
     pub memory_allocated: u32,
     /// `proto.sysctl_mem`, a pointer to three longs
     pub memory_limits: u32,
+    /// `task_struct.group_leader`, a pointer; [`Offsets::NONE`] where there is none.
+    pub group_leader: u32,
+    /// `task_struct.comm`, 16 octets; [`Offsets::NONE`] where there is none.
+    pub comm: u32,
+    /// `sock.__sk_common.skc_ipv6only`, one bit, counted in bits; [`Offsets::NONE`] where the kernel has no IPv6.
+    pub v6only_bit: u32,
 }
 
 /// The numbers of the system calls that send, on the architecture that the daemon is built for.
@@ -305,4 +311,4 @@ const _: () = assert!(core::mem::offset_of!(Flow, passing) == 56);
 const _: () = assert!(size_of::<Calls>() == 28);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
 const _: () = assert!(size_of::<ArmRequest>() == 112 && align_of::<ArmRequest>() == 8);
-const _: () = assert!(size_of::<Offsets>() == 100 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 112 && align_of::<Offsets>() == 4);

@@ -14,6 +14,7 @@ pub mod chunk;
 mod counters;
 mod event;
 mod flow;
+mod listen;
 
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
@@ -21,6 +22,7 @@ pub use flow::{
     ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Calls, Flow, Framing, Offsets, Passed, Server, SettleRequest,
     TUPLE_V4, TUPLE_V6, settled,
 };
+pub use listen::{LISTEN_BURST, LISTEN_RING_BYTES, ListenEvent, Pace};
 
 /// Names by which the loader finds the program and its maps in the object.
 pub mod names {
@@ -32,6 +34,12 @@ pub mod names {
     pub const TOTAL: &str = "TOTAL";
     /// Array with one entry: the [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "SETTINGS";
+    /// Ring buffer of [`ListenEvent`](crate::ListenEvent)s.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Hash map from the cookie of a registered network namespace (`u64`) to its [`Pace`](crate::Pace).
+    pub const PACES: &str = "PACES";
+    /// Array with one entry: how many [`ListenEvent`](crate::ListenEvent)s were lost in all (`u64`).
+    pub const LISTENERS_LOST: &str = "LISTENERS_LOST";
 
     /// The sk_msg program that decides on each message of an armed server.
     pub const VERDICT: &str = "verdict";

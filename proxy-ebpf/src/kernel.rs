@@ -31,6 +31,9 @@ pub static OFFSETS: Offsets = Offsets {
     prot: 0,
     memory_allocated: 0,
     memory_limits: 0,
+    group_leader: 0,
+    comm: 0,
+    v6only_bit: 0,
 };
 
 /// Gives one field of [`OFFSETS`]. Volatile, since the compiler would take the zeroes above for granted.
@@ -41,6 +44,13 @@ macro_rules! offset {
     };
 }
 pub(crate) use offset;
+
+/// Whether an offset is one: the loader sets none at all without the kernel's BTF, and nothing that may be missing stands
+/// at the beginning of its structure.
+#[inline(always)]
+pub fn is_known(offset: u32) -> bool {
+    offset != 0 && offset != Offsets::NONE
+}
 
 /// Reads a value at `address + offset` of the kernel's memory; zeroes if nothing can be read there.
 ///

@@ -1,6 +1,7 @@
 //! Portsplice's programs in the kernel: thin entry points; the logic is in the modules.
 //!
-//! - `socket_events` (sock_ops) counts what the sockets of registered network namespaces do.
+//! - `socket_events` (sock_ops) counts what the sockets of registered network namespaces do, and tells the daemon which
+//!   begin and cease to listen.
 //! - `verdict` (sk_msg) sends what a container's server sends straight to the controller's connection, if that is safe.
 //! - `arm` and `settle` are run by the daemon: they put a server's socket under the verdict, and take it out again.
 #![no_std]
@@ -12,6 +13,7 @@ mod atomic;
 mod caller;
 mod chunked;
 mod kernel;
+mod listeners;
 mod maps;
 mod socket_events;
 mod tune;

@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, SockMap};
-use proxy_common::{Counters, Flow, MAX_FLOWS, MAX_NAMESPACES, Server, Settings};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockMap};
+use proxy_common::{Counters, Flow, LISTEN_RING_BYTES, MAX_FLOWS, MAX_NAMESPACES, Pace, Server, Settings};
 
 /// Registered network namespaces by cookie; the daemon inserts and removes, the programs only count.
 ///
@@ -20,6 +20,18 @@ pub static TOTAL: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 /// What the daemon may change while the programs run.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// What listening sockets of registered namespaces do, for the daemon to read.
+#[map]
+pub static LISTENERS: RingBuf = RingBuf::with_byte_size(LISTEN_RING_BYTES, 0);
+
+/// How much of it each namespace may tell; with an entry for each registered one.
+#[map]
+pub static PACES: HashMap<u64, Pace> = HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
+
+/// How much of it was lost in all.
+#[map]
+pub static LISTENERS_LOST: Array<u64> = Array::with_max_entries(1, 0);
 
 /// `BPF_F_MMAPABLE` of `include/uapi/linux/bpf.h`, in Linux since 5.5.
 const MMAPABLE: u32 = 1 << 10;

@@ -1,14 +1,13 @@
-//! Counts the socket events of registered network namespaces.
+//! Counts the socket events of registered network namespaces, and passes those of listeners on.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
-use proxy_common::{Counters, SocketEvent, byte_order, op};
+use proxy_common::{Counters, ListenEvent, SocketEvent, byte_order, op};
 
-use crate::atomic;
 use crate::maps::{NAMESPACES, SETTINGS, TOTAL};
-use crate::tune;
+use crate::{atomic, listeners, tune};
 
 pub const AF_INET6: u32 = 10;
 
@@ -28,6 +27,11 @@ pub fn handle(ctx: &SockOpsContext) {
     }
     if event.opens() {
         ask_for_the_end(ctx);
+    }
+    match event {
+        SocketEvent::ListenOpened => listeners::announce(ctx, ListenEvent::BEGINS, cookie),
+        SocketEvent::ListenClosed => listeners::announce(ctx, ListenEvent::ENDS, cookie),
+        _ => {}
     }
     let Some(settings) = SETTINGS.get(0) else { return };
     if event == SocketEvent::EstablishedPassive {

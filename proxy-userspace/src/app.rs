@@ -1,9 +1,12 @@
 //! The composition root: makes the parts of a node from its configuration, joins them, and sees them through start,
 //! reload and end.
 
+mod control;
 pub mod edge;
 mod listeners;
+mod node_settings;
 mod observe;
+mod ports;
 mod registry;
 mod service;
 mod signals;
@@ -15,35 +18,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admin::{Admin, AdminListener};
 use crate::auth::{KeySources, Keyring, ReplayMemory};
 use crate::build_info;
-use crate::config::{
-    AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, RelayConfig, RelayPath, SecretsConfig, Sources,
-};
+use crate::config::{AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, SecretsConfig, Sources};
 use crate::container::{Containers, ContainersSettings};
-use crate::drain::DrainWatch;
+use crate::control::{ControlSocket, Parts};
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
-use crate::http::HeadLimits;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
-use crate::node::accept::Listener;
+use crate::node::connections::Connections;
 use crate::node::workers::Workers;
-use crate::node::{Node, NodeSettings, Timeouts};
-use crate::ports::Ports;
+use crate::node::{self, Node};
 use crate::privileges::Privileges;
 use crate::readiness::Readiness;
-use crate::relay::Engine;
-use crate::relay::fast::{Fast, Policy};
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
 
-use listeners::{Listeners, Opened, Serve, Shared};
+use listeners::{Listeners, Shared};
+use node_settings::node_settings;
 use registry::Reports;
 use service::Watchdog;
 use signals::{Event, Signals};
@@ -67,6 +64,8 @@ pub struct Start {
     pub inherited: Inherited,
     /// What the process may do.
     pub privileges: Privileges,
+    /// The control socket, if there is to be one.
+    pub control: Option<ControlSocket>,
 }
 
 /// Reads the files that a configuration names, as the start of a node would.
@@ -103,13 +102,6 @@ pub async fn run(start: Start) -> Result<()> {
     ended
 }
 
-impl Serve for Arc<Node> {
-    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>> {
-        let Opened { socket, tls, authenticator } = opened;
-        Box::pin(Arc::clone(self).serve(Listener { socket, tls, authenticator }, drain))
-    }
-}
-
 struct App {
     sources: Sources,
     /// What the process was started with; settings that take a restart are still those.
@@ -126,6 +118,7 @@ struct App {
     pipes_shown: observe::Pipes,
     listeners: Listeners,
     reports: Reports,
+    control: Option<control::Served>,
     /// Ends the resolvers.
     _resolvers: DropGuard,
 }
@@ -133,7 +126,7 @@ struct App {
 impl App {
     /// Everything that can fail for the configuration's sake comes before anything is served.
     async fn start(start: Start) -> Result<Self> {
-        let Start { sources, config, log, inherited, privileges } = start;
+        let Start { sources, config, log, inherited, privileges, control } = start;
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
@@ -152,17 +145,40 @@ impl App {
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
         let stop_resolvers = CancellationToken::new();
         let events = Events::default();
-        let ports = Arc::new(Ports::default());
-        let containers = resolvers(&config.containers, &fastpath, &events, &readiness, &stop_resolvers).await?;
+        let ports = ports::start(&config.ports, &events, &fastpath)?;
+        let watcher =
+            observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
+        let containers = resolvers(&config.containers, watcher, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
-        let node = Node::new(settings, Arc::clone(&containers), Arc::clone(&metrics), workers);
+        let connections = Connections::new(events.clone());
+        let parts = node::Parts {
+            containers: Arc::clone(&containers),
+            ports: Arc::clone(&ports),
+            connections: Arc::clone(&connections),
+            metrics: Arc::clone(&metrics),
+        };
+        let node = Node::new(settings, parts, workers);
         observe::register(&metrics, &readiness, &containers, &fastpath, &replay);
+        ports::register(&metrics, &ports);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
         let told = registry::Sources { containers: &containers, ports: &ports, events: &events, keyring: &keyring };
         let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
+        let parts = Parts {
+            containers,
+            ports,
+            connections,
+            events,
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+            fastpath: Arc::clone(&fastpath),
+            log: log.clone(),
+            patience: config.drain_timeout,
+        };
+        let control = control::serve(control, parts)?;
+
         listeners.apply(plan, &node);
         serving.done();
         if let Some(listener) = admin {
@@ -185,6 +201,7 @@ impl App {
             pipes_shown,
             listeners,
             reports,
+            control,
             _resolvers: stop_resolvers.drop_guard(),
         })
     }
@@ -203,6 +220,7 @@ impl App {
                     Event::Quieter => self.log_level(self.log.quieter()),
                 },
                 () = watchdog.due() => service::alive(),
+                () = control::drained(self.control.as_ref()) => return Ok(()),
                 error = self.listeners.failed() => return Err(error),
             }
         }
@@ -350,8 +368,7 @@ fn threads(config: &Config) -> usize {
 /// answered with 503.
 async fn resolvers(
     config: &ContainersConfig,
-    fastpath: &Arc<Fastpath>,
-    events: &Events,
+    watcher: observe::Watcher,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
@@ -362,8 +379,7 @@ async fn resolvers(
         allow_host_network: config.allow_host_network,
     };
     let pending = readiness.pending("containers");
-    let observer = Arc::new(observe::Watcher { fastpath: Arc::clone(fastpath), events: events.clone() });
-    let containers = Containers::start(&settings, observer, stop.clone()).await?;
+    let containers = Containers::start(&settings, Arc::new(watcher), stop.clone()).await?;
     let started = Arc::clone(&containers);
     tokio::spawn(async move {
         while started.health().iter().any(|(_, health)| health.is_err()) {
@@ -372,43 +388,6 @@ async fn resolvers(
         pending.done();
     });
     Ok(containers)
-}
-
-fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> NodeSettings {
-    let limits = &config.limits;
-    NodeSettings {
-        head: HeadLimits {
-            head_bytes: limits.head_bytes,
-            fields: limits.head_fields,
-            target_bytes: limits.target_bytes,
-            field_bytes: limits.field_bytes,
-        },
-        timeouts: Timeouts {
-            head: limits.head_timeout,
-            handshake: limits.handshake_timeout,
-            connect: limits.connect_timeout,
-            keep_alive: limits.keep_alive_timeout,
-            idle: limits.idle_timeout,
-            answer: limits.answer_timeout,
-        },
-        hold: config.containers.hold,
-        connections: limits.connections,
-        connections_per_client: limits.connections_per_client,
-        connections_per_container: limits.connections_per_container,
-        access_log: config.log.access,
-        engine: engine(&config.relay, pipes, fastpath),
-    }
-}
-
-fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> Engine {
-    let fast = |policy| fastpath.flows().ok().map(|flows| Fast { flows: Arc::clone(flows), policy });
-    let pipes = || Some(Arc::clone(pipes));
-    match relay.path {
-        RelayPath::Auto => Engine { pipes: pipes(), fast: fast(Policy::MEASURED) },
-        RelayPath::Fast => Engine { pipes: pipes(), fast: fast(Policy::ALWAYS) },
-        RelayPath::Splice => Engine { pipes: pipes(), fast: None },
-        RelayPath::Copy => Engine { pipes: None, fast: None },
-    }
 }
 
 /// A relayed connection takes a descriptor on each side and, while bytes move, up to two pipes.

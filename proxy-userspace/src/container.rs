@@ -6,7 +6,7 @@
 //! not the engine says so, or is there at all.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -50,7 +50,7 @@ pub struct ContainersSettings {
 /// One running container. It stays valid for whoever holds it, but see [`Container::is_gone`].
 #[derive(Debug)]
 pub struct Container {
-    /// Docker's 64 hex digits, or `registered/FILE`.
+    /// Docker's 64 hex digits, or `registered/FILE`, or `control/NAME`.
     pub id: String,
     /// What a log shows.
     pub name: String,
@@ -150,11 +150,21 @@ impl Container {
     /// [`Container::connection_counts`] afterwards, since there may have been one already.
     pub fn tell_first(&self, told: &Arc<Notify>) {
         let _ = self.life.first.set(Arc::clone(told));
+        fence(Ordering::SeqCst);
     }
 
     /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
     pub fn touch(&self) {
         self.life.touch();
+    }
+
+    /// Who told of it: `docker`, `directory` or `control`.
+    pub fn source(&self) -> &'static str {
+        match self.id.split_once('/') {
+            Some(("control", _)) => "control",
+            Some(_) => "directory",
+            None => "docker",
+        }
     }
 
     /// The name under which the cluster knows it.
@@ -180,12 +190,15 @@ pub struct ConnectionSlot {
 
 impl ConnectionSlot {
     fn new(life: Arc<Life>) -> Self {
-        if life.total.fetch_add(1, Ordering::SeqCst) == 0
-            && let Some(told) = life.first.get()
-        {
-            told.notify_one();
-        }
         life.touch();
+        // Last, so that whoever is told sees all of it. The fences here and in `tell_first` let one of the two see what the
+        // other has written.
+        if life.total.fetch_add(1, Ordering::Relaxed) == 0 {
+            fence(Ordering::SeqCst);
+            if let Some(told) = life.first.get() {
+                told.notify_one();
+            }
+        }
         Self { life }
     }
 }
@@ -217,14 +230,14 @@ pub trait Observer: Send + Sync {
     /// A container has gone.
     fn vanished(&self, _: &Arc<Container>) {}
     /// The first container of this namespace has come.
-    fn added(&self, netns: &Netns);
+    fn added(&self, netns: &Arc<Netns>);
     /// The last container of this namespace has gone.
     fn removed(&self, netns: &Netns);
 }
 
 /// Observes nothing.
 impl Observer for () {
-    fn added(&self, _: &Netns) {}
+    fn added(&self, _: &Arc<Netns>) {}
     fn removed(&self, _: &Netns) {}
 }
 

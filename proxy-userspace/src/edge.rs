@@ -24,8 +24,8 @@ use crate::registry::embedded::Embedded;
 pub use accept::EdgeListener;
 use leases::Leases;
 
-/// Bodies that are read at once; a body may have a mebibyte, and others wait.
-const BODIES: usize = 64;
+/// Large bodies that are read at once: such may have a mebibyte, and others wait.
+const LARGE_BODIES: usize = 64;
 
 /// What a reload may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Edge {
     leases: Leases,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
-    bodies: Semaphore,
+    large_bodies: Semaphore,
 }
 
 impl Edge {
@@ -57,7 +57,7 @@ impl Edge {
             leases: Leases::resume(store).await?,
             metrics,
             connections: ConnectionLimits::new(),
-            bodies: Semaphore::new(BODIES),
+            large_bodies: Semaphore::new(LARGE_BODIES),
         });
         let e = Arc::downgrade(&edge);
         edge.metrics.observe("edge_records", "Records that nodes have reported", Kind::Gauge, move || {

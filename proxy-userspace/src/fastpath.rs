@@ -1,6 +1,7 @@
 //! What the daemon has running inside the kernel.
 //!
-//! A sock_ops program counts the sockets that are established and that listen in the network namespaces of containers. And
+//! A sock_ops program counts the sockets that are established and that listen in the network namespaces of containers, and
+//! tells which begin and cease to listen. And
 //! the fast path carries responses past the daemon: see ARCHITECTURE.md, and [`Flows`] and [`Lane`] here.
 //!
 //! The daemon works without any of this, only with less to tell; so the rest of the program talks to [`Fastpath`], which
@@ -16,6 +17,7 @@ mod cgroup;
 mod flows;
 mod kernel;
 mod lane;
+mod listeners;
 mod logs;
 mod object;
 mod proof;
@@ -32,8 +34,9 @@ use serde::Deserialize;
 pub use flows::{Counts, Flows, Quirks};
 pub use kernel::Kernel;
 pub use lane::{Lane, Refused, Request, ServerUse, Unsettled};
+pub use listeners::ListenEvents;
 pub use proof::{Finding, Item, Proof};
-pub use proxy_common::{Armed, Counters, Framing, MAX_FLOWS, Passed};
+pub use proxy_common::{Armed, Counters, Framing, ListenEvent, MAX_FLOWS, Passed};
 pub use unavailable::Unavailable;
 
 /// Whether the kernel's help is wanted.
@@ -103,7 +106,7 @@ impl Fastpath {
                 if let Err(error) = kernel.tune_servers() {
                     tracing::warn!(%error, "servers' sockets stay as they are: after a stall a response comes back to the fast path late");
                 }
-                if !cgroup::namespace_is_initial() {
+                if settings.cgroup.is_none() && !cgroup::namespace_is_initial() {
                     tracing::warn!(
                         cgroup = %kernel.cgroup().display(),
                         "the daemon runs in a cgroup namespace of its own, so its eBPF program sees only sockets of \
@@ -164,16 +167,19 @@ impl Fastpath {
         }
     }
 
-    /// Begins to count the sockets of a network namespace, known by its cookie (`SO_NETNS_COOKIE`).
+    /// Begins to count the sockets of a network namespace, known by its cookie (`SO_NETNS_COOKIE`), and to tell of those that
+    /// listen. Whether it does.
     ///
     /// A namespace that several containers share is registered by each of them, and counted until the last of them
     /// [unregisters](Self::unregister) it. A failure is logged, not returned: a container must not become unreachable
     /// because it cannot be counted.
-    pub fn register(&self, cookie: u64) {
-        let Ok(kernel) = &self.state else { return };
-        if let Err(error) = kernel.register(cookie) {
+    pub fn register(&self, cookie: u64) -> bool {
+        let Ok(kernel) = &self.state else { return false };
+        let registered = kernel.register(cookie);
+        if let Err(error) = &registered {
             tracing::warn!(netns = cookie, %error, "the sockets of a network namespace cannot be counted");
         }
+        registered.is_ok()
     }
 
     /// Takes back one [`register`](Self::register).
@@ -192,6 +198,21 @@ impl Fastpath {
     /// The counts of one registered namespace; none if it is not registered, or without the kernel's help.
     pub fn counters_of(&self, cookie: u64) -> Option<Counters> {
         self.read(|kernel| kernel.counters_of(cookie)).flatten()
+    }
+
+    /// The news of listening sockets, for the first who asks; none without the kernel's help. Called from within a tokio
+    /// runtime.
+    pub fn listen_events(&self) -> Option<ListenEvents> {
+        let opened = self.state.as_ref().ok()?.listen_events();
+        opened
+            .inspect_err(|error| tracing::warn!(%error, "the news of listening sockets cannot be read"))
+            .ok()
+            .flatten()
+    }
+
+    /// How many of one namespace's [`listen_events`](Self::listen_events) were lost since its registration.
+    pub fn lost_of(&self, cookie: u64) -> u64 {
+        self.state.as_ref().map_or(0, |kernel| kernel.lost_of(cookie))
     }
 
     fn read<T>(&self, read: impl FnOnce(&Kernel) -> std::io::Result<T>) -> Option<T> {

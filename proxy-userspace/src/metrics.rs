@@ -47,7 +47,8 @@ pub enum Path {
 }
 
 impl Path {
-    const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Fast, Self::Tls];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Fast, Self::Tls];
 
     /// The value of the metrics' label and of the access log's field.
     pub const fn label(self) -> &'static str {
@@ -192,6 +193,16 @@ impl Metrics {
     /// `n` bytes of bodies or tunnels were moved on.
     pub fn bytes(&self, direction: Direction, path: Path, n: u64) {
         self.relayed[direction as usize][path as usize].inc_by(n);
+    }
+
+    /// How many bytes of bodies or tunnels took this way so far.
+    pub fn relayed(&self, direction: Direction, path: Path) -> u64 {
+        self.relayed[direction as usize][path as usize].get()
+    }
+
+    /// How many requests were answered so far.
+    pub fn requests(&self) -> u64 {
+        self.responses.sum()
     }
 
     /// An upgraded connection begins; it ends when the returned guard is dropped.

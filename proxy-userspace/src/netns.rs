@@ -22,6 +22,7 @@ mod dial;
 mod listeners;
 
 pub use dial::{DialError, DialHints, dial};
+pub use listeners::Listening;
 
 /// Where a thread finds the namespace it is in (proc(5)); `/proc/self` would be the main thread's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
@@ -140,6 +141,17 @@ impl Netns {
             let _way_back = WayBack { home: home.fd.as_fd(), outer };
             Ok(inside())
         })
+    }
+}
+
+impl Netns {
+    /// The TCP sockets that listen in it. Takes as long as the kernel takes to walk its table of all listeners, of all namespaces:
+    /// some 100 us where there are thousands.
+    ///
+    /// # Errors
+    /// It could not be entered, or the kernel refused to tell.
+    pub fn listening(&self) -> io::Result<Listening> {
+        self.run(listeners::listening)?
     }
 }
 

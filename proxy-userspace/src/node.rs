@@ -1,13 +1,14 @@
 //! The node's data path: accepts the controller's connections and serves each request on them.
 //!
 //! - [`accept`]: listeners, connection limits, TLS handshakes; each connection becomes one task on one of the [`workers`].
-//! - `session`: the requests of one connection, one after the other.
+//! - [`connections`]: what is open, for whoever asks. `session`: the requests of one connection, one after the other.
 //! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
 
 pub mod accept;
 mod access_log;
+pub mod connections;
 mod download;
 mod exchange;
 mod origin;
@@ -27,7 +28,9 @@ use crate::container::Containers;
 use crate::http::HeadLimits;
 use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
+use crate::ports::Ports;
 use crate::relay::Engine;
+use connections::Connections;
 use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.
@@ -76,10 +79,31 @@ pub struct Timeouts {
 pub struct Node {
     settings: ArcSwap<NodeSettings>,
     containers: Arc<Containers>,
+    ports: Arc<Ports>,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
+    table: Arc<Connections>,
     origins: route::Connector,
     workers: Workers,
+}
+
+/// What a node works with and shares with others.
+#[derive(Clone)]
+pub struct Parts {
+    /// The containers that it reaches.
+    pub containers: Arc<Containers>,
+    /// What listens in them, for requests that wait.
+    pub ports: Arc<Ports>,
+    /// Where its connections are listed.
+    pub connections: Arc<Connections>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Node {
@@ -89,18 +113,16 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// A node that reaches `containers`; it serves once [`Node::serve`] is called with a listener.
-    pub fn new(
-        settings: NodeSettings,
-        containers: Arc<Containers>,
-        metrics: Arc<Metrics>,
-        workers: Workers,
-    ) -> Arc<Self> {
+    /// A node of these parts; it serves once [`Node::serve`] is called with a listener.
+    pub fn new(settings: NodeSettings, parts: Parts, workers: Workers) -> Arc<Self> {
+        let Parts { containers, ports, connections, metrics } = parts;
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             containers,
+            ports,
             metrics,
             connections: ConnectionLimits::new(),
+            table: connections,
             origins: route::Connector::new(),
             workers,
         })

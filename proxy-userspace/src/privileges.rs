@@ -134,6 +134,11 @@ fn reduce_to(is_needed: impl Fn(&Need) -> bool) -> Result<Privileges> {
             let _ = caps::drop(None, CapSet::Bounding, capability);
         }
     }
+    set_no_new_privs(true).context("cannot set no_new_privs")?;
+    if has_nothing(&permitted) {
+        // A service manager's filter of system calls may forbid even to try.
+        return Ok(Privileges { kept, missing, open_files });
+    }
     let none = CapsHashSet::new();
     let keep: CapsHashSet = kept.iter().copied().collect();
     // Kernels before 4.3 have no ambient set.
@@ -141,8 +146,12 @@ fn reduce_to(is_needed: impl Fn(&Need) -> bool) -> Result<Privileges> {
     caps::set(None, CapSet::Inheritable, &none).context("cannot give up inheritable capabilities")?;
     caps::set(None, CapSet::Effective, &keep).context("cannot give up effective capabilities")?;
     caps::set(None, CapSet::Permitted, &keep).context("cannot give up permitted capabilities")?;
-    set_no_new_privs(true).context("cannot set no_new_privs")?;
     Ok(Privileges { kept, missing, open_files })
+}
+
+/// Whether there is no capability to give up: neither one to use nor one for a program that is executed.
+fn has_nothing(permitted: &CapsHashSet) -> bool {
+    permitted.is_empty() && caps::read(None, CapSet::Inheritable).is_ok_and(|inheritable| inheritable.is_empty())
 }
 
 /// What to keep of `permitted`, and what is missing in it.

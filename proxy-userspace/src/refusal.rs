@@ -23,6 +23,19 @@ pub enum Denied {
     NoConnections,
 }
 
+impl Denied {
+    /// The label in metrics and logs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Port => "denied_port",
+            Self::HostNetwork => "denied_host_network",
+            Self::NoConnections => "denied_no_connections",
+        }
+    }
+}
+
 /// Whose cap on connections is reached for the moment (503).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -126,10 +139,7 @@ impl Refusal {
             Self::NotHere => "not_here",
             Self::Ambiguous => "ambiguous_container",
             Self::EngineUnavailable => "engine_unavailable",
-            Self::Forbidden(Denied::Denied) => "denied",
-            Self::Forbidden(Denied::Port) => "denied_port",
-            Self::Forbidden(Denied::HostNetwork) => "denied_host_network",
-            Self::Forbidden(Denied::NoConnections) => "denied_no_connections",
+            Self::Forbidden(denied) => denied.label(),
             Self::Busy(Scope::Node) => "busy_node",
             Self::Busy(Scope::Container) => "busy_container",
             Self::Busy(Scope::Client) => "busy_client",

@@ -9,6 +9,8 @@
 mod bytecode;
 #[path = "kernel/namespace.rs"]
 mod namespace;
+#[path = "kernel/ports.rs"]
+mod ports;
 #[path = "kernel/process.rs"]
 mod process;
 

@@ -15,6 +15,7 @@
 //! - [`habits`]: clients that read in every way.
 //! - [`soak`]: thousands of connections, each a play that its number decides.
 //! - [`etcd`]: a real etcd that can be killed, stopped and started again.
+//! - [`control`]: a client of the control socket.
 //! - [`kernel`]: what a daemon has loaded there.
 //! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
 //! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
@@ -24,6 +25,7 @@
 use std::time::Duration;
 
 pub mod client;
+pub mod control;
 pub mod docker;
 pub mod etcd;
 pub mod forwarder;

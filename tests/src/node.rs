@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::process::Signal;
 
 use crate::client::{Caller, Conn, Version};
+use crate::control::Control;
 use crate::http::Head;
 use crate::net::Netns;
 use crate::process::Process;
@@ -96,6 +97,13 @@ impl Node {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// A connection to its control socket.
+    #[track_caller]
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control::connect(&self.site.control())
     }
 
     /// Sends it a signal.

@@ -11,6 +11,8 @@ use crate::process::run;
 const KOSOKU: &str = "kosoku==0.1.0";
 /// A WebSocket server that passes them (npm).
 const WS: &str = "ws@8.23.0";
+/// Schemas of Kubernetes's API, and what checks a manifest against them (PyPI).
+const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
 
 /// `target/test-tools` of the workspace.
 fn folder() -> PathBuf {
@@ -47,14 +49,27 @@ fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
 #[track_caller]
 #[must_use]
 pub fn kosoku() -> PathBuf {
-    let place = installed("kosoku-0.1.0", |place| {
+    from_pypi(KOSOKU).join("kosoku")
+}
+
+/// The `kubernetes-validate` command. Beside it is a `python3` that can read YAML.
+#[track_caller]
+#[must_use]
+pub fn kubernetes_validate() -> PathBuf {
+    from_pypi(KUBERNETES_VALIDATE).join("kubernetes-validate")
+}
+
+/// The programs of a package, `NAME==VERSION`, in an environment of its own.
+#[track_caller]
+fn from_pypi(package: &str) -> PathBuf {
+    let place = installed(&package.replace("==", "-"), |place| {
         run(Command::new("python3").args(["-m", "venv"]).arg(place), None);
         run(
-            Command::new(place.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", KOSOKU]),
+            Command::new(place.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", package]),
             None,
         );
     });
-    place.join("bin/kosoku")
+    place.join("bin")
 }
 
 /// A value for `NODE_PATH` with which Node finds `ws`.

@@ -11,6 +11,7 @@ mod command;
 mod conn;
 mod demo;
 mod interrupt;
+mod package;
 mod setup;
 mod test;
 mod toolchain;
@@ -35,6 +36,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the programs in the kernel, if they are older than their source
     BuildEbpf(build_ebpf::Args),
+    /// Make the Debian package
+    Package(package::Args),
     /// Run all tests, or parts of them
     Test(test::Args),
     /// Show a running system: a container, the node, signed requests, and what happened
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Setup(args) => setup::run(args),
         Command::BuildEbpf(args) => build_ebpf::run(args),
+        Command::Package(args) => package::run(args),
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
@@ -77,7 +81,7 @@ impl Command {
         match self {
             Self::Demo(args) => args.is_server(),
             Self::Bench(args) => args.is_server(),
-            Self::Setup(_) | Self::BuildEbpf(_) | Self::Test(_) | Self::Vm(_) => false,
+            Self::Setup(_) | Self::BuildEbpf(_) | Self::Package(_) | Self::Test(_) | Self::Vm(_) => false,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::events::{Events, StateEvent};
 use crate::fastpath::{Counters, Counts, Fastpath, Passed};
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::netns::Netns;
+use crate::ports::Ports;
 use crate::readiness::Readiness;
 use crate::relay::pipe::PipePool;
 
@@ -28,6 +29,7 @@ pub(super) fn build_labels() -> Vec<(&'static str, String)> {
 pub(super) struct Watcher {
     pub(super) fastpath: Arc<Fastpath>,
     pub(super) events: Events,
+    pub(super) ports: Arc<Ports>,
 }
 
 impl Observer for Watcher {
@@ -39,13 +41,14 @@ impl Observer for Watcher {
         self.events.tell(StateEvent::ContainerRemoved(Arc::clone(container)));
     }
 
-    fn added(&self, netns: &Netns) {
-        if let Some(cookie) = netns.cookie() {
-            self.fastpath.register(cookie);
-        }
+    fn added(&self, netns: &Arc<Netns>) {
+        let told = netns.cookie().is_some_and(|cookie| self.fastpath.register(cookie));
+        // Afterwards: what begins to listen from now on is told, and what listens already is looked for.
+        self.ports.added(netns, told);
     }
 
     fn removed(&self, netns: &Netns) {
+        self.ports.removed(netns);
         if let Some(cookie) = netns.cookie() {
             self.fastpath.unregister(cookie);
         }

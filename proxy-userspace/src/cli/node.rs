@@ -10,6 +10,7 @@ use super::output;
 use crate::app;
 use crate::config::settings::*;
 use crate::config::{AnySetting, Config, LogFormat, Setting, Sources};
+use crate::control::ControlSocket;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::{logging, privileges};
@@ -187,6 +188,8 @@ pub(super) fn run(args: NodeArgs) -> Result<ExitCode> {
 /// at a reload.
 fn daemon(sources: Sources, config: Config, log: LogControl) -> Result<()> {
     let inherited = Inherited::take()?;
+    // To give the socket to a group takes a privilege that does not remain.
+    let control = ControlSocket::bind(&config.control)?;
     let privileges = privileges::reduce(config.bpf.mode)?;
     privileges.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -196,7 +199,7 @@ fn daemon(sources: Sources, config: Config, log: LogControl) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(app::run(app::Start { sources, config, log, inherited, privileges }));
+    let ended = runtime.block_on(app::run(app::Start { sources, config, log, inherited, privileges, control }));
     // Whatever is left has been told to end; a task that does not must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     ended

@@ -15,7 +15,7 @@ use super::{AuthConfig, ConfigError, LogConfig, Role, Scheme, SecretsConfig, Sou
 /// The store's file.
 pub static STORE_PATH: Setting<PathBuf> = Setting {
     key: "store.path",
-    default: "/var/lib/portsplice/registry.db",
+    default: "/var/lib/portsplice-edge/registry.db",
     allowed: "the path of a file; its directory is made if it is missing",
     shape: Shape::Text,
     restart: true,

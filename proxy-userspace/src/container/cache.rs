@@ -183,7 +183,7 @@ mod tests {
     struct Recorder(Mutex<Vec<&'static str>>);
 
     impl Observer for Recorder {
-        fn added(&self, _: &Netns) {
+        fn added(&self, _: &Arc<Netns>) {
             self.0.lock().push("added");
         }
         fn removed(&self, _: &Netns) {

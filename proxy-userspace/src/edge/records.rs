@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use serde::Serialize;
@@ -18,6 +18,9 @@ use crate::deadline::deadline;
 use crate::http::ContainerName;
 use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
 use crate::registry::{Record, StoreError};
+
+/// Bodies up to this many bytes, as almost all are, wait for no other.
+const LARGE: u64 = 16 * 1024;
 
 /// What the connection adds to a request.
 pub(super) struct Caller<'a> {
@@ -86,6 +89,7 @@ impl Edge {
             Err(refused) => return self.respond(Err(refused), None),
         };
         self.metrics.granted("bound");
+        tracing::debug!(%call, "request of a node");
         let done = self.perform(call, request.into_body()).await;
         self.respond(done, proof)
     }
@@ -142,8 +146,9 @@ impl Edge {
     /// The whole body, which is what the credential covers.
     async fn body(&self, body: Incoming, sha256: Option<&str>) -> Result<Bytes, Refused> {
         let until = deadline(self.settings.load().limits.body_timeout);
+        let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > LARGE);
         let reading = async {
-            let place = self.bodies.acquire().await;
+            let place = if is_large { Some(self.large_bodies.acquire().await) } else { None };
             let read = Limited::new(body, api::BODY_BYTES).collect().await;
             drop(place);
             read

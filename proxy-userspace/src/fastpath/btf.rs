@@ -250,6 +250,9 @@ impl<'a> Btf<'a> {
             prot: self.offset("sock_common.skc_prot")?,
             memory_allocated: self.offset("proto.memory_allocated")?,
             memory_limits: self.offset("proto.sysctl_mem")?,
+            group_leader: self.optional("task_struct.group_leader")?,
+            comm: self.optional("task_struct.comm")?,
+            v6only_bit: self.bits("sock_common.skc_ipv6only").unwrap_or(Offsets::NONE),
         })
     }
 }

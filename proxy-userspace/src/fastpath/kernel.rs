@@ -14,10 +14,11 @@ use aya::programs::{CgroupAttachMode, SockOps};
 use aya::util::KernelVersion;
 use caps::{CapSet, Capability};
 use parking_lot::Mutex;
-use proxy_common::{ArmRequest, Calls, Counters, Offsets, Settings, SettleRequest, names};
+use proxy_common::{ArmRequest, Calls, Counters, Offsets, Pace, Settings, SettleRequest, names};
 use tokio::task::AbortHandle;
 
 use super::flows::Flows;
+use super::listeners::{ListenEvents, Unread};
 use super::logs::{self, Records};
 use super::object::{lacks, take};
 use super::proof::{self, Proof};
@@ -36,14 +37,16 @@ pub struct Kernel {
     program_id: u32,
     cgroup: PathBuf,
     namespaces: Mutex<Namespaces>,
+    listeners: Mutex<Option<Unread>>,
     total: PerCpuArray<MapData, Value<Counters>>,
     settings: Mutex<Array<MapData, Value<Settings>>>,
     logs: Mutex<Logs>,
 }
 
-/// Registered namespaces: the kernel's table, and how often each was registered.
+/// Registered namespaces: the kernel's tables, and how often each was registered.
 struct Namespaces {
     map: BpfHashMap<MapData, u64, Value<Counters>>,
+    paces: BpfHashMap<MapData, u64, Value<Pace>>,
     registrations: HashMap<u64, usize>,
 }
 
@@ -64,6 +67,8 @@ pub(super) struct Value<T>(pub(super) T);
 
 // SAFETY: `Counters` is `repr(C)` and made of u64 alone, without padding (asserted beside it); any bit pattern is valid.
 unsafe impl aya::Pod for Value<Counters> {}
+// SAFETY: `Pace` is `repr(C)` and made of u64 alone; any bit pattern is valid.
+unsafe impl aya::Pod for Value<Pace> {}
 // SAFETY: `Settings` is `repr(C)` and made of u32 alone; any bit pattern is valid.
 unsafe impl aya::Pod for Value<Settings> {}
 // SAFETY: `Offsets` is `repr(C)` and made of u32 alone; any bit pattern is valid.
@@ -100,7 +105,9 @@ impl Kernel {
         }
         let mut ebpf = loader.load(object)?;
         let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(one_line(&error)))?;
-        let namespaces = Namespaces { map: take(&mut ebpf, names::NAMESPACES)?, registrations: HashMap::new() };
+        let (map, paces) = (take(&mut ebpf, names::NAMESPACES)?, take(&mut ebpf, names::PACES)?);
+        let namespaces = Namespaces { map, paces, registrations: HashMap::new() };
+        let listeners = Unread::take(&mut ebpf)?;
         let total = take(&mut ebpf, names::TOTAL)?;
         let mut settings = take(&mut ebpf, names::SETTINGS)?;
 
@@ -132,6 +139,7 @@ impl Kernel {
             program_id,
             cgroup: path,
             namespaces: Mutex::new(namespaces),
+            listeners: Mutex::new(Some(listeners)),
             total,
             settings: Mutex::new(settings),
             logs: Mutex::new(Logs::Kept(records)),
@@ -148,7 +156,7 @@ impl Kernel {
         &self.cgroup
     }
 
-    /// Begins to count the sockets of a namespace, or adds one to the registrations that it has.
+    /// Begins to count the sockets of a namespace and to tell of those that listen, or adds one to the registrations that it has.
     ///
     /// Sockets that are listening or connected already are not counted, and neither is their end.
     ///
@@ -158,12 +166,17 @@ impl Kernel {
     /// wants CAP_BPF for this too.
     pub fn register(&self, cookie: u64) -> io::Result<()> {
         let mut namespaces = self.namespaces.lock();
-        let Namespaces { map, registrations } = &mut *namespaces;
+        let Namespaces { map, paces, registrations } = &mut *namespaces;
         if let Some(count) = registrations.get_mut(&cookie) {
             *count += 1;
             return Ok(());
         }
-        map.insert(cookie, Value(Counters::default()), 0).map_err(into_io)?;
+        // First what only matters together with the other: a program that sees one of them sees both.
+        paces.insert(cookie, Value(Pace::default()), 0).map_err(into_io)?;
+        if let Err(error) = map.insert(cookie, Value(Counters::default()), 0) {
+            let _ = paces.remove(&cookie); // alone it does nothing
+            return Err(into_io(error));
+        }
         registrations.insert(cookie, 1);
         Ok(())
     }
@@ -175,7 +188,7 @@ impl Kernel {
     /// Those of the `bpf` system call; a namespace that is not registered is none.
     pub fn unregister(&self, cookie: u64) -> io::Result<()> {
         let mut namespaces = self.namespaces.lock();
-        let Namespaces { map, registrations } = &mut *namespaces;
+        let Namespaces { map, paces, registrations } = &mut *namespaces;
         match registrations.get_mut(&cookie) {
             None => Ok(()),
             Some(count) if *count > 1 => {
@@ -184,10 +197,25 @@ impl Kernel {
             }
             Some(_) => {
                 map.remove(&cookie).map_err(into_io)?;
+                let _ = paces.remove(&cookie); // alone it does nothing
                 registrations.remove(&cookie);
                 Ok(())
             }
         }
+    }
+
+    /// The news of listening sockets, for the first who asks; called from within a tokio runtime.
+    ///
+    /// # Errors
+    /// The reactor's.
+    pub fn listen_events(&self) -> io::Result<Option<ListenEvents>> {
+        self.listeners.lock().take().map(Unread::open).transpose()
+    }
+
+    /// How many of a namespace's [`listen_events`](Self::listen_events) were lost since its registration.
+    pub fn lost_of(&self, cookie: u64) -> u64 {
+        // The one error is that it is not registered.
+        self.namespaces.lock().paces.get(&cookie, 0).map_or(0, |Value(pace)| pace.lost)
     }
 
     /// The counts of all registered namespaces together since the start; what a namespace counted stays when it goes.

@@ -36,6 +36,13 @@ impl Responses {
     }
 }
 
+impl Responses {
+    /// All of them together.
+    pub(super) fn sum(&self) -> u64 {
+        self.0.iter().flatten().map(|cell| cell.load(Ordering::Relaxed)).sum()
+    }
+}
+
 impl TypedMetric for Responses {
     const TYPE: MetricType = MetricType::Counter;
 }

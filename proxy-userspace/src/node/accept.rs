@@ -120,6 +120,7 @@ impl Node {
         place: Admission,
     ) {
         let _counted = listening.metrics.connection();
+        let listed = self.table.open(peer, listening.tls.is_some());
         tracing::debug!(%peer, "connection accepted");
         let cut = drain.clone();
         let served = async {
@@ -140,7 +141,7 @@ impl Node {
                 drain,
                 read: ReadBuffer::default(),
                 origin: None,
-                meter: Meter::default(),
+                connection: Arc::clone(listed.connection()),
             };
             drop(settings);
             session.run().await;
@@ -148,6 +149,7 @@ impl Node {
         tokio::select! {
             () = served => {}
             () = cut.cut() => tracing::debug!(%peer, "connection cut at the drain's deadline"),
+            () = listed.connection().closed() => tracing::info!(%peer, "connection cut over the control socket"),
         }
         tracing::debug!(%peer, "connection closed");
         drop(place);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::connections::{Activity, Connection};
 use super::download::{Download, DownloadError, Ended, Seen};
 use super::origin::Origin;
 use super::reply::Reply;
@@ -68,7 +69,7 @@ pub(super) struct Exchange<'a> {
     pub(super) client: &'a Stream,
     pub(super) read: &'a mut ReadBuffer,
     pub(super) origin: &'a mut Origin,
-    pub(super) meter: &'a Meter,
+    pub(super) connection: &'a Connection,
     pub(super) settings: &'a NodeSettings,
     pub(super) metrics: &'a Metrics,
     pub(super) reply: &'a Reply,
@@ -103,14 +104,15 @@ impl Exchange<'_> {
     }
 
     async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
-        let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
+        let meter = self.connection.meter();
+        let watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
         let sent = Sent::default();
         let spent = AtomicBool::new(false);
         let mut upload = Upload {
             client: self.client,
             read: self.read,
             origin: &self.origin.stream,
-            meter: self.meter,
+            meter,
             engine: &self.settings.engine,
             sent: &sent,
         };
@@ -118,7 +120,7 @@ impl Exchange<'_> {
             client: self.client,
             origin: &self.origin.stream,
             read: &mut self.origin.read,
-            meter: self.meter,
+            meter,
             engine: &self.settings.engine,
             limits: &self.settings.head,
             asked: &request.asked,
@@ -142,7 +144,7 @@ impl Exchange<'_> {
         });
         let mut down = pin!(download.run());
         let mut ended = None;
-        self.meter.touch();
+        meter.touch();
         let mut stage = (false, false);
         let mut check = watch.next_check(false, false);
         poll_fn(|cx| {
@@ -194,13 +196,15 @@ impl Exchange<'_> {
 
     /// Relays an opaque connection: after a 101 of the container's, or of the gateway itself for a raw tunnel.
     async fn opaque(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
-        let watch = Watch::new(self.settings, self.meter, &self.origin.container, &self.origin.stream);
+        let meter = self.connection.meter();
+        let watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
+        self.connection.does(Activity::Tunnel);
         let _counted = self.metrics.tunnel();
         let origin = (&self.origin.stream, &mut self.origin.read);
         let mut relay = pin!(tunnel(
             (self.client, self.read),
             origin,
-            self.meter,
+            meter,
             &self.settings.engine,
             lane_netns(&self.origin.container)
         ));
@@ -268,6 +272,10 @@ impl<'a> Watch<'a> {
         while alarm.poll(cx, *check).is_ready() {
             if let Some(overdue) = self.overdue(sent, begun) {
                 return Poll::Ready(overdue);
+            }
+            // What goes on for long is activity of its container long before it ends.
+            if self.meter.idle_for() < GONE_GRACE {
+                self.container.touch();
             }
             *check = self.next_check(sent, begun);
             alarm.again(*check);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::origin::Origin;
@@ -75,10 +75,11 @@ impl Node {
         Ok(container)
     }
 
-    /// Opens a connection to `port` of `container`, waiting for a listener as long as the settings hold a request.
+    /// Opens a connection to `port` of `container` for `client`, waiting for a listener as long as the settings hold a request.
     pub(super) async fn connect(
         &self,
         settings: &NodeSettings,
+        client: &Stream,
         container: Arc<Container>,
         port: u16,
         purpose: Purpose,
@@ -86,23 +87,19 @@ impl Node {
         let slot = container
             .try_acquire(NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get))
             .ok_or(Refusal::Busy(Scope::Container))?;
-        let hold_until = Instant::now() + settings.hold;
-        let mut pause = FIRST_PAUSE;
-        let sock = loop {
-            match self.dial(settings, &container, port).await {
-                Ok(sock) => break sock,
-                Err(DialError::NotListening) if Instant::now() + pause <= hold_until && !container.is_gone() => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(DialError::NotListening) => return Err(Refusal::NotListening),
-                Err(DialError::Timeout) => return Err(Refusal::ConnectTimeout),
-                Err(DialError::Io(error)) => {
-                    tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
-                    return Err(Refusal::Unreachable);
-                }
+        let mut dialed = self.dial(settings, &container, port).await;
+        if matches!(dialed, Err(DialError::NotListening)) && !settings.hold.is_zero() {
+            // Boxed, so that requests that need not wait do not hold the memory of one that does.
+            dialed = Box::pin(self.hold(settings, client, &container, port)).await;
+        }
+        let sock = dialed.map_err(|error| match error {
+            DialError::NotListening => Refusal::NotListening,
+            DialError::Timeout => Refusal::ConnectTimeout,
+            DialError::Io(error) => {
+                tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
+                Refusal::Unreachable
             }
-        };
+        })?;
         let stream = match (purpose, container.policy.scheme(port)) {
             (Purpose::Http, OriginScheme::Https) => {
                 let deadline = deadline(settings.timeouts.connect);
@@ -120,6 +117,34 @@ impl Node {
         Ok(Origin::new(stream, container, port, slot))
     }
 
+    /// Tries again and again while nothing listens on the port, as long as the settings say and both the container and the
+    /// client are there: at once when something is known to have begun to listen, and after pauses in any case, since that may
+    /// come late or never. A client that has ended its direction counts as gone; should it still read, it gets an answer.
+    async fn hold(
+        &self,
+        settings: &NodeSettings,
+        client: &Stream,
+        container: &Container,
+        port: u16,
+    ) -> Result<Sock, DialError> {
+        let until = Instant::now() + settings.hold;
+        let mut pause = FIRST_PAUSE;
+        // Before the next attempt, so that nothing happens unseen in between.
+        let mut news = self.ports.news(container.netns.id());
+        loop {
+            match self.dial(settings, container, port).await {
+                Err(DialError::NotListening) if Instant::now() < until && !client.peer_has_ended() => {}
+                dialed => return dialed,
+            }
+            tokio::select! {
+                () = news.of_port(port) => {}
+                () = sleep_until(until.min(Instant::now() + pause)) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = container.gone() => return Err(DialError::NotListening),
+                () = client.ended() => return Err(DialError::NotListening),
+            }
+        }
+    }
+
     async fn dial(&self, settings: &NodeSettings, container: &Container, port: u16) -> Result<Sock, DialError> {
         if container.is_gone() {
             return Err(DialError::NotListening);
@@ -133,6 +158,9 @@ impl Node {
             Err(DialError::Io(_)) => Dialed::Failed,
         };
         self.metrics.dialed(counted, began.elapsed());
+        if matches!(result, Err(DialError::NotListening)) {
+            self.ports.refused(container.netns.id(), port);
+        }
         result
     }
 }

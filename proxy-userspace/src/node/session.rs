@@ -11,6 +11,7 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::accept::Listening;
 use super::access_log::Line;
+use super::connections::{Activity, Connection};
 use super::download::Seen;
 use super::exchange::{Alarm, Exchange, Outcome};
 use super::origin::Origin;
@@ -25,7 +26,7 @@ use crate::http::HeadScanner;
 use crate::metrics::Path;
 use crate::refusal::Refusal;
 use crate::relay::buffer::{Buffer, ReadBuffer, SMALL};
-use crate::relay::{Direction, Meter, Stream};
+use crate::relay::{Direction, Stream};
 use crate::tls::TlsIdentity;
 
 /// How long, and for how many bytes, a connection is read after its last response, so that the peer gets to see it:
@@ -46,7 +47,16 @@ pub(super) struct Session {
     pub(super) drain: DrainWatch,
     pub(super) read: ReadBuffer,
     pub(super) origin: Option<Origin>,
-    pub(super) meter: Meter,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Whatever it was doing, the peer is to know that it was not the peer's turn to end it.
+        if self.connection.is_closed() {
+            self.client.reset_on_close();
+        }
+    }
 }
 
 /// What comes next on a connection.
@@ -95,7 +105,7 @@ impl Session {
 
     /// Waits for a request head. In between the container's connection is watched, and let go when it ends.
     async fn next_head(&mut self, settings: &NodeSettings, alarm: &mut Alarm<'_>) -> Next {
-        let Self { client, read, origin, drain, meter, .. } = self;
+        let Self { client, read, origin, drain, connection, .. } = self;
         let mut scanner = HeadScanner::new(settings.head);
         let mut started = pin!(drain.started());
         let mut began: Option<Instant> = None;
@@ -106,7 +116,8 @@ impl Session {
                 None => pending().await,
             }
         });
-        meter.touch();
+        connection.meter().touch();
+        connection.does(Activity::Idle);
         loop {
             match scanner.advance(read.unread()) {
                 Ok(Some(length)) => return Next::Head(Ok(length)),
@@ -155,7 +166,8 @@ impl Session {
     /// Answers the request whose head is so many bytes of the buffer, or what could not even be read as one.
     async fn serve(&mut self, settings: &NodeSettings, head: Result<usize, Refusal>, alarm: &mut Alarm<'_>) -> After {
         let began = Instant::now();
-        let bytes = [Direction::Up, Direction::Down].map(|direction| self.meter.bytes(direction));
+        self.connection.request();
+        let bytes = [Direction::Up, Direction::Down].map(|direction| self.connection.meter().bytes(direction));
         let (mut summary, mut seen) = (Summary::default(), Seen::default());
         let report = match head.and_then(|length| self.prepare(settings, length, &mut summary)) {
             Ok(request) => self.forward(settings, request, &mut summary, &mut seen, alarm).await,
@@ -210,7 +222,7 @@ impl Session {
                 client: &self.client,
                 read: &mut self.read,
                 origin: &mut origin,
-                meter: &self.meter,
+                connection: &self.connection,
                 settings,
                 metrics: &self.node.metrics,
                 reply: &reply,
@@ -220,6 +232,7 @@ impl Session {
                 finished: false,
             };
             let outcome = exchange.run(&request, head, alarm).await;
+            origin.container.touch();
             if matches!(outcome, Outcome::Stale) {
                 head = copy;
                 continue;
@@ -241,10 +254,13 @@ impl Session {
         if let Some(kept) = kept
             && kept.serves(&container, summary.port, !request.replayable).await
         {
+            kept.container.touch();
             return Ok(kept);
         }
         let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http };
-        self.node.connect(settings, container, summary.port, purpose).await
+        let origin = self.node.connect(settings, &self.client, container, summary.port, purpose).await?;
+        self.connection.leads_to(&origin.container, origin.port);
+        Ok(origin)
     }
 
     /// Tells the client that the port's raw bytes follow.
@@ -263,7 +279,7 @@ impl Session {
         reply.begin();
         seen.status = Some(101);
         seen.first_byte = Some(Instant::now());
-        let written = self.client.write_all(&out, &self.meter, Direction::Down);
+        let written = self.client.write_all(&out, self.connection.meter(), Direction::Down);
         let written = in_time(settings.timeouts.idle, written).await;
         written.map_err(|_| Report { after: After::Cut, note: Some("client-gone") })
     }
@@ -317,7 +333,7 @@ impl Session {
         seen.status = Some(refusal.status());
         seen.first_byte = Some(Instant::now());
         let patience = self.node.settings.load().timeouts.idle;
-        let written = reply::refuse(right, &self.client, &self.meter, &refusal, wording);
+        let written = reply::refuse(right, &self.client, self.connection.meter(), &refusal, wording);
         let written = in_time(patience, written).await;
         let after = match (written, close) {
             (Err(_), _) => After::Cut,
@@ -329,15 +345,16 @@ impl Session {
 
     /// Logs a request and adds it to the metrics.
     fn account(&self, settings: &NodeSettings, account: &Account<'_>) {
-        let fast = self.meter.take_fast();
-        let slow_path = match (self.client.plain(), self.meter.take_spliced()) {
+        let meter = self.connection.meter();
+        let fast = meter.take_fast();
+        let slow_path = match (self.client.plain(), meter.take_spliced()) {
             (None, _) => Path::Tls,
             (Some(_), true) => Path::Splice,
             (Some(_), false) => Path::Copy,
         };
         let path = if fast > 0 { Path::Fast } else { slow_path };
         let [up, down] = [Direction::Up, Direction::Down]
-            .map(|direction| self.meter.bytes(direction) - account.bytes[direction as usize]);
+            .map(|direction| meter.bytes(direction) - account.bytes[direction as usize]);
         let metrics = &self.node.metrics;
         metrics.request(account.seen.status.unwrap_or(0), Some(path));
         if let Some(first_byte) = account.seen.first_byte {
@@ -365,6 +382,7 @@ impl Session {
     /// Ends the connection so that the last response arrives.
     async fn close(&mut self, patience: Duration) {
         self.origin = None;
+        self.connection.does(Activity::Closing);
         // With TLS the last record may have to wait for a slow reader, like any other.
         if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
             return;

@@ -235,6 +235,19 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever is read as a call means the same when it is written again.
+        #[test]
+        fn what_is_read_is_what_was_written(target in "/v1/(records|nodes)/[a-z@.]{0,3}(/alive)?[?]?[a-z0-9=&]{0,30}") {
+            for method in [Method::GET, Method::PUT, Method::DELETE, Method::POST] {
+                if let Ok(call) = Call::parse(&method, &target) {
+                    proptest::prop_assert_eq!(call.method(), method);
+                    proptest::prop_assert_eq!(Call::parse(&call.method(), &call.to_string()), Ok(call));
+                }
+            }
+        }
+    }
+
     #[test]
     fn nothing_else_is_a_call() {
         let good = digest(b"");

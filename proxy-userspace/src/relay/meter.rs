@@ -17,8 +17,8 @@ pub enum Direction {
     Down,
 }
 
-/// Counts of one connection. The two directions are futures of one task, so relaxed atomics are merely what lets them
-/// share it by reference.
+/// Counts of one connection. The two directions are futures of one task, which share it by reference; whoever lists
+/// connections reads it from another thread. All of it is counts, which relaxed atomics keep right.
 #[derive(Debug)]
 pub struct Meter {
     epoch: Instant,
@@ -36,6 +36,8 @@ struct FastCount {
     seen: u64,
     /// All lanes' bytes of the current request.
     bytes: u64,
+    /// All lanes' bytes.
+    total: u64,
 }
 
 impl Default for Meter {
@@ -81,6 +83,12 @@ impl Meter {
         std::mem::take(&mut self.fast.lock().bytes)
     }
 
+    /// Of the bytes that moved down, those that went past this process.
+    pub fn fast_bytes(&self) -> u64 {
+        self.look();
+        self.fast.lock().total
+    }
+
     /// Takes over what the kernel has counted meanwhile.
     fn look(&self) {
         let mut fast = self.fast.lock();
@@ -90,6 +98,7 @@ impl Meter {
         if new > 0 {
             fast.seen = total;
             fast.bytes += new;
+            fast.total += new;
             self.moved(Direction::Down, new);
         }
     }

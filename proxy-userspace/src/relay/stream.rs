@@ -108,6 +108,14 @@ impl Stream {
         error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
+    /// Waits until the peer has ended its direction, or reset the connection. Behind bytes that nobody has read yet this is not
+    /// seen; [`Self::peer_has_ended`] sees it.
+    pub async fn ended(&self) {
+        if let Ok(true) = poll_fn(|cx| self.with_sock(|sock| sock.poll_peek(cx))).await {
+            std::future::pending().await
+        }
+    }
+
     /// Whether something (bytes nobody asked for, or the end) has come on a connection that should be silent.
     pub fn poll_disturbed(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {

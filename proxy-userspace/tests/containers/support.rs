@@ -36,7 +36,7 @@ impl Observed {
 }
 
 impl Observer for Observed {
-    fn added(&self, _: &Netns) {
+    fn added(&self, _: &Arc<Netns>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
     fn removed(&self, _: &Netns) {

@@ -100,6 +100,12 @@ impl NodeConfig {
         self
     }
 
+    /// Sets the cluster's secret, which is a random one otherwise.
+    pub fn root(&mut self, secret: &str) -> &mut Self {
+        self.root = Some(secret.to_owned());
+        self
+    }
+
     /// Gives the daemon a directory of containers' keys in place of the root secret.
     pub fn keys_only(&mut self) -> &mut Self {
         self.keys = true;

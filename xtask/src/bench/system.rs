@@ -222,6 +222,7 @@ impl<'t> Launcher<'t> {
                  [secrets]\nroot-file = \"{folder}/root\"\n\
                  [[listen]]\naddress = \"{listens}\"\n{tls}\ncredentials = [\"bound\"]\n\
                  [containers]\ndocker = \"\"\ndirectory = \"{folder}/containers\"\n\
+                 [control]\nsocket = \"\"\n\
                  [relay]\npath = \"{path}\"\n"
             ),
         )?;

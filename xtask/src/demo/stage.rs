@@ -125,6 +125,8 @@ fn start_node(
     let mut command = Command::new(binary);
     command.args(["node", "--listen", "tcp://127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     command.arg("--root-secret-file").arg(root).arg("--docker").arg(docker).args(["--containers-dir", ""]);
+    command.env("PORTSPLICE_CONTROL_SOCKET", folder.join("node.sock"));
+    command.env("PORTSPLICE_CONTROL_STATE", folder.join("registered.json"));
     let log = folder.join("node.log");
     let mut node = if keep {
         Guarded::spawn_to_keep("portsplice node", &mut command, &log)?

@@ -26,7 +26,7 @@ pub(super) enum Fix {
 }
 
 /// Programs that are used as they are: name, Debian package, purpose.
-const PROGRAMS: [(&str, &[&str], &str); 24] = [
+const PROGRAMS: [(&str, &[&str], &str); 30] = [
     ("git", &["git"], "tells the commit that a binary is built from"),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets"),
     ("cc", &["gcc"], "compiles SQLite, the store of a single host"),
@@ -51,6 +51,12 @@ const PROGRAMS: [(&str, &[&str], &str); 24] = [
     ("python3", &["python3", "python3-venv"], "servers and protocol suites in end-to-end tests"),
     ("openssl", &["openssl"], "makes certificates in end-to-end tests"),
     ("bpftool", &["bpftool"], "shows the programs in the kernel to a developer"),
+    ("systemd-analyze", &["systemd"], "checks the units; beside it are the programs that make users and folders"),
+    ("checkmodule", &["checkpolicy"], "compiles the SELinux policy module"),
+    ("semodule_package", &["semodule-utils"], "makes a package of it"),
+    ("shellcheck", &["shellcheck"], "checks the scripts of the Debian package"),
+    ("man", &["man-db"], "finds the manual pages that the units name"),
+    ("mandoc", &["mandoc"], "checks the manual pages"),
 ];
 
 /// All that is needed, with where it was found.
@@ -74,6 +80,13 @@ pub(super) fn all() -> Vec<Item> {
         let found = command::find(name).map(shown);
         Item { name, why, found, fix: Fix::Packages(packages) }
     }));
+    let policy = Path::new("/usr/share/selinux/devel/Makefile");
+    items.push(Item {
+        name: "SELinux's reference policy",
+        why: "is what the policy module is compiled against",
+        found: policy.exists().then(|| shown(policy.to_owned())),
+        fix: Fix::Packages(&["selinux-policy-dev"]),
+    });
     items.push(Item {
         name: "static busybox",
         why: "is the whole content of the container images of demo and tests, since none is pulled",

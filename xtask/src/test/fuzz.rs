@@ -16,7 +16,7 @@ use super::watch;
 use crate::{command, workspace};
 
 /// Seconds that each target runs.
-const SECONDS: u64 = 15;
+const SECONDS: u64 = 8;
 
 /// What cargo-fuzz passes to the compiler, without its sanitizers.
 const FLAGS: [&str; 9] = [

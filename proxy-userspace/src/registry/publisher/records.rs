@@ -91,7 +91,7 @@ impl Source for NodeRecords {
             let uuid = container.uuid();
             if ContainerName::parse(uuid).is_none() {
                 complaints.insert(uuid.to_owned());
-            } else if named.get(uuid).is_some() {
+            } else if named.contains_key(uuid) {
                 named.insert(uuid, None);
                 complaints.insert(uuid.to_owned());
             } else {

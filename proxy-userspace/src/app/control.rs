@@ -1,0 +1,35 @@
+//! The control socket's place among the other parts.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::announce;
+use crate::control::{Control, ControlSocket, Parts, SocketFile};
+
+/// A control socket that is served as long as this lives.
+pub(super) struct Served {
+    control: Arc<Control>,
+    _serving: AbortOnDropHandle<()>,
+    /// Dropped after the task that serves it.
+    _file: SocketFile,
+}
+
+/// Serves a socket; without one, nobody ever asks for anything.
+pub(super) fn serve(socket: Option<ControlSocket>, parts: Parts) -> Result<Option<Served>> {
+    let Some(socket) = socket else { return Ok(None) };
+    let (listener, access, file) = socket.into_parts().context("the control socket")?;
+    let control = Control::new(parts);
+    announce(&format!("control {}", file.path().display()));
+    let serving = tokio::spawn(Arc::clone(&control).serve(listener, access));
+    Ok(Some(Served { control, _serving: AbortOnDropHandle::new(serving), _file: file }))
+}
+
+/// Returns when the drain is asked for.
+pub(super) async fn drained(served: Option<&Served>) {
+    match served {
+        Some(served) => served.control.drained().await,
+        None => std::future::pending().await,
+    }
+}

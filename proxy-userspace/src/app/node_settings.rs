@@ -1,0 +1,62 @@
+//! What the configuration means for the node's data path, and how the node serves listeners.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::listeners::{Opened, Serve};
+use crate::config::{Config, RelayConfig, RelayPath};
+use crate::drain::DrainWatch;
+use crate::fastpath::Fastpath;
+use crate::http::HeadLimits;
+use crate::node::accept::Listener;
+use crate::node::{Node, NodeSettings, Timeouts};
+use crate::relay::Engine;
+use crate::relay::fast::{Fast, Policy};
+use crate::relay::pipe::PipePool;
+
+impl Serve for Arc<Node> {
+    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>> {
+        let Opened { socket, tls, authenticator } = opened;
+        Box::pin(Arc::clone(self).serve(Listener { socket, tls, authenticator }, drain))
+    }
+}
+
+/// What a node does with connections, as the configuration has it.
+pub(super) fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> NodeSettings {
+    let limits = &config.limits;
+    NodeSettings {
+        head: HeadLimits {
+            head_bytes: limits.head_bytes,
+            fields: limits.head_fields,
+            target_bytes: limits.target_bytes,
+            field_bytes: limits.field_bytes,
+        },
+        timeouts: Timeouts {
+            head: limits.head_timeout,
+            handshake: limits.handshake_timeout,
+            connect: limits.connect_timeout,
+            keep_alive: limits.keep_alive_timeout,
+            idle: limits.idle_timeout,
+            answer: limits.answer_timeout,
+        },
+        hold: config.containers.hold,
+        connections: limits.connections,
+        connections_per_client: limits.connections_per_client,
+        connections_per_container: limits.connections_per_container,
+        access_log: config.log.access,
+        engine: engine(&config.relay, pipes, fastpath),
+    }
+}
+
+fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> Engine {
+    let fast = |policy| fastpath.flows().ok().map(|flows| Fast { flows: Arc::clone(flows), policy });
+    let pipes = || Some(Arc::clone(pipes));
+    match relay.path {
+        RelayPath::Auto => Engine { pipes: pipes(), fast: fast(Policy::MEASURED) },
+        RelayPath::Fast => Engine { pipes: pipes(), fast: fast(Policy::ALWAYS) },
+        RelayPath::Splice => Engine { pipes: pipes(), fast: None },
+        RelayPath::Copy => Engine { pipes: None, fast: None },
+    }
+}

@@ -1,0 +1,132 @@
+//! The control socket: a Unix socket on which operators, runtimes and tools ask the daemon and tell it things.
+//!
+//! JSON-RPC 2.0, one JSON document a line; docs/control.md describes it. Nothing here is on the way of a byte of traffic, and
+//! no client can hold up another one, or the daemon: each has a task of its own with bounded buffers, is cut when it does not
+//! read for a while, and loses events when it reads too slowly.
+//!
+//! - [`wire`]: lines and messages, sans-io; [`api`]: the types of parameters and results; [`schema`]: their JSON schema.
+//! - [`socket`]: the file, its owner, and who may connect; `client`: one client; `methods`: what it can ask for; `news`: the
+//!   events it has subscribed to.
+//! - [`connect`]: the other side, for the command line.
+
+pub mod api;
+mod client;
+pub mod connect;
+mod group;
+mod methods;
+mod news;
+pub mod schema;
+pub mod socket;
+pub mod wire;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::sleep;
+
+use crate::container::Containers;
+use crate::events::Events;
+use crate::fastpath::Fastpath;
+use crate::logging::LogControl;
+use crate::metrics::Metrics;
+use crate::node::connections::Connections;
+use crate::ports::Ports;
+use crate::readiness::Readiness;
+
+pub use methods::METHODS;
+pub use socket::{ControlSocket, SocketFile};
+
+use client::Client;
+use socket::Access;
+
+/// How many clients there can be at a time. Each may hold a line of [`wire::LIMIT`] bytes.
+const CLIENTS: usize = 128;
+/// How long accepting rests when the process has no descriptors left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// The parts of the node that can be asked and told.
+#[derive(Clone)]
+pub struct Parts {
+    /// Containers.
+    pub containers: Arc<Containers>,
+    /// What listens in them.
+    pub ports: Arc<Ports>,
+    /// Connections of controllers.
+    pub connections: Arc<Connections>,
+    /// News of all three.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Whether the node is ready.
+    pub readiness: Readiness,
+    /// The kernel's side.
+    pub fastpath: Arc<Fastpath>,
+    /// The log.
+    pub log: LogControl,
+    /// How long a drain may take.
+    pub patience: Duration,
+}
+
+/// What all clients share.
+pub struct Control {
+    parts: Parts,
+    started: SystemTime,
+    drain: Notify,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+impl Control {
+    /// A control that acts on `parts`.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self { parts, started: SystemTime::now(), drain: Notify::new() })
+    }
+
+    /// Returns when a client has asked for the drain.
+    pub async fn drained(&self) {
+        self.drain.notified().await;
+    }
+
+    /// Serves clients until it is dropped, and they with it.
+    pub async fn serve(self: Arc<Self>, listener: UnixListener, access: Access) {
+        let places = Arc::new(Semaphore::new(CLIENTS));
+        let mut clients = tokio::task::JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = clients.join_next() => continue,
+            };
+            match accepted {
+                Ok((stream, _)) => match (access.check(&stream), Arc::clone(&places).try_acquire_owned()) {
+                    (Err(refusal), _) => client::turn_away(&stream, wire::code::NOT_ALLOWED, refusal),
+                    (Ok(()), Err(_)) => {
+                        let text = format!("there are {CLIENTS} clients, which is all there can be; try again later");
+                        client::turn_away(&stream, wire::code::BUSY, text);
+                    }
+                    (Ok(()), Ok(place)) => {
+                        let client = Client::new(Arc::clone(&self), stream);
+                        clients.spawn(async move {
+                            client.run().await;
+                            drop(place);
+                        });
+                    }
+                },
+                Err(error) => {
+                    log_failure(&error);
+                    sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn log_failure(error: &io::Error) {
+    tracing::warn!(%error, "a client of the control socket cannot be accepted");
+}

@@ -1,0 +1,175 @@
+//! What a client can ask for.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::api::{
+    Close, Closed, Connection, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, ContainerPort, Draining,
+    Empty, Filter, Hello, Named, PROTOCOL, PortList, Subscription, Topic,
+};
+use super::news::News;
+use super::wire::{Call, Fault, code};
+use super::{Control, Parts};
+use crate::build_info;
+use crate::container::{Container, ResolveError};
+
+mod stats;
+
+/// The names of all methods.
+pub const METHODS: &[&str] = &[
+    "hello",
+    "container.list",
+    "container.get",
+    "ports.list",
+    "connections.list",
+    "connections.close",
+    "events.subscribe",
+    "drain",
+    "stats",
+];
+
+/// What happens once a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// The daemon ends.
+    Drain,
+}
+
+impl Control {
+    /// Does what `call` asks for.
+    pub(super) async fn call(&self, call: Call, news: &mut News) -> (Result<Value, Fault>, After) {
+        let Call { method, params, .. } = call;
+        tracing::debug!(method, "control");
+        let parts = &self.parts;
+        let result = match method.as_str() {
+            "hello" => with(params, |_: Empty| Ok(hello())),
+            "container.list" => with(params, |_: Empty| Ok(parts.container_list())),
+            "container.get" => match read::<Named>(params) {
+                Ok(named) => parts.find(&named.container).await.and_then(|container| result(parts.detail(&container))),
+                Err(fault) => Err(fault),
+            },
+            "ports.list" => match read::<Filter>(params) {
+                Ok(filter) => parts.chosen(filter).await.and_then(|chosen| result(parts.port_list(chosen.as_deref()))),
+                Err(fault) => Err(fault),
+            },
+            "connections.list" => match read::<Filter>(params) {
+                Ok(filter) => {
+                    parts.chosen(filter).await.and_then(|chosen| result(parts.connection_list(chosen.as_deref())))
+                }
+                Err(fault) => Err(fault),
+            },
+            "connections.close" => with(params, |close: Close| Ok(parts.close(&close.ids))),
+            "events.subscribe" => with(params, |wanted: Subscription| {
+                news.subscribe(parts, &wanted.topics);
+                Ok(Subscription { topics: news.topics().to_vec() })
+            }),
+            "drain" => {
+                let answer = with(params, |_: Empty| Ok(self.draining()));
+                let after = if answer.is_ok() { After::Drain } else { After::Nothing };
+                return (answer, after);
+            }
+            "stats" => with(params, |_: Empty| Ok(self.stats())),
+            _ => Err(Fault::new(
+                code::NO_METHOD,
+                format!("there is no method {method:?}; `hello` lists those there are"),
+            )),
+        };
+        (result, After::Nothing)
+    }
+
+    fn draining(&self) -> Draining {
+        tracing::info!("a client of the control socket asks for the drain");
+        Draining { connections: self.parts.connections.list().len() as u64, patience: self.parts.patience.as_secs() }
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        version: build_info::VERSION.to_owned(),
+        commit: build_info::COMMIT.to_owned(),
+        methods: METHODS.iter().map(|&method| method.to_owned()).collect(),
+        topics: Topic::ALL.to_vec(),
+    }
+}
+
+/// Reads the parameters of a method.
+fn read<P: DeserializeOwned>(params: Value) -> Result<P, Fault> {
+    serde_json::from_value(params).map_err(|error| Fault::new(code::INVALID_PARAMS, format!("parameters: {error}")))
+}
+
+fn result(value: impl Serialize) -> Result<Value, Fault> {
+    serde_json::to_value(value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
+}
+
+/// A method that waits for nothing.
+fn with<P: DeserializeOwned, R: Serialize>(
+    params: Value,
+    method: impl FnOnce(P) -> Result<R, Fault>,
+) -> Result<Value, Fault> {
+    read(params).and_then(method).and_then(result)
+}
+
+impl Parts {
+    /// The running container that goes by `name`.
+    async fn find(&self, name: &str) -> Result<std::sync::Arc<Container>, Fault> {
+        self.containers.resolve(name).await.map_err(|error| match error {
+            ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an id")),
+            ResolveError::NotHere => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),
+            ResolveError::EngineUnavailable => {
+                Fault::new(code::NO_CONTAINER, format!("{name:?} is not known, but {error}: try again when it does"))
+            }
+        })
+    }
+
+    /// The container that a list is to be about; none: all.
+    async fn chosen(&self, filter: Filter) -> Result<Option<std::sync::Arc<Container>>, Fault> {
+        match filter.container {
+            Some(name) => self.find(&name).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn container_list(&self) -> ContainerList {
+        ContainerList { containers: self.containers.list().iter().map(|container| (&**container).into()).collect() }
+    }
+
+    fn detail(&self, container: &Container) -> ContainerDetail {
+        let listening = self.ports.of(container.netns.id()).to_vec();
+        ContainerDetail { container: ContainerInfo::from(container), listening }
+    }
+
+    fn port_list(&self, only: Option<&Container>) -> PortList {
+        let containers = self.containers.list();
+        let chosen = containers.iter().filter(|container| only.is_none_or(|only| only.is_same_as(container)));
+        let ports = chosen.flat_map(|container| {
+            let listening = self.ports.of(container.netns.id());
+            listening.iter().map(|listening| ContainerPort::new(container, listening)).collect::<Vec<_>>()
+        });
+        PortList { ports: ports.collect() }
+    }
+
+    fn connection_list(&self, only: Option<&Container>) -> ConnectionList {
+        let connections = self.connections.list();
+        let chosen = connections.iter().filter(|connection| {
+            only.is_none_or(|only| connection.place().is_some_and(|(container, _)| container.is_same_as(only)))
+        });
+        ConnectionList { connections: chosen.map(|connection| Connection::from(&**connection)).collect() }
+    }
+
+    fn close(&self, ids: &[u64]) -> Closed {
+        let (mut closed, mut unknown) = (Vec::new(), Vec::new());
+        for &id in ids {
+            match self.connections.get(id) {
+                Some(connection) => {
+                    connection.close();
+                    closed.push(id);
+                }
+                None => unknown.push(id),
+            }
+        }
+        Closed { closed, unknown }
+    }
+}

@@ -1,0 +1,244 @@
+//! The socket's file: made so that nobody else can use it for a moment, replaced after a crash, removed at the end; and who
+//! may connect to it.
+//!
+//! A file beside it with `.lock` behind the name is locked as long as the daemon lives (flock(2)), which a crash undoes: so a
+//! socket that is there while the lock can be had is left over.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::group;
+use crate::config::ControlConfig;
+
+/// How many clients may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A control socket that listens and is not served yet.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    access: Access,
+    file: SocketFile,
+}
+
+/// The socket's file; removed when this is dropped.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode, so that nobody else's is removed.
+    identity: (u64, u64),
+    _lock: File,
+}
+
+/// Who may use the socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Access {
+    /// The daemon's own user, beside root.
+    uid: u32,
+    gid: Option<u32>,
+}
+
+impl ControlSocket {
+    /// Makes the socket; none if the configuration wants none.
+    ///
+    /// To be called before the process gives up privileges, since it may take one to give the file to a group.
+    ///
+    /// # Errors
+    /// When it cannot be had, because another daemon has it, say. The text says what to do.
+    pub fn bind(config: &ControlConfig) -> Result<Option<Self>> {
+        let Some(path) = &config.socket else { return Ok(None) };
+        Self::bind_to(path, &config.group).map(Some).with_context(|| {
+            format!(
+                "the control socket {}; `control.socket` names another place, or \"\" does without it",
+                path.display()
+            )
+        })
+    }
+
+    fn bind_to(path: &Path, group: &str) -> Result<Self> {
+        let gid = match group {
+            "" => None,
+            name => Some(group::id(name)?.with_context(|| {
+                format!("there is no group {name:?}: make it with `groupadd {name}`, or correct `control.group`")
+            })?),
+        };
+        make_directory(path)?;
+        let lock = lock(path)?;
+        remove_leftover(path)?;
+        let listener = listen(path).context("cannot listen on it")?;
+        let file = SocketFile::of(path, lock)?;
+        if let Some(gid) = gid {
+            std::os::unix::fs::chown(path, None, Some(gid))
+                .with_context(|| format!("cannot give it to the group {group}"))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o660)).context("cannot set its mode")?;
+        }
+        let access = Access { uid: rustix::process::geteuid().as_raw(), gid };
+        Ok(Self { listener, access, file })
+    }
+
+    /// The socket for a runtime, who may connect to it, and its file.
+    ///
+    /// # Errors
+    /// When the runtime cannot take it. Must be called within one.
+    pub fn into_parts(self) -> io::Result<(tokio::net::UnixListener, Access, SocketFile)> {
+        self.listener.set_nonblocking(true)?;
+        Ok((tokio::net::UnixListener::from_std(self.listener)?, self.access, self.file))
+    }
+}
+
+impl SocketFile {
+    fn of(path: &Path, lock: File) -> Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "the control socket's file stays behind");
+        }
+    }
+}
+
+impl Access {
+    /// Whether the peer may use the socket: by its credentials at the time when it connected (unix(7), `SO_PEERCRED`,
+    /// `SO_PEERGROUPS`), whatever the file's mode has let through.
+    ///
+    /// # Errors
+    /// A sentence for the peer.
+    pub fn check(&self, stream: &tokio::net::UnixStream) -> Result<(), String> {
+        let refused = "only root may use this socket";
+        let peer = stream.peer_cred().map_err(|error| format!("{refused}, and who you are cannot be told: {error}"))?;
+        if peer.uid() == 0 || peer.uid() == self.uid {
+            return Ok(());
+        }
+        let Some(gid) = self.gid else { return Err(format!("{refused}, or the group that `control.group` names")) };
+        let member = peer.gid() == gid || group::of_peer(stream.as_raw_fd()).is_ok_and(|groups| groups.contains(&gid));
+        if member { Ok(()) } else { Err(format!("{refused} and members of the group with the number {gid}")) }
+    }
+}
+
+/// Most systems empty /run when they start.
+fn make_directory(path: &Path) -> Result<()> {
+    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else { return Ok(()) };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .with_context(|| format!("cannot make the directory {}", directory.display()))
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    let file = options.open(&name).with_context(|| format!("cannot open {}", name.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!("another daemon uses it: stop that one first"),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", name.display())),
+    }
+}
+
+/// Removes the socket of a daemon that has crashed. Nobody else is robbed of theirs.
+fn remove_leftover(path: &Path) -> Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context("cannot look at it"),
+    };
+    ensure!(metadata.file_type().is_socket(), "there is something else at this path, which is left alone");
+    match UnixStream::connect(path) {
+        Ok(_) => bail!("some other program listens on it"),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).context("cannot remove what a daemon that crashed has left")
+        }
+        Err(error) => Err(error).context("cannot find out whether anybody listens on it"),
+    }
+}
+
+/// A listening socket whose file has the mode 0600 from the beginning.
+fn listen(path: &Path) -> Result<UnixListener> {
+    let address = SocketAddrUnix::new(path).context("the path is too long for a socket: 107 bytes are the most")?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // The file that bind(2) makes has the mode of the socket, less the umask (net/unix/af_unix.c, unix_bind_bsd).
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_roots_alone_and_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made").join("node.sock");
+        let socket = ControlSocket::bind_to(&path, "").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_crash_leaves_is_replaced_and_what_is_used_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let socket = ControlSocket::bind_to(&path, "").unwrap();
+        let error = format!("{:#}", ControlSocket::bind_to(&path, "").unwrap_err());
+        assert!(error.contains("another daemon uses it"), "{error}");
+        drop(socket);
+        let _other = UnixListener::bind(&path).unwrap();
+        let error = format!("{:#}", ControlSocket::bind_to(&path, "").unwrap_err());
+        assert!(error.contains("some other program listens"), "{error}");
+    }
+
+    #[test]
+    fn nothing_else_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.sock");
+        fs::write(&path, "mine").unwrap();
+        let error = format!("{:#}", ControlSocket::bind_to(&path, "").unwrap_err());
+        assert!(error.contains("something else"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        fs::remove_file(&path).unwrap();
+
+        // A socket that took the place of ours meanwhile stays.
+        let socket = ControlSocket::bind_to(&path, "").unwrap();
+        fs::remove_file(&path).unwrap();
+        let _new = UnixListener::bind(&path).unwrap();
+        drop(socket);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", ControlSocket::bind_to(&dir.path().join("x"), "no-such-group-here").unwrap_err());
+        assert!(error.contains("groupadd no-such-group-here"), "{error}");
+        let error = format!("{:#}", ControlSocket::bind_to(&dir.path().join("x".repeat(120)), "").unwrap_err());
+        assert!(error.contains("too long"), "{error}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Whose a socket is: the names of the processes that hold sockets, found through /proc.
+//!
+//! One search answers for any number of namespaces and sockets. It looks at the namespace of every process, and at the
+//! descriptors only of those in the namespaces in question.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use crate::netns::NetnsId;
+
+/// The names of the processes that hold these sockets, by inode. Of several processes it is the one with the lowest number,
+/// which as a rule is the others' parent. What ends meanwhile, or cannot be looked at, is left out.
+pub(super) fn find(proc: &Path, wanted: &HashMap<NetnsId, HashSet<u32>>) -> HashMap<u32, String> {
+    let mut names = HashMap::new();
+    let mut left: usize = wanted.values().map(HashSet::len).sum();
+    let Ok(entries) = fs::read_dir(proc) else { return names };
+    let mut pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    for pid in pids {
+        if left == 0 {
+            break;
+        }
+        let process = proc.join(pid.to_string());
+        let Some(inodes) = NetnsId::at(&process.join("ns/net")).ok().and_then(|id| wanted.get(&id)) else { continue };
+        let held = sockets_of(&process, |inode| inodes.contains(&inode) && !names.contains_key(&inode));
+        if held.is_empty() {
+            continue;
+        }
+        if let Ok(name) = fs::read(process.join("comm")) {
+            let name = String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned();
+            left -= held.len();
+            names.extend(held.into_iter().map(|inode| (inode, name.clone())));
+        }
+    }
+    names
+}
+
+/// The sockets in question that a process has open.
+fn sockets_of(process: &Path, wanted: impl Fn(u32) -> bool) -> HashSet<u32> {
+    let Ok(entries) = fs::read_dir(process.join("fd")) else { return HashSet::new() };
+    let inode = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    entries.flatten().filter_map(inode).filter(|&inode| wanted(inode)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::netns::Netns;
+
+    fn inode(listener: &TcpListener) -> u32 {
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        link.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
+    }
+
+    #[test]
+    fn finds_this_process_and_only_what_is_asked_for() {
+        let [a, b] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let here = Netns::current().unwrap().id();
+        let own = fs::read_to_string("/proc/self/comm").unwrap();
+        let find = |id, inodes: &[u32]| {
+            super::find(Path::new("/proc"), &HashMap::from([(id, inodes.iter().copied().collect())]))
+        };
+        assert_eq!(find(here, &[inode(&a)]), HashMap::from([(inode(&a), own.trim_end().to_owned())]));
+        assert_eq!(find(here, &[inode(&a), inode(&b), 1]).len(), 2);
+        assert_eq!(find(NetnsId::at(Path::new("/")).unwrap(), &[inode(&a)]).len(), 0);
+    }
+
+    #[test]
+    fn a_proc_that_is_not_there_names_nobody() {
+        assert!(find(Path::new("/nonexistent"), &HashMap::new()).is_empty());
+    }
+}

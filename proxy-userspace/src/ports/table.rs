@@ -1,0 +1,247 @@
+//! What listens in one namespace, put together from events and dumps. It does no I/O and has no clock.
+//!
+//! A socket is known by its cookie, which events and dumps share and which is never given to another one. Events of one
+//! socket come in order; a dump and the events around it come in any, and two rules make that harmless:
+//!
+//! - A socket listens before the kernel tells of it, so a dump that began after the event and does not show the socket
+//!   proves that it listens no more. One that began before proves nothing.
+//! - It is told to end before it ends, so a dump may still show it. What was told is believed.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+
+use proxy_common::ListenEvent;
+
+use super::clock::Now;
+use crate::netns::Listening;
+use crate::registry::{ListeningPort, Timestamp};
+use crate::sock_diag;
+
+/// Sockets that one namespace may have here; further ones are not told of.
+const SOCKETS: usize = 4096;
+/// Ports that one namespace may have here, for the same reason: each change is told to everybody who listens.
+const PORTS: usize = 1024;
+/// How long an end is remembered, in nanoseconds: much longer than a dump takes.
+const REMEMBERED: u64 = 10_000_000_000;
+/// Ends that are remembered.
+const ENDS: usize = 1024;
+
+/// What listens in one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    sockets: HashMap<u64, Socket>,
+    /// The cookies of each port's sockets, the oldest first, and since when there is one.
+    ports: BTreeMap<(u16, IpAddr), Port>,
+    /// Sockets that ended, and when.
+    ended: VecDeque<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Port {
+    since: Timestamp,
+    cookies: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    address: IpAddr,
+    port: u16,
+    dual_stack: Option<bool>,
+    process: Option<String>,
+    /// 0: not known.
+    inode: u32,
+    /// Whether its process's name was looked for.
+    searched: bool,
+    /// When the kernel told that it listens; `None` if a dump found it, so that its end may go untold.
+    told: Option<u64>,
+    /// A dump that may have passed it over did not show it.
+    missed: bool,
+}
+
+impl Table {
+    /// Takes an event. Whether a dump is needed to know it all.
+    pub(super) fn heard(&mut self, event: &ListenEvent, now: &Now) -> bool {
+        match event.kind {
+            ListenEvent::BEGINS => {
+                self.ended.retain(|&(_, cookie)| cookie != event.socket);
+                self.begins(event, now)
+            }
+            ListenEvent::ENDS => {
+                self.remove(event.socket);
+                self.ended.push_back((event.time, event.socket));
+                let old = event.time.saturating_sub(REMEMBERED);
+                while self.ended.len() > ENDS || self.ended.front().is_some_and(|&(time, _)| time < old) {
+                    self.ended.pop_front();
+                }
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn begins(&mut self, event: &ListenEvent, now: &Now) -> bool {
+        let (address, dual_stack) = address_of(event);
+        let process = Some(event.process_name()).filter(|name| !name.is_empty());
+        let process = process.map(|name| String::from_utf8_lossy(name).into_owned());
+        match self.sockets.get_mut(&event.socket) {
+            // A dump was faster.
+            Some(known) if (known.address, known.port) == (address, event.port) => {
+                known.told = Some(event.time);
+                known.process = process.or(known.process.take());
+                known.dual_stack = dual_stack.or(known.dual_stack);
+            }
+            // It listened on another port once, and its end was lost.
+            Some(_) => {
+                self.remove(event.socket);
+                return self.begins(event, now);
+            }
+            None => {
+                let socket = Socket {
+                    address,
+                    port: event.port,
+                    dual_stack,
+                    process,
+                    inode: 0,
+                    searched: false,
+                    told: Some(event.time),
+                    missed: false,
+                };
+                self.insert(event.socket, socket, now.at(event.time));
+            }
+        }
+        dual_stack.is_none() || event.process_name().is_empty()
+    }
+
+    /// Takes a dump that began at `began` (nanoseconds of the kernel's events). Whether another one is needed.
+    pub(super) fn dumped(&mut self, dump: &Listening, began: u64, now: &Now) -> bool {
+        let ended: HashSet<u64> = self.ended.iter().map(|&(_, cookie)| cookie).collect();
+        for found in dump.sockets.iter().filter(|found| !ended.contains(&found.cookie)) {
+            let (address, port) = (found.address.ip(), found.address.port());
+            if let Some(known) = self.sockets.get_mut(&found.cookie) {
+                if (known.address, known.port) == (address, port) {
+                    known.dual_stack = Some(found.dual_stack);
+                    known.inode = found.inode;
+                    known.missed = false;
+                    continue;
+                }
+                if known.told.is_some_and(|time| time >= began) {
+                    continue;
+                }
+                self.remove(found.cookie);
+            }
+            let socket = Socket {
+                address,
+                port,
+                dual_stack: Some(found.dual_stack),
+                process: None,
+                inode: found.inode,
+                searched: false,
+                told: None,
+                missed: false,
+            };
+            self.insert(found.cookie, socket, now.wall.into());
+        }
+        if !dump.complete {
+            return false; // what it does not show may be in the rest
+        }
+        let shown: HashSet<u64> = dump.sockets.iter().map(|found| found.cookie).collect();
+        let mut again = false;
+        let mut gone = Vec::new();
+        for (&cookie, socket) in &mut self.sockets {
+            if shown.contains(&cookie) || socket.told.is_some_and(|time| time >= began) {
+                continue;
+            }
+            if dump.one_piece || socket.missed {
+                gone.push(cookie);
+            } else {
+                socket.missed = true;
+                again = true;
+            }
+        }
+        gone.into_iter().for_each(|cookie| self.remove(cookie));
+        again
+    }
+
+    /// Events were lost: what is remembered of ends may be out of date.
+    pub(super) fn lost(&mut self) {
+        self.ended.clear();
+    }
+
+    /// Whether something listens whose end the kernel may not tell.
+    pub(super) fn has_untold(&self) -> bool {
+        self.sockets.values().any(|socket| socket.told.is_none())
+    }
+
+    /// The inodes of sockets whose process's name is not known and was not looked for yet. They count as looked for now.
+    pub(super) fn nameless(&mut self) -> Vec<u32> {
+        let wanted = |socket: &&mut Socket| socket.process.is_none() && socket.inode != 0 && !socket.searched;
+        let nameless = self.sockets.values_mut().filter(wanted);
+        nameless
+            .map(|socket| {
+                socket.searched = true;
+                socket.inode
+            })
+            .collect()
+    }
+
+    /// Takes what was found out of names, by inode.
+    pub(super) fn named(&mut self, names: &HashMap<u32, String>) {
+        for socket in self.sockets.values_mut().filter(|socket| socket.process.is_none()) {
+            socket.process = names.get(&socket.inode).cloned();
+        }
+    }
+
+    /// The ports, one for all sockets on the same port and address, in the order of ports and addresses.
+    pub(super) fn ports(&self) -> Vec<ListeningPort> {
+        let port = |(&(port, address), of): (&(u16, IpAddr), &Port)| {
+            let sockets = || of.cookies.iter().filter_map(|cookie| self.sockets.get(cookie));
+            ListeningPort {
+                port,
+                address,
+                dual_stack: sockets().any(|socket| socket.dual_stack == Some(true)),
+                since: of.since,
+                process: sockets().find_map(|socket| socket.process.clone()),
+            }
+        };
+        self.ports.iter().take(PORTS).map(port).collect()
+    }
+
+    fn insert(&mut self, cookie: u64, socket: Socket, since: Timestamp) {
+        if self.sockets.len() >= SOCKETS {
+            return;
+        }
+        let port = self.ports.entry((socket.port, socket.address)).or_insert(Port { since, cookies: Vec::new() });
+        port.cookies.push(cookie);
+        self.sockets.insert(cookie, socket);
+    }
+
+    fn remove(&mut self, cookie: u64) {
+        let Some(socket) = self.sockets.remove(&cookie) else { return };
+        let key = (socket.port, socket.address);
+        if let Some(port) = self.ports.get_mut(&key) {
+            port.cookies.retain(|&other| other != cookie);
+            if port.cookies.is_empty() {
+                self.ports.remove(&key);
+            }
+        }
+    }
+}
+
+/// The address of an event's socket, and whether it takes both families, if that is known.
+fn address_of(event: &ListenEvent) -> (IpAddr, Option<bool>) {
+    let [a, b, c, d, ..] = event.address;
+    if event.family != ListenEvent::IPV6 {
+        return (IpAddr::from([a, b, c, d]), Some(false));
+    }
+    let address = sock_diag::canonical(IpAddr::from(event.address));
+    let dual_stack = match event.v6only {
+        _ if !sock_diag::is_wildcard(address) => Some(false),
+        0 => Some(true),
+        1 => Some(false),
+        _ => None,
+    };
+    (address, dual_stack)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::sock_diag::Listener;
+
+fn now(monotonic: u64) -> Now {
+    Now { monotonic, wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_nanos(monotonic) }
+}
+
+fn event(kind: u16, socket: u64, port: u16, time: u64) -> ListenEvent {
+    let mut event = ListenEvent { time, socket, kind, port, family: ListenEvent::IPV4, ..ListenEvent::default() };
+    event.address[..4].copy_from_slice(&[127, 0, 0, 1]);
+    event.process[..5].copy_from_slice(b"nginx");
+    event
+}
+
+fn begins(socket: u64, port: u16, time: u64) -> ListenEvent {
+    event(ListenEvent::BEGINS, socket, port, time)
+}
+
+fn ends(socket: u64, port: u16, time: u64) -> ListenEvent {
+    event(ListenEvent::ENDS, socket, port, time)
+}
+
+fn dump(sockets: &[(u64, u16)]) -> Listening {
+    let listener = |&(cookie, port): &(u64, u16)| Listener {
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        dual_stack: false,
+        cookie,
+        inode: cookie as u32 + 100,
+    };
+    Listening { sockets: sockets.iter().map(listener).collect(), one_piece: true, complete: true }
+}
+
+fn ports(table: &Table) -> Vec<u16> {
+    table.ports().iter().map(|port| port.port).collect()
+}
+
+#[test]
+fn events_alone_suffice() {
+    let mut table = Table::default();
+    assert!(!table.heard(&begins(1, 80, 5), &now(9)));
+    let [port] = &table.ports()[..] else { panic!("one port") };
+    assert_eq!((port.port, port.process.as_deref(), port.dual_stack), (80, Some("nginx"), false));
+    assert_eq!(port.since, now(5).wall.into());
+    assert!(!table.has_untold());
+    assert!(!table.heard(&ends(1, 80, 7), &now(9)));
+    assert_eq!(ports(&table), [0_u16; 0]);
+}
+
+#[test]
+fn an_event_without_a_name_or_with_an_unknown_family_wants_a_dump() {
+    let mut table = Table::default();
+    let nameless = ListenEvent { process: [0; 16], ..begins(1, 80, 5) };
+    assert!(table.heard(&nameless, &now(9)));
+    let address = [0; 16];
+    let unsure = ListenEvent { family: ListenEvent::IPV6, v6only: ListenEvent::UNKNOWN, address, ..begins(2, 81, 5) };
+    assert!(table.heard(&unsure, &now(9)));
+    let sure = ListenEvent { v6only: 1, ..unsure };
+    assert!(!table.heard(&ListenEvent { socket: 3, port: 82, ..sure }, &now(9)));
+    let mut found = dump(&[(1, 80), (2, 81), (3, 82)]);
+    for (listener, dual_stack) in found.sockets.iter_mut().skip(1).zip([true, false]) {
+        (listener.address, listener.dual_stack) = ((Ipv6Addr::UNSPECIFIED, listener.address.port()).into(), dual_stack);
+    }
+    table.dumped(&found, 10, &now(11));
+    assert_eq!(table.ports().iter().map(|p| p.dual_stack).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(table.nameless(), [101]);
+    assert_eq!(table.nameless(), [0_u32; 0], "nobody is looked for twice");
+    table.named(&HashMap::from([(101, "late".into())]));
+    assert_eq!(table.ports()[0].process.as_deref(), Some("late"));
+}
+
+#[test]
+fn a_dump_that_began_before_an_event_proves_nothing() {
+    let mut table = Table::default();
+    table.heard(&begins(1, 80, 50), &now(50));
+    table.dumped(&dump(&[]), 40, &now(60));
+    assert_eq!(ports(&table), [80]);
+    table.dumped(&dump(&[]), 70, &now(80));
+    assert_eq!(ports(&table), [0_u16; 0], "its end was lost");
+}
+
+#[test]
+fn a_socket_that_was_told_to_end_is_not_brought_back() {
+    let mut table = Table::default();
+    table.heard(&begins(1, 80, 50), &now(50));
+    table.heard(&ends(1, 80, 60), &now(60));
+    for began in [40, 55, 61] {
+        table.dumped(&dump(&[(1, 80)]), began, &now(70));
+        assert_eq!(ports(&table), [0_u16; 0], "{began}");
+    }
+    table.heard(&begins(1, 80, 90), &now(90));
+    assert_eq!(ports(&table), [80], "the same socket may begin anew");
+    table.heard(&ends(2, 81, 95), &now(95));
+    table.dumped(&dump(&[(1, 80), (2, 81)]), 94, &now(96));
+    assert_eq!(ports(&table), [80], "also if its begin was never heard of");
+}
+
+#[test]
+fn what_a_dump_found_first_is_known_by_its_event_later() {
+    let mut table = Table::default();
+    table.dumped(&dump(&[(1, 80)]), 10, &now(20));
+    assert!(table.has_untold());
+    let since = table.ports()[0].since;
+    table.heard(&begins(1, 80, 5), &now(30));
+    assert!(!table.has_untold());
+    let port = &table.ports()[0];
+    assert_eq!((port.since, port.process.as_deref()), (since, Some("nginx")), "the beginning stays as it was told");
+}
+
+#[test]
+fn a_dump_in_pieces_may_pass_a_socket_over_once() {
+    let mut table = Table::default();
+    table.heard(&begins(1, 80, 5), &now(5));
+    let pieces = Listening { one_piece: false, ..dump(&[]) };
+    assert!(table.dumped(&pieces, 10, &now(11)), "another one is wanted");
+    assert_eq!(ports(&table), [80]);
+    assert!(!table.dumped(&dump(&[(1, 80)]), 20, &now(21)));
+    assert!(table.dumped(&pieces, 30, &now(31)));
+    assert!(!table.dumped(&pieces, 40, &now(41)));
+    assert_eq!(ports(&table), [0_u16; 0]);
+    let mut table = Table::default();
+    table.heard(&begins(1, 80, 5), &now(5));
+    let part = Listening { complete: false, ..dump(&[(2, 81)]) };
+    assert!(!table.dumped(&part, 10, &now(11)));
+    assert_eq!(ports(&table), [80, 81], "what was not read may be there");
+}
+
+#[test]
+fn one_port_of_many_sockets_keeps_its_beginning() {
+    let mut table = Table::default();
+    table.heard(&begins(1, 80, 5), &now(5));
+    table.heard(&begins(2, 80, 6), &now(6));
+    let since = table.ports()[0].since;
+    table.heard(&ends(1, 80, 7), &now(7));
+    assert_eq!(table.ports()[0].since, since);
+    table.heard(&ends(2, 80, 8), &now(8));
+    table.heard(&begins(3, 80, 9_000_000), &now(9_000_000));
+    assert_ne!(table.ports()[0].since, since);
+}
+
+#[test]
+fn a_namespace_has_only_so_many() {
+    let mut table = Table::default();
+    for n in 0..2 * SOCKETS as u64 {
+        table.heard(&begins(n, n as u16, n), &now(n));
+        table.heard(&ends(1_000_000 + n, 1, n), &now(n));
+    }
+    assert_eq!((table.sockets.len(), table.ports().len(), table.ended.len()), (SOCKETS, PORTS, ENDS));
+    for n in 0..2 * SOCKETS as u64 {
+        table.heard(&ends(n, n as u16, n), &now(n));
+    }
+    assert_eq!((table.sockets.len(), table.ports.len()), (0, 0));
+}
+
+/// What may happen: a socket begins or ceases to listen, the daemon reads some of the events, a dump begins or ends. An end may
+/// be told some time before it comes.
+#[derive(Clone, Debug)]
+enum Step {
+    Listen(u64),
+    Close(u64),
+    Gone,
+    Hear,
+    DumpBegins,
+    DumpEnds,
+    LoseEvents,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0u64..6).prop_map(Step::Listen),
+        4 => (0u64..6).prop_map(Step::Close),
+        2 => Just(Step::Gone),
+        4 => Just(Step::Hear),
+        3 => Just(Step::DumpBegins),
+        3 => Just(Step::DumpEnds),
+        1 => Just(Step::LoseEvents),
+    ];
+    proptest::collection::vec(step, 0..120)
+}
+
+/// The kernel, and what it has told.
+#[derive(Default)]
+struct World {
+    /// Listening sockets; port is cookie % 3, so that some share one.
+    listening: BTreeSet<u64>,
+    /// Told to end, and still to be seen.
+    ending: BTreeSet<u64>,
+    events: VecDeque<ListenEvent>,
+    next_cookie: u64,
+    /// By the number in a step.
+    sockets: HashMap<u64, u64>,
+    dump: Option<(u64, Listening)>,
+    time: u64,
+}
+
+impl World {
+    fn port(cookie: u64) -> u16 {
+        (cookie % 3) as u16 + 1
+    }
+
+    fn step(&mut self, step: &Step, table: &mut Table) {
+        self.time += 1;
+        match step {
+            Step::Listen(n) if !self.sockets.contains_key(n) => {
+                self.next_cookie += 1;
+                self.sockets.insert(*n, self.next_cookie);
+                self.listening.insert(self.next_cookie);
+                self.events.push_back(begins(self.next_cookie, Self::port(self.next_cookie), self.time));
+            }
+            Step::Close(n) => {
+                if let Some(cookie) = self.sockets.remove(n) {
+                    self.events.push_back(ends(cookie, Self::port(cookie), self.time));
+                    self.listening.remove(&cookie);
+                    self.ending.insert(cookie);
+                }
+            }
+            Step::Gone => self.ending.clear(),
+            Step::Hear => {
+                if let Some(event) = self.events.pop_front() {
+                    table.heard(&event, &now(self.time));
+                }
+            }
+            Step::DumpBegins => self.dump_begins(),
+            Step::DumpEnds => self.dump_ends(table),
+            Step::LoseEvents => {
+                // The daemon learns of it, and takes a dump afterwards; the test does so at the end.
+                self.events.clear();
+                table.lost();
+            }
+            Step::Listen(_) => {}
+        }
+    }
+
+    fn dump_begins(&mut self) {
+        self.time += 1;
+        let shown: Vec<_> = self.listening.union(&self.ending).map(|&cookie| (cookie, Self::port(cookie))).collect();
+        self.dump.get_or_insert((self.time, dump(&shown)));
+    }
+
+    fn dump_ends(&mut self, table: &mut Table) {
+        if let Some((began, dump)) = self.dump.take() {
+            table.dumped(&dump, began, &now(self.time));
+        }
+    }
+}
+
+proptest! {
+    /// In whatever order events and dumps come: when the last ones are in, what is known is what is there.
+    #[test]
+    fn it_comes_to_the_truth(steps in steps()) {
+        let (mut world, mut table) = (World::default(), Table::default());
+        for step in &steps {
+            world.step(step, &mut table);
+        }
+        world.dump_ends(&mut table);
+        while !world.events.is_empty() {
+            world.step(&Step::Hear, &mut table);
+        }
+        world.step(&Step::Gone, &mut table);
+        world.dump_begins();
+        world.dump_ends(&mut table);
+        let truth: BTreeSet<u16> = world.listening.iter().map(|&cookie| World::port(cookie)).collect();
+        prop_assert_eq!(ports(&table), truth.into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(table.sockets.keys().copied().collect::<BTreeSet<_>>(), world.listening);
+    }
+
+    /// As long as no event is lost, dumps change nothing: once all events are heard, what is known is what is there.
+    #[test]
+    fn dumps_bring_nothing_back_and_lose_nothing(steps in steps()) {
+        let (mut world, mut table) = (World::default(), Table::default());
+        for step in steps.iter().filter(|step| !matches!(step, Step::LoseEvents)) {
+            world.step(step, &mut table);
+        }
+        while !world.events.is_empty() {
+            world.step(&Step::Hear, &mut table);
+        }
+        world.dump_ends(&mut table);
+        prop_assert_eq!(table.sockets.keys().copied().collect::<BTreeSet<_>>(), world.listening);
+    }
+}

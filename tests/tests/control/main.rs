@@ -1,0 +1,4 @@
+//! The control socket: each method, each mistake, and clients of every kind.
+
+mod clients;
+mod lists;

@@ -1,0 +1,179 @@
+//! Nodes and an edge in a namespace of their own, and what the store holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use portsplice_tests::client::{Caller, Conn, Version};
+use portsplice_tests::net::Netns;
+use portsplice_tests::node::{Node, NodeConfig, binary, write_secret};
+use portsplice_tests::origin::{Origin, contract};
+use portsplice_tests::process::Process;
+use portsplice_tests::sign::{self, Scheme};
+use portsplice_tests::wait;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The edge's listeners in the cluster's namespace.
+pub(crate) const PLAIN: &str = "127.0.0.1:7460";
+pub(crate) const TLS: &str = "127.0.0.1:7461";
+
+/// What a store's file holds: records by uuid.
+#[track_caller]
+pub(crate) fn records(path: &Path) -> BTreeMap<String, Value> {
+    let read = || -> rusqlite::Result<Vec<String>> {
+        let file = rusqlite::Connection::open(path)?;
+        file.busy_timeout(portsplice_tests::HANG)?;
+        let mut query = file.prepare("SELECT body FROM records")?;
+        query.query_map([], |row| row.get(0))?.collect()
+    };
+    // Between its making and its first schema the file holds nothing.
+    let bodies = read().unwrap_or_default();
+    let record = |body: String| {
+        let record: Value = serde_json::from_str(&body).expect("JSON");
+        (record["uuid"].as_str().expect("a uuid").to_owned(), record)
+    };
+    bodies.into_iter().map(record).collect()
+}
+
+/// Waits until the records of a file fit.
+#[track_caller]
+pub(crate) fn until(
+    path: &Path,
+    what: &str,
+    fits: impl Fn(&BTreeMap<String, Value>) -> bool,
+) -> BTreeMap<String, Value> {
+    wait::until(what, || Some(records(path)).filter(|records| fits(records)))
+}
+
+/// Waits until a file holds records of exactly these containers.
+#[track_caller]
+pub(crate) fn until_uuids(path: &Path, uuids: &[&str]) {
+    until(path, &format!("records of {uuids:?}"), |records| records.keys().eq(uuids));
+}
+
+/// A container in a namespace, with a server.
+pub(crate) struct Container {
+    pub(crate) netns: Netns,
+    pub(crate) origin: Origin,
+}
+
+impl Container {
+    pub(crate) fn new() -> Self {
+        let netns = Netns::new();
+        let origin = Origin::start(&netns, "127.0.0.1:0", contract::serve);
+        Self { netns, origin }
+    }
+
+    /// Its registration.
+    pub(crate) fn toml(&self) -> String {
+        format!("netns = {:?}\n", self.netns.path())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.origin.port()
+    }
+}
+
+/// Asks a container through a node.
+#[track_caller]
+pub(crate) fn visit(node: &Node, uuid: &str, container: &Container) {
+    let mut conn = node.connect(uuid, container.port());
+    assert_eq!(conn.get("/bytes/1000").body.len(), 1000);
+}
+
+/// A namespace with one secret.
+pub(crate) struct Cluster {
+    pub(crate) netns: Arc<Netns>,
+    pub(crate) root: String,
+    dir: TempDir,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("portsplice-test-").tempdir().expect("a directory");
+        let this = Self { netns: Arc::new(Netns::new()), root: sign::nonce(), dir };
+        write_secret(&this.path("root"), &this.root);
+        this
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The edge's store.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path("registry.db")
+    }
+
+    /// Starts the edge with a plain and a TLS listener, without any capability.
+    #[track_caller]
+    pub(crate) fn edge(&self) -> Edge {
+        let toml = format!(
+            "admin = \"127.0.0.1:7462\"\n[log]\nformat = \"json\"\n[secrets]\nroot-file = {:?}\n[store]\npath = {:?}\n[records]\nttl-min = \"2s\"\n[[listen]]\naddress = {PLAIN:?}\ntls = false\n[[listen]]\naddress = {TLS:?}\n",
+            self.path("root"),
+            self.store()
+        );
+        fs::write(self.path("edge.toml"), toml).expect("written");
+        // It needs no privilege at all.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--bounding-set=-all", "--inh-caps=-all"])
+            .arg(binary())
+            .arg("edge")
+            .arg("--config")
+            .arg(self.path("edge.toml"))
+            .env("RUST_BACKTRACE", "1");
+        let process = Process::spawn("portsplice edge", &mut command, Some(&self.netns));
+        process.line_with("ready");
+        Edge { process }
+    }
+
+    /// The configuration of a node that reports to the edge at `url`.
+    pub(crate) fn node(&self, name: &str, url: &str) -> NodeConfig {
+        let mut config = NodeConfig::new();
+        config.root(&self.root).inside(&self.netns).set("node", "name", &format!("{name:?}"));
+        config.set("registry", "store", "\"edge\"").set("registry", "url", &format!("{url:?}"));
+        config.set("registry", "ttl", "\"2s\"").set("registry", "debounce", "\"10ms\"");
+        config
+    }
+
+    /// A connection to the edge by someone who signs as `identity`.
+    #[track_caller]
+    pub(crate) fn connect(&self, identity: &str) -> Conn {
+        Conn::plain(self.tcp(PLAIN), Some(self.caller(identity)))
+    }
+
+    /// The same over TLS.
+    #[track_caller]
+    pub(crate) fn connect_tls(&self, identity: &str) -> Conn {
+        Conn::tls(self.tcp(TLS), Version::Tls13, Some(self.caller(identity)))
+    }
+
+    #[track_caller]
+    pub(crate) fn tcp(&self, address: &str) -> std::net::TcpStream {
+        self.netns.connect(address.parse::<SocketAddr>().expect("an address")).expect("the edge listens")
+    }
+
+    pub(crate) fn caller(&self, identity: &str) -> Caller {
+        let (root, uuid) = (self.root.clone(), identity.to_owned());
+        Caller { root, key: None, scheme: Scheme::Bound, uuid, port: 0 }
+    }
+}
+
+/// A running edge; it must not have panicked when it is dropped.
+pub(crate) struct Edge {
+    pub(crate) process: Process,
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let log = self.process.log();
+            assert!(!log.contains("panicked"), "the edge panicked:\n{log}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Two nodes that report to one edge, and what happens when any of them is killed.
+
+use portsplice_tests::node::write_secret;
+use portsplice_tests::privileged;
+use portsplice_tests::process::Process;
+use portsplice_tests::sign;
+use portsplice_tests::wait;
+
+use crate::cluster::{Cluster, Container, PLAIN, TLS, until, until_uuids, visit};
+
+/// Also when it holds only its containers' keys and its own, a node's records come, change and go.
+#[test]
+fn nodes_report_to_an_edge() {
+    if !privileged() {
+        return;
+    }
+    let (cluster, container) = (Cluster::new(), Container::new());
+    let edge = cluster.edge();
+    let toml = container.toml();
+    let one = cluster.node("n1", &format!("https://{TLS}")).container("a", &toml).container("b", &toml).start();
+    let mut config = cluster.node("n2", &format!("http://{PLAIN}"));
+    config.container("c", &toml).keys_only();
+    let site = config.site();
+    write_secret(&site.keys().join("@n2"), &sign::container_key(&cluster.root, "@n2"));
+    let process = Process::spawn("portsplice node", &mut site.command(&config), Some(&cluster.netns));
+    let two = portsplice_tests::node::Node::ready(site, process, Some(cluster.netns.clone()));
+
+    until_uuids(&cluster.store(), &["a", "b", "c"]);
+    visit(&two, "c", &container);
+    let records = until(&cluster.store(), "a connection in the record", |records| {
+        records["c"]["accepted_any_connection"] == true
+    });
+    assert_eq!((&records["c"]["node"], &records["a"]["node"]), (&"n2".into(), &"n1".into()));
+    one.unregister("a");
+    until_uuids(&cluster.store(), &["b", "c"]);
+    // It has moved: late news of the first node changes nothing.
+    two.register("b", &toml);
+    write_secret(&two.site.keys().join("b"), &sign::container_key(&cluster.root, "b"));
+    two.signal(rustix::process::Signal::HUP);
+    until(&cluster.store(), "the record of the other node", |records| records["b"]["node"] == "n2");
+    one.unregister("b");
+    wait::until_steady("records", std::time::Duration::from_millis(300), || {
+        crate::cluster::records(&cluster.store())["b"]["node"].clone()
+    });
+    assert_eq!(crate::cluster::records(&cluster.store())["b"]["node"], "n2");
+    drop((one, two, edge));
+}
+
+/// While the edge is dead, traffic goes on; when it is back, it holds what runs then, also if it has lost its file.
+#[test]
+fn an_edge_that_was_killed_catches_up() {
+    if !privileged() {
+        return;
+    }
+    let (cluster, container) = (Cluster::new(), Container::new());
+    let mut edge = cluster.edge();
+    let toml = container.toml();
+    let one = cluster.node("n1", &format!("https://{TLS}")).container("a", &toml).container("b", &toml).start();
+    let two = cluster.node("n2", &format!("http://{PLAIN}")).container("c", &toml).start();
+    until_uuids(&cluster.store(), &["a", "b", "c"]);
+    let mut open = one.connect("a", container.port());
+    open.get("/bytes/10");
+
+    edge.process.kill();
+    drop(edge);
+    one.unregister("b");
+    one.register("d", &toml);
+    two.register("e", &toml);
+    wait::until_true("the node to notice", || one.metric("portsplice_registry_up", &[]) == 0.0);
+    let (head, text) = one.admin_get("/readyz");
+    assert_eq!(head.status(), 200, "a registry that is away makes no node unready: {text}");
+    assert!(text.contains("degraded registry: "), "{text}");
+    assert_eq!(open.get("/bytes/100000").body.len(), 100_000);
+    visit(&one, "d", &container);
+    visit(&two, "e", &container);
+
+    let mut edge = cluster.edge();
+    until_uuids(&cluster.store(), &["a", "c", "d", "e"]);
+    until(&cluster.store(), "what has happened meanwhile", |records| records["e"]["accepted_any_connection"] == true);
+
+    // Nothing changes on the nodes now: it is their signs of life that tell.
+    edge.process.kill();
+    drop(edge);
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", cluster.store().display()));
+    }
+    let edge = cluster.edge();
+    until_uuids(&cluster.store(), &["a", "c", "d", "e"]);
+    wait::until_true("the node to notice", || one.metric("portsplice_registry_up", &[]) == 1.0);
+    assert_eq!(open.get("/bytes/10").body.len(), 10);
+    drop((one, two, edge));
+}
+
+/// The records of a node that is gone go too; those of others stay.
+#[test]
+fn records_of_a_killed_node_vanish() {
+    if !privileged() {
+        return;
+    }
+    let (cluster, container) = (Cluster::new(), Container::new());
+    let edge = cluster.edge();
+    let toml = container.toml();
+    let mut one = cluster.node("n1", &format!("https://{TLS}")).container("a", &toml).start();
+    let mut two = cluster.node("n2", &format!("https://{TLS}")).container("b", &toml).start();
+    until_uuids(&cluster.store(), &["a", "b"]);
+    one.process().kill();
+    until_uuids(&cluster.store(), &["b"]);
+    assert!(edge.process.log().contains("its node is silent"), "{}", edge.process.log());
+    two.signal(rustix::process::Signal::TERM);
+    assert!(two.wait().success());
+    until_uuids(&cluster.store(), &[]);
+}

@@ -1,0 +1,9 @@
+//! What nodes report: to a file of their own, and to an edge. One module for each promise.
+//!
+//! The store is read as the file that it is, without the daemon's code.
+
+mod api;
+mod cluster;
+mod edge;
+mod embedded;
+mod proof;
