@@ -1,7 +1,9 @@
 //! A real etcd of one member, on loopback, that can be killed, stopped and started again.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -32,19 +34,26 @@ impl Etcd {
     #[track_caller]
     #[must_use]
     pub fn with(options: &[&str]) -> Self {
-        Self::begin(free_address(), options)
+        Self::begin(free_address(), &std::env::temp_dir(), options)
+    }
+
+    /// Starts one that stores below `parent`.
+    #[track_caller]
+    #[must_use]
+    pub fn in_folder(parent: &Path, options: &[&str]) -> Self {
+        Self::begin(free_address(), parent, options)
     }
 
     /// Starts one where another was before.
     #[track_caller]
     #[must_use]
     pub fn at(client: SocketAddr) -> Self {
-        Self::begin(client, &[])
+        Self::begin(client, &std::env::temp_dir(), &[])
     }
 
     #[track_caller]
-    fn begin(client: SocketAddr, options: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for etcd");
+    fn begin(client: SocketAddr, parent: &Path, options: &[&str]) -> Self {
+        let folder = tempfile::tempdir_in(parent).expect("a folder for etcd");
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         let mut this = Self { client, peer: free_address(), options, folder, process: None };
         this.restart();
@@ -131,15 +140,30 @@ impl Etcd {
         if self.scheme() == "https" {
             return TcpStream::connect_timeout(&self.client, Duration::from_secs(1)).is_ok();
         }
-        let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect_timeout(&self.client, Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
+        self.http("/health").is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    /// What it counts of itself, by name; the sums of those that come with labels are left out.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let text = self.http("/metrics").unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
+    }
+
+    fn http(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.client, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: etcd\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("etcd runs").pid()
     }
 }
 

@@ -104,6 +104,22 @@ async fn what_cannot_be_read_harms_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_of_any_size_are_read_in_pages_that_fit() {
+    let etcd = Etcd::start();
+    let node = node(&etcd, "n1");
+    let mut all = Vec::new();
+    for i in 0..90 {
+        let mut big = record(&format!("c-{i:02}"), "n1");
+        big.container_request_uuid = Some("x".repeat(1_000_000));
+        node.report(&[put(&big)]).await.unwrap();
+        all.push(big.uuid);
+    }
+    assert_eq!(uuids(&*node).await, all);
+    let mut view = crate::conformance::View::new(&*node);
+    view.until(|view| view.records.len() == 90).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_full_says_so_and_is_used_again_once_it_is_not() {
     let etcd = Etcd::with(&["--quota-backend-bytes", "200000"]);
     let node = node(&etcd, "n1");

@@ -24,7 +24,7 @@ pub(super) enum Fault {
     LeaseGone,
     /// What was to be read has been compacted away.
     Compacted,
-    /// The request has more in it than this etcd takes.
+    /// The request has more in it than this etcd takes, or the answer more than is taken here.
     TooLarge,
     /// Anything else.
     Store(StoreError),
@@ -79,6 +79,8 @@ fn of_status(code: i32, message: &str, source: Option<&str>) -> Fault {
     match code {
         NOT_FOUND if message.contains("lease not found") => Fault::LeaseGone,
         OUT_OF_RANGE if message.contains("has been compacted") => Fault::Compacted,
+        // tonic's own, of an answer beyond the limit that it was given.
+        OUT_OF_RANGE if message.contains("message length too large") => Fault::TooLarge,
         INVALID_ARGUMENT if message.contains("too large") || message.contains("too many operations") => Fault::TooLarge,
         PERMISSION_DENIED => refused("; the user's role needs the permissions that docs/registry.md lists"),
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => {
@@ -173,6 +175,8 @@ mod tests {
         for message in ["etcdserver: request is too large", "etcdserver: too many operations in txn request"] {
             assert!(matches!(of_status(3, message, None), Fault::TooLarge), "{message}");
         }
+        let answer = "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes";
+        assert!(matches!(of_status(11, answer, None), Fault::TooLarge));
     }
 
     #[test]

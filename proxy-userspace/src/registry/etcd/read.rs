@@ -5,11 +5,12 @@ use etcd_client::{Client, Error, GetOptions, GetResponse, KeyValue, ResponseHead
 use super::connection::Connection;
 use super::fault::Fault;
 
-/// How many keys a page has.
-const PAGE: i64 = 200;
-/// How large a page may be, in bytes: all of its values as large as etcd takes them (1.5 MiB), so that nobody who may write
-/// records can keep them from being read. As a rule they are below 1 KiB.
-pub(super) const PAGE_BYTES: usize = PAGE as usize * 2 * 1024 * 1024;
+/// How many keys a page has at first. Until 3.5 etcd looks through all keys behind a page's first for each page, so that many
+/// small pages take the square of the time.
+const PAGE: i64 = 5000;
+/// How large an answer may be, in bytes. One that is larger is asked for in smaller pages: a value can have 1.5 MiB, and nobody
+/// who may write records is to keep them from being read.
+pub(super) const ANSWER: usize = 64 * 1024 * 1024;
 /// How often it is begun anew when etcd compacts what is being read.
 const ATTEMPTS: usize = 3;
 
@@ -46,6 +47,7 @@ pub(super) struct Pages<'a> {
     connection: &'a Connection,
     end: Vec<u8>,
     next: Option<Vec<u8>>,
+    limit: i64,
     /// When; once the first page is there.
     pub(super) moment: Option<Moment>,
 }
@@ -53,7 +55,7 @@ pub(super) struct Pages<'a> {
 impl<'a> Pages<'a> {
     /// `prefix` ends with a slash.
     pub(super) fn new(connection: &'a Connection, prefix: &str) -> Self {
-        Self { connection, end: end_of(prefix), next: Some(prefix.as_bytes().to_vec()), moment: None }
+        Self { connection, end: end_of(prefix), next: Some(prefix.as_bytes().to_vec()), limit: PAGE, moment: None }
     }
 
     /// The next page; `None` after the last.
@@ -63,8 +65,13 @@ impl<'a> Pages<'a> {
     pub(super) async fn next(&mut self) -> Result<Option<Vec<KeyValue>>, Fault> {
         let Some(from) = &self.next else { return Ok(None) };
         let revision = self.moment.map_or(0, |moment| moment.revision);
-        let options = GetOptions::new().with_range(self.end.clone()).with_limit(PAGE).with_revision(revision);
-        let mut page = self.connection.call(|client| get(client, from.clone(), options.clone())).await?;
+        let mut page = loop {
+            let options = GetOptions::new().with_range(self.end.clone()).with_limit(self.limit).with_revision(revision);
+            match self.connection.call(|client| get(client, from.clone(), options.clone())).await {
+                Err(Fault::TooLarge) if self.limit > 1 => self.limit = (self.limit / 8).max(1),
+                answer => break answer?,
+            }
+        };
         let more = page.more();
         self.moment.get_or_insert_with(|| Moment::of(page.header()));
         let kvs = page.take_kvs();
@@ -107,7 +114,7 @@ pub(super) async fn one(connection: &Connection, key: &str) -> Result<Option<Key
 }
 
 async fn get(client: Client, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, Error> {
-    client.kv_client().max_decoding_message_size(PAGE_BYTES).get(key, Some(options)).await
+    client.kv_client().max_decoding_message_size(ANSWER).get(key, Some(options)).await
 }
 
 /// The first key that no longer begins with `prefix`, which ends with a slash.

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connection::{Access, CALL, Connection};
 use super::fault::Fault;
 use super::keys::{self, Key, Keys};
-use super::read::{Moment, PAGE_BYTES, Pages, end_of};
+use super::read::{ANSWER, Moment, Pages, end_of};
 use crate::registry::{Hostname, StoreError, Update};
 
 /// How much news may wait for whoever follows. When it is full, etcd keeps the rest.
@@ -141,7 +141,7 @@ impl Follower {
             .with_fragment()
             .with_progress_notify();
         let open = async |client: Client| {
-            let mut client = client.watch_client().max_decoding_message_size(PAGE_BYTES);
+            let mut client = client.watch_client().max_decoding_message_size(ANSWER);
             let mut stream = client.watch(root, Some(options)).await?;
             let first = stream.message().await?;
             Ok((stream, first))
