@@ -22,7 +22,8 @@ pub enum StateEvent {
     ContainerAdded(Arc<Container>),
     /// A container has gone.
     ContainerRemoved(Arc<Container>),
-    /// A port listens in a namespace, which several containers may share.
+    /// A port listens in a namespace, which several containers may share; or more is known of one that does (its process's name),
+    /// and this takes its place.
     PortOpened(NetnsId, ListeningPort),
     /// A port listens no more.
     PortClosed(NetnsId, ListeningPort),
