@@ -8,21 +8,22 @@ mod node_settings;
 mod observe;
 mod ports;
 mod registry;
+mod secrets;
 mod service;
 mod signals;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admin::{Admin, AdminListener};
-use crate::auth::{KeySources, Keyring, RegisteredKeys, ReplayMemory};
+use crate::auth::RegisteredKeys;
 use crate::build_info;
-use crate::config::{AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, SecretsConfig, Sources};
+use crate::config::{BpfConfig, Config, ContainersConfig, LimitsConfig, Sources};
 use crate::container::{Containers, ContainersSettings};
 use crate::control::{ControlSocket, Parts};
 use crate::events::Events;
@@ -41,6 +42,7 @@ use crate::tls::TlsIdentity;
 use listeners::{Listeners, Shared};
 use node_settings::node_settings;
 use registry::Reports;
+use secrets::{keyring, replay_memory};
 use service::Watchdog;
 use signals::{Event, Signals};
 
@@ -186,6 +188,7 @@ impl App {
 
         listeners.apply(plan, &node);
         serving.done();
+        control::tell(control.as_ref());
         if let Some(listener) = admin {
             announce(&format!("admin http://{}", listener.address()));
             tokio::spawn(serve_admin(listener, Admin { metrics: Arc::clone(&metrics), readiness: readiness.clone() }));
@@ -337,29 +340,6 @@ async fn serve_admin(listener: AdminListener, admin: Admin) {
 fn announce(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
-    let sources = KeySources {
-        root_file: secrets.root_file.clone(),
-        keys_dir: secrets.keys_dir.clone(),
-        credentials_directory: secrets.credentials_directory.clone(),
-    };
-    Keyring::load(&sources).map_err(|error| {
-        let denied = error.chain().any(|cause| {
-            cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
-        });
-        // Root has given up the capability that would let it read everybody's files.
-        if denied { anyhow!("{error:#}; give it to the user that the node runs as (chown)") } else { error }
-    })
-}
-
-fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
-    let memory = ReplayMemory::new(auth.replay_entries);
-    if auth.only_since_start {
-        memory.accept_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
-    }
-    memory
 }
 
 fn threads(config: &Config) -> usize {

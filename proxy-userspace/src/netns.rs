@@ -24,6 +24,9 @@ mod listeners;
 pub use dial::{DialError, DialHints, dial};
 pub use listeners::Listening;
 
+/// The file system that namespaces are files of (linux/magic.h).
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
 /// Where a thread finds the namespace it is in (proc(5)); `/proc/self` would be the main thread's.
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
@@ -83,8 +86,13 @@ impl Netns {
     /// The error of `open(2)`; `InvalidInput` when the file is no network namespace; `PermissionDenied` when the process
     /// may not enter it (that needs `CAP_SYS_ADMIN`).
     pub fn open(path: &Path) -> io::Result<Self> {
-        // O_NONBLOCK: a fifo put at this path must not hang the daemon.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        // Opening alone has effects on devices and fifos, and whoever registers a container chooses the path. So it is only
+        // pointed at first (O_PATH, open(2)), and opened once it is known to be a namespace (of whatever kind).
+        let place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+        if rustix::fs::fstatfs(&place)?.f_type != NSFS_MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a network namespace"));
+        }
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
         Self::from_fd(file.into())
     }
 

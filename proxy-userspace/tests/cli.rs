@@ -50,7 +50,7 @@ fn the_version_tells_what_it_was_built_from() {
 fn every_shell_gets_completions_that_know_the_flags() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = good(&["completions", shell]);
-        assert!(script.contains("root-secret-file"), "{shell}");
+        assert!(script.contains("root-secret-file") && script.contains("log-level"), "{shell}");
     }
     assert_eq!(run(&["completions", "tcsh"]).status.code(), Some(2));
 }
@@ -61,13 +61,36 @@ fn manual_pages_are_printed_or_written() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("made").join("man1");
     assert_eq!(good(&["man", "--dir", target.to_str().unwrap()]), "");
-    for page in ["portsplice.1", "portsplice-node.1", "portsplice-sign.1", "portsplice-man.1"] {
+    for page in
+        ["portsplice.1", "portsplice-node.1", "portsplice-sign.1", "portsplice-man.1", "portsplice-connections-close.1"]
+    {
         let text = fs::read_to_string(target.join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }
     let output = run(&["man", "--dir", "/proc/nowhere"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).starts_with("error: cannot make the directory /proc/nowhere"), "{}", err(&output));
+}
+
+#[test]
+fn without_a_daemon_it_is_3_and_says_what_to_do() {
+    for args in [
+        &["ps"] as &[&str],
+        &["ports", "web"],
+        &["connections"],
+        &["connections", "close", "1"],
+        &["events"],
+        &["drain"],
+        &["log-level", "debug"],
+    ] {
+        let output = run(&[args, &["--socket", "/nowhere/node.sock"]].concat());
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {}", err(&output));
+        let text = err(&output);
+        assert!(text.starts_with("error: no daemon answers at /nowhere/node.sock: start `portsplice node`"), "{text}");
+    }
+    let output = run(&["top"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("needs a terminal"), "{}", err(&output));
 }
 
 #[test]

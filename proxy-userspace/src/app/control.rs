@@ -15,8 +15,7 @@ use crate::control::{Control, ControlSocket, Parts, SocketFile};
 pub(super) struct Served {
     control: Arc<Control>,
     _serving: AbortOnDropHandle<()>,
-    /// Dropped after the task that serves it.
-    _file: SocketFile,
+    file: SocketFile,
 }
 
 /// What registration over the socket needs; without a socket there is none.
@@ -29,9 +28,15 @@ pub(super) fn serve(socket: Option<ControlSocket>, parts: Parts) -> Result<Optio
     let Some(socket) = socket else { return Ok(None) };
     let (listener, access, file) = socket.into_parts().context("the control socket")?;
     let control = Control::new(parts);
-    announce(&format!("control {}", file.path().display()));
     let serving = tokio::spawn(Arc::clone(&control).serve(listener, access));
-    Ok(Some(Served { control, _serving: AbortOnDropHandle::new(serving), _file: file }))
+    Ok(Some(Served { control, _serving: AbortOnDropHandle::new(serving), file }))
+}
+
+/// Says where the socket is.
+pub(super) fn tell(served: Option<&Served>) {
+    if let Some(served) = served {
+        announce(&format!("control {}", served.file.path().display()));
+    }
 }
 
 /// Returns when the drain is asked for.

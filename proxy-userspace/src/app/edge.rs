@@ -8,9 +8,10 @@ use futures_util::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::listeners::{Listeners, Opened, Serve, Shared};
+use super::secrets::{keyring, replay_memory};
 use super::service::{self, Watchdog};
 use super::signals::{Event, Signals};
-use super::{CUT_GRACE, announce, keyring, observe, replay_memory, serve_admin, status};
+use super::{CUT_GRACE, announce, observe, serve_admin, status};
 use crate::admin::{Admin, AdminListener};
 use crate::build_info;
 use crate::config::Sources;

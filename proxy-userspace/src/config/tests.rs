@@ -228,7 +228,7 @@ fn no_toml_is_one_error_with_the_line() {
 #[test]
 fn what_is_shown_means_the_same() {
     let file = format!(
-        "admin = \"[::1]:9\"\n{SECRET}[limits]\nhead-bytes = 0x4000\n[containers]\ndocker = \"/a\\\"b\\n\"\n{LISTEN}tls = true\ncredentials = [\"timestamp\"]\ncertificate-file = \"/c\"\nkey-file = \"/k\"\n"
+        "admin = \"[::1]:9\"\n{SECRET}[limits]\nhead-bytes = 0x4000\n[containers]\ndocker = \"/a\\\"b\\n\"\n[control]\nsocket = \"/s\"\n{LISTEN}tls = true\ncredentials = [\"timestamp\"]\ncertificate-file = \"/c\"\nkey-file = \"/k\"\n"
     );
     let config = load(&file, &Sources::default()).unwrap();
     let shown = config.to_string();

@@ -68,6 +68,21 @@ mod tests {
         assert_eq!(described, methods);
     }
 
+    #[test]
+    fn the_documentation_has_every_method_and_every_code() {
+        let text = include_str!("../../../docs/control.md");
+        for method in METHODS {
+            let heading = |line: &str| line.starts_with("### ") && line[4..].split(", ").any(|name| name == *method);
+            assert!(text.lines().any(heading), "{method} has no heading");
+        }
+        for line in include_str!("wire/message.rs").lines() {
+            if let Some((_, code)) = line.split_once(": i32 = ") {
+                let row = format!("| {} | ", code.trim_end_matches(';'));
+                assert!(text.contains(&row), "no row begins with {row}");
+            }
+        }
+    }
+
     /// `PORTSPLICE_WRITE_SCHEMA=1 cargo test -p portsplice --lib control::schema` writes it anew.
     #[test]
     fn the_one_in_the_documentation_is_current() {

@@ -256,6 +256,13 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_small() {
+        // It is there for each connection, idle ones too.
+        let size = size_of::<Connection>();
+        assert!(size <= 288, "the entry of a connection has grown to {size} bytes");
+    }
+
+    #[test]
     fn news_are_told_while_anybody_listens() {
         let events = Events::default();
         let table = Connections::new(events.clone());

@@ -11,7 +11,7 @@ use portsplice_tests::net::Netns;
 use portsplice_tests::node::{Node, NodeConfig, binary, write_secret};
 use portsplice_tests::origin::{Origin, contract};
 use portsplice_tests::process::Process;
-pub(crate) use portsplice_tests::records::{records, until, until_uuids};
+pub(crate) use portsplice_tests::records::{until, until_uuids};
 use portsplice_tests::sign::{self, Scheme};
 use tempfile::TempDir;
 
