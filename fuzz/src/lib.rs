@@ -7,6 +7,7 @@ mod sans_io {
     pub mod auth;
     pub mod http;
     pub mod refusal;
+    pub mod sock_diag;
 }
 
-pub use sans_io::{auth, http, refusal};
+pub use sans_io::{auth, http, refusal, sock_diag};

@@ -17,11 +17,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use arc_swap::ArcSwap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admin::{Admin, AdminListener};
-use crate::auth::{KeySources, Keyring, ReplayMemory};
+use crate::auth::{KeySources, Keyring, RegisteredKeys, ReplayMemory};
 use crate::build_info;
 use crate::config::{AuthConfig, BpfConfig, Config, ContainersConfig, LimitsConfig, SecretsConfig, Sources};
 use crate::container::{Containers, ContainersSettings};
@@ -131,9 +130,14 @@ impl App {
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
 
-        let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
+        let keys = Arc::<RegisteredKeys>::default();
         let replay = Arc::new(replay_memory(&config.auth));
-        let mut listeners = Listeners::new(Shared::new(Arc::clone(&keyring), Arc::clone(&replay), config.auth.window));
+        let mut listeners = Listeners::new(Shared::new(
+            keyring(&config.secrets)?,
+            Arc::clone(&keys),
+            Arc::clone(&replay),
+            config.auth.window,
+        ));
         let plan = listeners.plan(&config.listen, &inherited)?;
         let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
@@ -148,7 +152,7 @@ impl App {
         let ports = ports::start(&config.ports, &events, &fastpath)?;
         let watcher =
             observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
-        let containers = resolvers(&config.containers, watcher, &readiness, &stop_resolvers).await?;
+        let containers = resolvers(&config, keys, watcher, &readiness, &stop_resolvers).await?;
         let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
         let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &pipes, &fastpath);
@@ -164,7 +168,8 @@ impl App {
         ports::register(&metrics, &ports);
         let pipes_shown = observe::Pipes::new(&metrics, &pipes);
 
-        let told = registry::Sources { containers: &containers, ports: &ports, events: &events, keyring: &keyring };
+        let keyring = listeners.shared().keyring();
+        let told = registry::Sources { containers: &containers, ports: &ports, events: &events, keyring };
         let reports = Reports::start(&config, plan.first(), &told, &metrics, &readiness)?;
         let parts = Parts {
             containers,
@@ -367,16 +372,19 @@ fn threads(config: &Config) -> usize {
 /// The engine may come up after the node; until then the node is not ready, and requests for its containers are
 /// answered with 503.
 async fn resolvers(
-    config: &ContainersConfig,
+    config: &Config,
+    keys: Arc<RegisteredKeys>,
     watcher: observe::Watcher,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
+    let ContainersConfig { docker, docker_optional, directory, allow_host_network, .. } = config.containers.clone();
     let settings = ContainersSettings {
-        docker: config.docker.clone(),
-        docker_optional: config.docker_optional,
-        directory: config.directory.clone(),
-        allow_host_network: config.allow_host_network,
+        docker,
+        docker_optional,
+        directory,
+        allow_host_network,
+        registrar: control::registrar(&config.control, keys),
     };
     let pending = readiness.pending("containers");
     let containers = Containers::start(&settings, Arc::new(watcher), stop.clone()).await?;

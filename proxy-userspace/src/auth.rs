@@ -21,7 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use key::{ContainerKey, InvalidKey, RootKey};
-pub use keyring::{KeySources, Keyring, NODE};
+pub use keyring::{KeySources, Keyring, NODE, RegisteredKeys};
 pub use replay::ReplayMemory;
 
 /// What the connection, other than the request, contributes to a credential. Both are `None` on plain TCP.

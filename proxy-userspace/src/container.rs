@@ -1,7 +1,7 @@
 //! Which containers run on this node, under which names, and how to get at them.
 //!
-//! Two resolvers fill one cache: `docker` follows the Docker Engine's API, `registered` a directory of files that any
-//! other runtime may write. A request asks only the cache. What makes the cache safe to trust is that a [`Container`]
+//! Resolvers fill one cache: `docker` follows the Docker Engine's API, `registered` a directory of files that any other
+//! runtime may write, and what is registered over the control socket. A request asks only the cache. What makes the cache safe to trust is that a [`Container`]
 //! holds its namespace by descriptor and is watched by pidfd: when its process ends it is gone at that moment, whether or
 //! not the engine says so, or is there at all.
 
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::RegisteredKeys;
 use crate::netns::{DialError, DialHints, Netns, dial};
 use crate::registry::ConnectionCounts;
 use crate::relay::sock::Sock;
@@ -26,6 +27,8 @@ mod publication;
 mod registered;
 
 pub use policy::{Denied, OriginScheme, Policy, PortSet, Publication};
+
+pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
 
 use cache::{Cache, Lookup};
 
@@ -45,6 +48,17 @@ pub struct ContainersSettings {
     pub directory: Option<PathBuf>,
     /// Whether containers that share the node's own network may be connected to.
     pub allow_host_network: bool,
+    /// Registration while the daemon runs; `None` is none.
+    pub registrar: Option<RegistrarSettings>,
+}
+
+/// What registration over the control socket needs.
+#[derive(Clone, Debug, Default)]
+pub struct RegistrarSettings {
+    /// The file that registrations are kept in; `None` forgets them at the end.
+    pub state: Option<PathBuf>,
+    /// Where the containers' keys go.
+    pub keys: Arc<RegisteredKeys>,
 }
 
 /// One running container. It stays valid for whoever holds it, but see [`Container::is_gone`].
@@ -259,6 +273,7 @@ pub enum ResolveError {
 pub struct Containers {
     cache: Arc<Cache>,
     sources: Vec<Source>,
+    registrar: Option<Arc<Registrar>>,
 }
 
 impl Containers {
@@ -280,12 +295,23 @@ impl Containers {
             registered::start(directory, entrance.clone(), cache.clone(), desk, shutdown.clone()).await?;
             sources.push(source);
         }
+        let registrar = settings.registrar.clone().map(|RegistrarSettings { state, keys }| {
+            // There is nowhere to look again: what is registered is known at once.
+            let (source, Desk { health, .. }) = Source::new("control");
+            sources.push(source);
+            Registrar::start(state, keys, entrance.clone(), cache.clone(), health, shutdown.clone())
+        });
         if let Some(socket) = &settings.docker {
             let (source, desk) = Source::new("docker");
             docker::start(socket, settings.docker_optional, entrance, cache.clone(), desk, shutdown).await;
             sources.push(source);
         }
-        Ok(Arc::new(Self { cache, sources }))
+        Ok(Arc::new(Self { cache, sources, registrar }))
+    }
+
+    /// Registers containers while the daemon runs, where that is wanted.
+    pub fn registrar(&self) -> Option<&Arc<Registrar>> {
+        self.registrar.as_ref()
     }
 
     /// The running container that goes by `name`.

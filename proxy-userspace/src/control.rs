@@ -75,6 +75,7 @@ pub struct Control {
     parts: Parts,
     started: SystemTime,
     drain: Notify,
+    log_changed: Notify,
 }
 
 impl std::fmt::Debug for Control {
@@ -86,7 +87,7 @@ impl std::fmt::Debug for Control {
 impl Control {
     /// A control that acts on `parts`.
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, started: SystemTime::now(), drain: Notify::new() })
+        Arc::new(Self { parts, started: SystemTime::now(), drain: Notify::new(), log_changed: Notify::new() })
     }
 
     /// Returns when a client has asked for the drain.
@@ -98,6 +99,8 @@ impl Control {
     pub async fn serve(self: Arc<Self>, listener: UnixListener, access: Access) {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let mut clients = tokio::task::JoinSet::new();
+        let clock = Arc::clone(&self);
+        clients.spawn(async move { clock.log_clock().await });
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

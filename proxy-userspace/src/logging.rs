@@ -3,18 +3,21 @@
 //! The `log` crate's records (of libraries) come through the same subscriber. The access log is the target
 //! [`ACCESS_TARGET`] at level info; it can be switched on its own with a filter such as `warn,portsplice::access=info`.
 
+mod gate;
+
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, fmt};
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config::LogFormat;
+use gate::{Gate, Rules};
 
 /// The target of the lines of the access log.
 pub const ACCESS_TARGET: &str = "portsplice::access";
@@ -23,10 +26,13 @@ pub const ACCESS_TARGET: &str = "portsplice::access";
 const LEVELS: [LevelFilter; 5] =
     [LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
 
+/// How many levels can be set for a time.
+const OVERRIDES: usize = 64;
+
 /// Changes the filter of the process's log.
 #[derive(Clone)]
 pub struct LogControl {
-    handle: reload::Handle<EnvFilter, Registry>,
+    gate: Gate,
     state: Arc<Mutex<State>>,
 }
 
@@ -36,12 +42,36 @@ impl std::fmt::Debug for LogControl {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct State {
     /// What the configuration says.
     configured: String,
     /// Steps away from it by signals; positive is louder.
     steps: i8,
+    /// What was set for a time; the later wins.
+    overrides: Vec<Override>,
+}
+
+/// What a level is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything that has no filter of its own.
+    All,
+    /// A target and those below it.
+    Target(String),
+    /// Lines about the container that goes by these names; at least one.
+    Container(Vec<String>),
+}
+
+/// A level that was set for a time.
+#[derive(Debug, Clone)]
+pub struct Override {
+    /// What for.
+    pub scope: Scope,
+    /// The level.
+    pub level: LevelFilter,
+    /// Until when.
+    pub until: Instant,
 }
 
 /// Starts logging for the whole process; can be done once.
@@ -49,9 +79,8 @@ struct State {
 /// # Errors
 /// When the filter is not valid, or logging was started before.
 pub fn start(filter: &str, format: LogFormat) -> Result<LogControl> {
-    let parsed = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?}"))?;
-    let (layer, handle) = reload::Layer::new(parsed);
-    let registry = tracing_subscriber::registry().with(layer);
+    let control = LogControl::new(filter)?;
+    let registry = tracing_subscriber::registry().with(control.gate.clone());
     // A log that nobody reads any more must not take the node with it: reporting the failed write would panic.
     let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     match format {
@@ -60,8 +89,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<LogControl> {
     }
     .context("logging was started already")?;
     log_panics();
-    let state = State { configured: filter.to_owned(), steps: 0 };
-    Ok(LogControl { handle, state: Arc::new(Mutex::new(state)) })
+    Ok(control)
 }
 
 /// A panic ends one connection, not the process; where it happened belongs into the same log as everything else.
@@ -75,19 +103,25 @@ fn log_panics() {
 }
 
 impl LogControl {
-    /// Puts a filter of the configuration in force; steps by signals are forgotten when it differs from the last one.
+    fn new(filter: &str) -> Result<Self> {
+        let parsed = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?}"))?;
+        let state = State { configured: filter.to_owned(), steps: 0, overrides: Vec::new() };
+        Ok(Self { gate: Gate::new(Rules::new(parsed, Vec::new())), state: Arc::new(Mutex::new(state)) })
+    }
+
+    /// Puts a filter of the configuration in force; steps by signals are forgotten when it differs from the last one. What
+    /// was set for a time stays.
     ///
     /// # Errors
     /// When it is not valid; the old one stays.
     pub fn configure(&self, filter: &str) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.configured == filter {
-            return Ok(());
-        }
-        let parsed = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?}"))?;
-        self.handle.reload(parsed).context("the log is gone")?;
-        *state = State { configured: filter.to_owned(), steps: 0 };
-        Ok(())
+        self.change(|state| {
+            if state.configured != filter {
+                filter.clone_into(&mut state.configured);
+                state.steps = 0;
+            }
+        })
+        .with_context(|| format!("log filter {filter:?}"))
     }
 
     /// One step more verbose; returns the filter that is in force then.
@@ -101,14 +135,98 @@ impl LogControl {
     }
 
     fn step(&self, by: i8) -> String {
+        // What was valid stays so with another common level.
+        let _ = self.change(|state| state.steps = stepped(&state.configured, state.steps.saturating_add(by)).0);
+        self.filter()
+    }
+
+    /// Sets a level until `until`, in place of what was set for the same scope.
+    ///
+    /// # Errors
+    /// When the scope can be none, or so much is set already; nothing has changed then.
+    pub fn set(&self, scope: Scope, level: LevelFilter, until: Instant) -> Result<()> {
+        if let Scope::Target(target) = &scope {
+            // Signs that mean something in a filter do not belong into a target.
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-' | '.');
+            ensure!(
+                !target.is_empty() && target.chars().all(legal),
+                "{target:?} is no target: write a path such as portsplice::container"
+            );
+        }
+        let mut full = false;
+        self.change(|state| {
+            state.overrides.retain(|other| other.scope != scope);
+            full = state.overrides.len() >= OVERRIDES;
+            if !full {
+                state.overrides.push(Override { scope, level, until });
+            }
+        })?;
+        ensure!(!full, "{OVERRIDES} levels are set already, which is as many as can be");
+        Ok(())
+    }
+
+    /// Takes back what was set for a scope; false if nothing was.
+    pub fn unset(&self, scope: &Scope) -> bool {
+        self.forget(|other| other.scope == *scope)
+    }
+
+    /// Takes back what was set until `now` or before; false if nothing was.
+    pub fn expire(&self, now: Instant) -> bool {
+        self.forget(|other| other.until <= now)
+    }
+
+    fn forget(&self, which: impl Fn(&Override) -> bool) -> bool {
+        if !self.state.lock().overrides.iter().any(&which) {
+            return false;
+        }
+        // With less of them the filter is as valid.
+        let _ = self.change(|state| state.overrides.retain(|other| !which(other)));
+        true
+    }
+
+    /// What was set for a time.
+    pub fn overrides(&self) -> Vec<Override> {
+        self.state.lock().overrides.clone()
+    }
+
+    /// The filter that is in force, without what is for containers.
+    pub fn filter(&self) -> String {
+        self.state.lock().filter()
+    }
+
+    /// Changes the state and puts it in force, or leaves all as it was.
+    fn change(&self, change: impl FnOnce(&mut State)) -> Result<()> {
         let mut state = self.state.lock();
-        let (steps, filter) = stepped(&state.configured, state.steps.saturating_add(by));
-        if let Ok(parsed) = EnvFilter::try_new(&filter)
-            && self.handle.reload(parsed).is_ok()
-        {
-            state.steps = steps;
+        let mut changed = state.clone();
+        change(&mut changed);
+        let filter = EnvFilter::try_new(changed.filter())?;
+        self.gate.set(Rules::new(filter, changed.containers()));
+        *state = changed;
+        Ok(())
+    }
+}
+
+impl State {
+    /// The filter with the steps and what was set for everything and for targets: of two directives for the same, the later
+    /// counts.
+    fn filter(&self) -> String {
+        let mut filter = stepped(&self.configured, self.steps).1;
+        for Override { scope, level, .. } in &self.overrides {
+            match scope {
+                Scope::All => filter.push_str(&format!(",{level}")),
+                Scope::Target(target) => filter.push_str(&format!(",{target}={level}")),
+                Scope::Container(_) => {}
+            }
         }
         filter
+    }
+
+    fn containers(&self) -> Vec<(Vec<String>, LevelFilter)> {
+        let of = |set: &Override| match &set.scope {
+            Scope::Container(names) => Some((names.clone(), set.level)),
+            Scope::All | Scope::Target(_) => None,
+        };
+        self.overrides.iter().filter_map(of).collect()
     }
 }
 
@@ -135,6 +253,8 @@ fn stepped(configured: &str, steps: i8) -> (i8, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -152,10 +272,7 @@ mod tests {
 
     #[test]
     fn a_step_back_restores_what_was_configured() {
-        let (layer, handle) = reload::Layer::new(EnvFilter::new("warn,a=debug"));
-        let _subscriber = tracing_subscriber::registry().with(layer);
-        let state = State { configured: "warn,a=debug".to_owned(), steps: 0 };
-        let control = LogControl { handle, state: Arc::new(Mutex::new(state)) };
+        let control = LogControl::new("warn,a=debug").unwrap();
         assert_eq!(control.louder(), "info,a=debug");
         assert_eq!(control.louder(), "debug,a=debug");
         assert_eq!(control.quieter(), "info,a=debug");
@@ -166,5 +283,82 @@ mod tests {
         control.configure("info").unwrap();
         assert_eq!(control.quieter(), "info", "the same configuration again keeps the step");
         assert!(control.configure("a=b=c").is_err());
+        assert_eq!(control.filter(), "info");
+    }
+
+    /// Lines as they are written, for a closure.
+    fn logged(control: &LogControl, log: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = fmt::layer().with_writer(move || writer.clone()).without_time().with_ansi(false);
+        let subscriber = tracing_subscriber::registry().with(control.gate.clone()).with(layer);
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(lines.0.lock().clone()).unwrap()
+    }
+
+    fn some_lines() {
+        let web = "web";
+        tracing::debug!(container = %web, "displayed");
+        tracing::debug!(container = web, "plain");
+        tracing::debug!(container = "other", "not this one");
+        tracing::debug!("of no container");
+        tracing::trace!(container = web, "too much");
+        tracing::info!("usual");
+    }
+
+    #[test]
+    fn the_level_of_one_container_is_raised_and_no_others() {
+        let control = LogControl::new("info").unwrap();
+        let later = Instant::now() + Duration::from_secs(60);
+        let names = vec!["id".to_owned(), "web".to_owned()];
+        control.set(Scope::Container(names.clone()), LevelFilter::DEBUG, later).unwrap();
+        let text = logged(&control, some_lines);
+        for (line, expected) in [
+            ("displayed", true),
+            ("plain", true),
+            ("usual", true),
+            ("not this one", false),
+            ("of no container", false),
+            ("too much", false),
+        ] {
+            assert_eq!(text.contains(line), expected, "{line}: {text}");
+        }
+        assert_eq!(control.filter(), "info");
+        assert!(control.unset(&Scope::Container(names)));
+        assert!(!logged(&control, some_lines).contains("displayed"));
+    }
+
+    #[test]
+    fn what_is_set_for_a_time_ends_with_it() {
+        let control = LogControl::new("info,a=warn").unwrap();
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        control.set(Scope::All, LevelFilter::DEBUG, at(10)).unwrap();
+        control.set(Scope::Target("a".to_owned()), LevelFilter::TRACE, at(20)).unwrap();
+        assert_eq!(control.filter(), "info,a=warn,debug,a=trace");
+        assert!(logged(&control, some_lines).contains("of no container"));
+        control.set(Scope::All, LevelFilter::ERROR, at(10)).unwrap();
+        assert!(!logged(&control, some_lines).contains("usual"), "it can be lowered, too");
+        assert!(!control.expire(at(9)));
+        assert!(control.expire(at(10)));
+        assert_eq!((control.filter().as_str(), control.overrides().len()), ("info,a=warn,a=trace", 1));
+        assert!(control.expire(at(30)) && !control.expire(at(30)));
+        assert_eq!(control.filter(), "info,a=warn");
+        for target in ["", "a=b", "a,b", "[x]", "a b"] {
+            assert!(control.set(Scope::Target(target.to_owned()), LevelFilter::INFO, at(1)).is_err(), "{target}");
+        }
+        (0..OVERRIDES).for_each(|n| control.set(Scope::Target(format!("t{n}")), LevelFilter::INFO, at(1)).unwrap());
+        assert!(control.set(Scope::All, LevelFilter::INFO, at(1)).is_err());
     }
 }

@@ -51,6 +51,11 @@ impl NetnsId {
         Ok(Self { dev: metadata.dev(), ino: metadata.ino() })
     }
 
+    /// The device of the file system of namespaces.
+    pub fn device(&self) -> u64 {
+        self.dev
+    }
+
     /// The inode, as `/proc/PID/ns/net` shows it in `net:[…]`.
     pub fn inode(&self) -> u64 {
         self.ino

@@ -16,6 +16,7 @@
 //! - [`soak`]: thousands of connections, each a play that its number decides.
 //! - [`etcd`]: a real etcd that can be killed, stopped and started again.
 //! - [`control`]: a client of the control socket.
+//! - [`records`]: what an embedded registry holds.
 //! - [`kernel`]: what a daemon has loaded there.
 //! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
 //! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
@@ -37,6 +38,7 @@ pub mod node;
 pub mod origin;
 pub mod pattern;
 pub mod process;
+pub mod records;
 pub mod rig;
 pub mod servers;
 pub mod sign;

@@ -1,9 +1,12 @@
 //! Containers of a real Docker engine: found by name, id and label, reached in every network mode, gone when they are gone.
 
 use portsplice_tests::client::{Conn, Proof};
+use portsplice_tests::control::Control;
 use portsplice_tests::docker::Engine;
 use portsplice_tests::node::{Node, NodeConfig};
+use portsplice_tests::records::until;
 use portsplice_tests::{pattern, privileged, wait};
+use serde_json::json;
 
 /// A daemon beside an engine, on the engine's "host".
 fn node(engine: &Engine, adjust: impl FnOnce(&mut NodeConfig)) -> Node {
@@ -224,6 +227,64 @@ fn the_engine_goes_and_comes_back() {
         wait::until_true("the newcomer's end is learnt", || status(&node, &newcomer, 8000) == 421);
     }
     assert_eq!(node.admin_get("/healthz").0.status(), 200);
+}
+
+/// The whole for one container: its port is found when its server comes up, a request waits for it, the record says so; and
+/// when engine and daemon are killed in the middle, all of it is right again.
+#[test]
+fn ports_and_records_follow_the_container() {
+    if !privileged() {
+        return;
+    }
+    let mut engine = Engine::start();
+    let store = tempfile::tempdir().unwrap();
+    let store = store.path().join("registry.db");
+    let mut config = NodeConfig::new();
+    config.inside(&engine.host).set("containers", "docker", &format!("{:?}", engine.socket()));
+    config.set("containers", "hold", "\"20s\"").set("bpf", "mode", "\"required\"").set("ports", "rescan", "\"24h\"");
+    config.set("registry", "store", "\"embedded\"").set("registry", "path", &format!("{store:?}"));
+    let mut node = config.start();
+    let mut control = Control::connect(&node.site.control());
+    control.subscribe(&["containers", "ports"]);
+
+    let labels = ["uuid=job-1", "request=request-1", "service=true", "ports=8000", "publish.8888=public"];
+    let labels: Vec<String> = labels.iter().map(|label| format!("--label=portsplice.{label}")).collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    // The server comes when a file does.
+    let script = format!("while ! [ -e /go ]; do sleep 0.05; done; {}", server("127.0.0.1:8000", "late"));
+    let name = engine.container(&labels, &script);
+    let record = until(&store, "the record", |records| records.contains_key("job-1")).remove("job-1").unwrap();
+    assert_eq!((&record["listening"], &record["service"]), (&json!([]), &json!(true)));
+    assert_eq!(record["container_request_uuid"], "request-1");
+    assert_eq!(record["published_ports"]["8888"]["access"], "public");
+
+    let mut held = node.connect("job-1", 8000);
+    held.send("GET", "/hello", &[], b"");
+    engine.docker(&["exec", &name, "/bin/sh", "-c", ": > /go"]);
+    assert_eq!(held.response().text().trim(), "late", "the request waited for its server");
+    let opened = control.event_that("news of the port", |event| event["port"]["port"] == 8000);
+    let listing = |node: &Node| Control::connect(&node.site.control()).call("ports.list", json!({}))["ports"].take();
+    assert_eq!(listing(&node)[0]["process"], "httpd", "{opened}");
+    let listens = |records: &std::collections::BTreeMap<_, serde_json::Value>| {
+        records.get("job-1").is_some_and(|record: &serde_json::Value| {
+            record["listening"][0]["port"] == 8000 && record["accepted_any_connection"] == true
+        })
+    };
+    until(&store, "the port in the record", listens);
+    assert_eq!(status(&node, "job-1", 8001), 403, "what is not allowed is not asked for");
+
+    // Both are killed; the container goes on, and another one comes meanwhile.
+    engine.kill();
+    node.process().kill();
+    engine.run_again();
+    let newcomer = engine.container(&["--label=portsplice.uuid=job-2"], &server("8000", "newcomer"));
+    let node = config.start();
+    assert_eq!(hello(&node, "job-1", 8000), "late");
+    assert_eq!(hello(&node, &newcomer, 8000), "newcomer");
+    until(&store, "both records", |records| records.len() == 2 && records["job-2"]["listening"][0]["port"] == 8000);
+    assert_eq!(listing(&node).as_array().map(Vec::len), Some(2));
+    engine.docker(&["rm", "--force", &name]);
+    until(&store, "the record gone", |records| records.keys().eq(["job-2"]));
 }
 
 /// The daemon starts before the engine does, and finds it when it comes.

@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::announce;
+use crate::auth::RegisteredKeys;
+use crate::config::ControlConfig;
+use crate::container::RegistrarSettings;
 use crate::control::{Control, ControlSocket, Parts, SocketFile};
 
 /// A control socket that is served as long as this lives.
@@ -14,6 +17,11 @@ pub(super) struct Served {
     _serving: AbortOnDropHandle<()>,
     /// Dropped after the task that serves it.
     _file: SocketFile,
+}
+
+/// What registration over the socket needs; without a socket there is none.
+pub(super) fn registrar(config: &ControlConfig, keys: Arc<RegisteredKeys>) -> Option<RegistrarSettings> {
+    config.socket.as_ref().map(|_| RegistrarSettings { state: config.state.clone(), keys })
 }
 
 /// Serves a socket; without one, nobody ever asks for anything.

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -97,10 +96,10 @@ impl EdgeApp {
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
-        let keyring = Arc::new(ArcSwap::from_pointee(keyring(&config.secrets)?));
         let replay = Arc::new(replay_memory(&config.auth));
         observe::replay(&metrics, &replay);
-        let mut listeners = Listeners::new(Shared::new(keyring, replay, config.auth.window));
+        let mut listeners =
+            Listeners::new(Shared::new(keyring(&config.secrets)?, Arc::default(), replay, config.auth.window));
         let plan = listeners.plan(&config.listen, &inherited)?;
         let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {

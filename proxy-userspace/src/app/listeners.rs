@@ -16,7 +16,7 @@ use socket2::Socket;
 use tokio::task::JoinSet;
 
 use super::announce;
-use crate::auth::{Authenticator, Keyring, ReplayMemory};
+use crate::auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 use crate::config::{ListenAddress, ListenConfig};
 use crate::drain::{Drain, DrainWatch};
 use crate::listen::{self, Bound, Inherited};
@@ -40,6 +40,7 @@ pub(super) trait Serve {
 #[derive(Debug)]
 pub(super) struct Shared {
     keyring: Arc<ArcSwap<Keyring>>,
+    registered: Arc<RegisteredKeys>,
     replay: Arc<ReplayMemory>,
     window: Duration,
     /// The certificate for all TLS listeners without one of their own; the same as long as the process lives.
@@ -47,12 +48,25 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(keyring: Arc<ArcSwap<Keyring>>, replay: Arc<ReplayMemory>, window: Duration) -> Self {
-        Self { keyring, replay, window, generated: OnceLock::new() }
+    /// `registered`: the keys that come while the node runs, beside those of `keyring` and of every later one.
+    pub(super) fn new(
+        keyring: Keyring,
+        registered: Arc<RegisteredKeys>,
+        replay: Arc<ReplayMemory>,
+        window: Duration,
+    ) -> Self {
+        let keyring = keyring.with_registered(Arc::clone(&registered));
+        let keyring = Arc::new(ArcSwap::from_pointee(keyring));
+        Self { keyring, registered, replay, window, generated: OnceLock::new() }
+    }
+
+    /// The keys in force, of which a reload makes others.
+    pub(super) fn keyring(&self) -> &Arc<ArcSwap<Keyring>> {
+        &self.keyring
     }
 
     pub(super) fn replace_keyring(&self, keyring: Keyring) {
-        self.keyring.store(Arc::new(keyring));
+        self.keyring.store(Arc::new(keyring.with_registered(Arc::clone(&self.registered))));
     }
 
     fn identity(&self, config: &ListenConfig) -> Result<Option<Arc<TlsIdentity>>> {

@@ -22,12 +22,12 @@ pub(super) fn check<'a>(
     keyring: &Keyring,
 ) -> Result<(Timed<'a>, String), AuthFailure> {
     let parts = Parts::read(p.authorization).ok_or(AuthFailure::Malformed)?;
-    let key = keyring.key(p.uuid).ok_or(AuthFailure::Wrong)?;
+    let (key, derived) = keyring.find(p.uuid).ok_or(AuthFailure::Wrong)?;
     let expected = mac(&key, parts.t, parts.nonce, p, channel.exporter);
     if !equal(&expected, parts.mac) {
         return Err(AuthFailure::Wrong);
     }
-    keyring.remember(p.uuid, &key);
+    keyring.remember(p.uuid, &key, derived);
     let response = text(&key.mac(&[parts.mac.as_bytes()])).to_owned();
     Ok((Timed { nonce: parts.nonce, time: parts.time }, response))
 }

@@ -10,12 +10,12 @@ use super::{AuthFailure, Channel, Keyring, Presented};
 /// Checks the credential and returns the gateway's proof.
 pub(super) fn check(p: &Presented<'_>, channel: &Channel<'_>, keyring: &Keyring) -> Result<String, AuthFailure> {
     let certificate = channel.certificate.ok_or(AuthFailure::Malformed)?;
-    let key = keyring.key(p.uuid).ok_or(AuthFailure::Wrong)?;
+    let (key, derived) = keyring.find(p.uuid).ok_or(AuthFailure::Wrong)?;
     let expected = mac(&key, certificate);
     if !equal(&expected, p.authorization) {
         return Err(AuthFailure::Wrong);
     }
-    keyring.remember(p.uuid, &key);
+    keyring.remember(p.uuid, &key, derived);
     Ok(text(&key.mac(&[&expected])).to_owned())
 }
 

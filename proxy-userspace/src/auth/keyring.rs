@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, bail, ensure};
 use parking_lot::RwLock;
@@ -34,11 +36,41 @@ const DERIVED_KEYS: usize = 4096;
 /// Largest file that can be a secret.
 const MAX_SECRET: u64 = 64 * 1024;
 
+/// The keys of containers that were registered while the node runs. They go before all others.
+#[derive(Debug, Default)]
+pub struct RegisteredKeys {
+    /// Whether there are any: without, nobody takes the lock.
+    any: AtomicBool,
+    keys: RwLock<HashMap<Box<str>, ContainerKey>>,
+}
+
+impl RegisteredKeys {
+    /// Adds the key of a container, in place of the one it had.
+    pub fn insert(&self, uuid: String, key: ContainerKey) {
+        let mut keys = self.keys.write();
+        keys.insert(uuid.into_boxed_str(), key);
+        self.any.store(true, Relaxed);
+    }
+
+    /// Forgets the key of a container.
+    pub fn remove(&self, uuid: &str) {
+        let mut keys = self.keys.write();
+        keys.remove(uuid);
+        self.any.store(!keys.is_empty(), Relaxed);
+    }
+
+    fn get(&self, uuid: &str) -> Option<ContainerKey> {
+        if self.any.load(Relaxed) { self.keys.read().get(uuid).cloned() } else { None }
+    }
+}
+
 /// The keys that this node holds: the root secret, from which all others follow, or those of its containers, or both.
 #[derive(Debug, Default)]
 pub struct Keyring {
     root: Option<RootKey>,
     own: HashMap<Box<str>, ContainerKey>,
+    /// Keys that came while the node runs; they outlive this, when the secrets are read again.
+    registered: Arc<RegisteredKeys>,
     /// Keys derived from the root that fitted a request; nobody without a key can crowd others out.
     derived: RwLock<HashMap<Box<str>, ContainerKey>>,
 }
@@ -85,15 +117,27 @@ impl Keyring {
         self.own.len()
     }
 
-    /// The key of a container: its own where there is one, else the one derived from the root.
+    /// The same with the keys of containers that are registered while the node runs.
+    #[must_use]
+    pub fn with_registered(self, registered: Arc<RegisteredKeys>) -> Self {
+        Self { registered, ..self }
+    }
+
+    /// The key of a container: the one it was registered with, else its own where there is one, else the one derived from the
+    /// root.
     #[must_use]
     pub fn key(&self, uuid: &str) -> Option<ContainerKey> {
-        if let Some(key) = self.own.get(uuid) {
-            return Some(key.clone());
+        self.find(uuid).map(|(key, _)| key)
+    }
+
+    /// The same, and whether it was derived from the root just now.
+    pub(super) fn find(&self, uuid: &str) -> Option<(ContainerKey, Derived)> {
+        if let Some(key) = self.registered.get(uuid).or_else(|| self.own.get(uuid).cloned()) {
+            return Some((key, Derived(false)));
         }
         let root = self.root.as_ref()?;
         let ready = self.derived.read().get(uuid).cloned();
-        Some(ready.unwrap_or_else(|| root.container(uuid)))
+        Some(ready.map_or_else(|| (root.container(uuid), Derived(true)), |key| (key, Derived(false))))
     }
 
     pub(super) fn root(&self) -> Option<&RootKey> {
@@ -106,9 +150,10 @@ impl Keyring {
         self.derived.read().len()
     }
 
-    /// Keeps a derived key ready, once it has fitted a request.
-    pub(super) fn remember(&self, uuid: &str, key: &ContainerKey) {
-        if self.own.contains_key(uuid) || self.derived.read().contains_key(uuid) {
+    /// Keeps a key ready that was derived, once it has fitted a request. No other is kept: a key that a container was
+    /// registered with ends with the registration.
+    pub(super) fn remember(&self, uuid: &str, key: &ContainerKey, derived: Derived) {
+        if !derived.0 {
             return;
         }
         let mut derived = self.derived.write();
@@ -118,6 +163,10 @@ impl Keyring {
         derived.insert(uuid.into(), key.clone());
     }
 }
+
+/// Whether a key was derived from the root just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Derived(bool);
 
 fn load_root(sources: &KeySources) -> anyhow::Result<Option<RootKey>> {
     let secret = match (&sources.root_file, &sources.credentials_directory) {

@@ -1,10 +1,10 @@
-//! Containers of other runtimes: each is registered by a file `NAME.toml` in one directory.
+//! Containers of other runtimes: each is registered by a file `NAME.toml` in one directory, or over the control socket (see
+//! [`registrar`]).
 //!
 //! The directory is watched, and looked through every few seconds in any case, which also notices what no watch tells: a
 //! namespace replaced by another at the same path. A container that is registered by `pid` lives exactly as long as that
 //! process. Its file may stay behind, and the pid be given to somebody else; see [`scan`] for why that leads nowhere.
 
-use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,10 +19,17 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::{Ask, Desk, Entrance};
 
+mod description;
 mod file;
+mod ledger;
+mod place;
+mod registrar;
+mod registration;
 mod scan;
 mod watch;
 
+pub use registrar::{RegisterError, Registrar};
+pub use registration::{KeyText, PortRange, Registration};
 use scan::Scanner;
 use watch::Watch;
 
@@ -78,8 +85,8 @@ async fn follow(
     shutdown: CancellationToken,
     ready: oneshot::Sender<()>,
 ) {
-    let mut watch = Watch::new(directory);
-    watch.set(BTreeSet::new());
+    let mut watch = Watch::new();
+    watch.set([directory.clone()].into());
     let mut ready = Some(ready);
     let mut waiting: Vec<Ask> = Vec::new();
     let mut retry = RETRY;
@@ -102,7 +109,7 @@ async fn follow(
         retry = if scanner.something_is_not_ready() { (retry * 2).min(RESCAN) } else { RETRY };
         let next = Instant::now() + if retry > RETRY { retry } else { RESCAN };
         report(&desk, result);
-        watch.set(scanner.places());
+        watch.set(scanner.places().into_iter().chain([directory.clone()]).collect());
         waiting.clear();
         if let Some(ready) = ready.take() {
             let _ = ready.send(());

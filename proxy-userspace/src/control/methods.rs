@@ -6,24 +6,29 @@ use serde_json::Value;
 
 use super::api::{
     Close, Closed, Connection, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, ContainerPort, Draining,
-    Empty, Filter, Hello, Named, PROTOCOL, PortList, Subscription, Topic,
+    Empty, Filter, Hello, LogSet, Named, PROTOCOL, PortList, Subscription, Topic,
 };
 use super::news::News;
 use super::wire::{Call, Fault, code};
 use super::{Control, Parts};
 use crate::build_info;
-use crate::container::{Container, ResolveError};
+use crate::container::{Container, Registration, ResolveError};
 
+pub(super) mod log;
+mod register;
 mod stats;
 
 /// The names of all methods.
 pub const METHODS: &[&str] = &[
     "hello",
+    "container.register",
+    "container.unregister",
     "container.list",
     "container.get",
     "ports.list",
     "connections.list",
     "connections.close",
+    "log.set",
     "events.subscribe",
     "drain",
     "stats",
@@ -45,6 +50,14 @@ impl Control {
         let parts = &self.parts;
         let result = match method.as_str() {
             "hello" => with(params, |_: Empty| Ok(hello())),
+            "container.register" => match read::<Registration>(params) {
+                Ok(registration) => parts.register(registration).await.and_then(result),
+                Err(fault) => Err(fault),
+            },
+            "container.unregister" => match read::<Named>(params) {
+                Ok(named) => parts.unregister(named.container).await.and_then(result),
+                Err(fault) => Err(fault),
+            },
             "container.list" => with(params, |_: Empty| Ok(parts.container_list())),
             "container.get" => match read::<Named>(params) {
                 Ok(named) => parts.find(&named.container).await.and_then(|container| result(parts.detail(&container))),
@@ -61,6 +74,10 @@ impl Control {
                 Err(fault) => Err(fault),
             },
             "connections.close" => with(params, |close: Close| Ok(parts.close(&close.ids))),
+            "log.set" => match read::<LogSet>(params) {
+                Ok(wanted) => self.set_log(wanted).await.and_then(result),
+                Err(fault) => Err(fault),
+            },
             "events.subscribe" => with(params, |wanted: Subscription| {
                 news.subscribe(parts, &wanted.topics);
                 Ok(Subscription { topics: news.topics().to_vec() })
@@ -114,7 +131,7 @@ fn with<P: DeserializeOwned, R: Serialize>(
 
 impl Parts {
     /// The running container that goes by `name`.
-    async fn find(&self, name: &str) -> Result<std::sync::Arc<Container>, Fault> {
+    pub(super) async fn find(&self, name: &str) -> Result<std::sync::Arc<Container>, Fault> {
         self.containers.resolve(name).await.map_err(|error| match error {
             ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an id")),
             ResolveError::NotHere => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),

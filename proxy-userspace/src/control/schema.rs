@@ -5,6 +5,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::api;
+use crate::container::Registration;
 
 /// The schema as text: for each method its parameters and its result, and the notifications.
 pub fn text() -> String {
@@ -32,11 +33,14 @@ fn methods(g: &mut SchemaGenerator) -> Value {
         methods.insert(name.to_owned(), json!({ "params": params, "result": result }));
     };
     add("hello", of::<api::Empty>(g), of::<api::Hello>(g));
+    add("container.register", of::<Registration>(g), of::<api::ContainerDetail>(g));
+    add("container.unregister", of::<api::Named>(g), of::<api::Empty>(g));
     add("container.list", of::<api::Empty>(g), of::<api::ContainerList>(g));
     add("container.get", of::<api::Named>(g), of::<api::ContainerDetail>(g));
     add("ports.list", of::<api::Filter>(g), of::<api::PortList>(g));
     add("connections.list", of::<api::Filter>(g), of::<api::ConnectionList>(g));
     add("connections.close", of::<api::Close>(g), of::<api::Closed>(g));
+    add("log.set", of::<api::LogSet>(g), of::<api::LogState>(g));
     add("events.subscribe", of::<api::Subscription>(g), of::<api::Subscription>(g));
     add("drain", of::<api::Empty>(g), of::<api::Draining>(g));
     add("stats", of::<api::Empty>(g), of::<api::Stats>(g));

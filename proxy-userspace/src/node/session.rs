@@ -260,6 +260,7 @@ impl Session {
         let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http };
         let origin = self.node.connect(settings, &self.client, container, summary.port, purpose).await?;
         self.connection.leads_to(&origin.container, origin.port);
+        tracing::debug!(container = %summary.container, port = summary.port, peer = %self.peer, "connected into the container");
         Ok(origin)
     }
 

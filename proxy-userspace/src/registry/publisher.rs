@@ -34,8 +34,8 @@ pub use status::Status;
 
 /// How often counts are reported though nothing else has changed.
 pub const COUNTS: Duration = Duration::from_secs(10);
-/// How long a container is left alone whose record the store does not take.
-const REFUSED: Duration = Duration::from_secs(60);
+/// How long a container is left alone whose record the store does not take, for want of a key, say.
+const REFUSED: Duration = Duration::from_secs(15);
 /// Records in one report.
 const BATCH: usize = 256;
 
@@ -118,8 +118,8 @@ struct Publisher {
     status: Arc<Status>,
     /// What the store holds of this node; `None` when that is not known.
     reported: Option<BTreeMap<String, Record>>,
-    /// Containers that the store refuses, until when they are left alone.
-    refused: HashMap<String, Instant>,
+    /// Containers whose last change the store has refused: until when they are left alone, and why.
+    refused: HashMap<String, (Instant, String)>,
     backoff: Backoff,
 }
 
@@ -186,19 +186,20 @@ impl Publisher {
             self.registry.retain(&self.settings.node, &uuids).await?;
             self.reported = Some(BTreeMap::new());
         }
+        self.refused.retain(|uuid, _| running.contains_key(uuid));
         let changes = self.difference(&running, scope);
         self.status.pending(changes.len());
         for (number, batch) in changes.chunks(BATCH).enumerate() {
             self.report_batch(batch).await?;
             self.status.pending(changes.len().saturating_sub((number + 1) * BATCH));
         }
-        self.status.succeeded();
+        self.status.succeeded(&self.refused);
         Ok(())
     }
 
-    fn difference(&mut self, running: &BTreeMap<String, Record>, scope: Scope) -> Vec<Change> {
+    fn difference(&self, running: &BTreeMap<String, Record>, scope: Scope) -> Vec<Change> {
         let now = Instant::now();
-        self.refused.retain(|_, until| *until > now);
+        let is_left_alone = |uuid: &str| self.refused.get(uuid).is_some_and(|(until, _)| *until > now);
         let none = BTreeMap::new();
         let reported = self.reported.as_ref().unwrap_or(&none);
         let is_news = |record: &&Record| match reported.get(&record.uuid) {
@@ -209,7 +210,7 @@ impl Publisher {
         let put = running.values().filter(is_news).map(|record| Change::Put(Box::new(record.clone())));
         let gone = reported.keys().filter(|uuid| !running.contains_key(*uuid));
         let changes = put.chain(gone.map(|uuid| Change::Remove(uuid.clone())));
-        changes.filter(|change| !self.refused.contains_key(change.uuid())).collect()
+        changes.filter(|change| !is_left_alone(change.uuid())).collect()
     }
 
     /// A change that the store will not take must not keep it from taking the others.
@@ -224,8 +225,12 @@ impl Publisher {
             }
             Err(error) => {
                 for change in batch {
-                    tracing::error!(container = change.uuid(), "the record of a container is not taken: {error}");
-                    self.refused.insert(change.uuid().to_owned(), Instant::now() + REFUSED);
+                    let why = (Instant::now() + REFUSED, error.to_string());
+                    let before = self.refused.insert(change.uuid().to_owned(), why);
+                    // It is tried again and again.
+                    if before.is_none_or(|(_, before)| before != error.to_string()) {
+                        tracing::error!(container = change.uuid(), "the record of a container is not taken: {error}");
+                    }
                 }
                 self.status.refused();
             }
@@ -236,6 +241,7 @@ impl Publisher {
     fn is_reported(&mut self, batch: &[Change]) {
         let Some(reported) = &mut self.reported else { return };
         for change in batch {
+            self.refused.remove(change.uuid());
             match change {
                 Change::Put(record) => drop(reported.insert(record.uuid.clone(), (**record).clone())),
                 Change::Remove(uuid) => drop(reported.remove(uuid)),

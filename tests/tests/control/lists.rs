@@ -167,3 +167,56 @@ fn stats() {
     let down: u64 = stats["bytes"].as_array().expect("a list").iter().filter_map(|way| way["down"].as_u64()).sum();
     assert!(down >= 3_000_000, "{stats}");
 }
+
+/// Levels for a time: for one container, for a target, for everything; and what cannot be one.
+#[test]
+fn log_levels() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let origin = rig.serve(contract::serve);
+    rig.node().register("other", &format!("netns = {:?}\n", rig.netns.path()));
+    let mut control = rig.node().control();
+    wait::until_true("the other container", || {
+        control.try_call("container.get", json!({ "container": "other" })).is_ok()
+    });
+    let debug = |name: &str| {
+        let lines = rig.node().log_records().into_iter();
+        lines.filter(|line| line["level"] == "DEBUG" && line.get("container") == Some(&json!(name))).count()
+    };
+    let visit = |name: &str| {
+        assert_eq!(rig.connect().get("/bytes/10").status(), 200);
+        assert_eq!(rig.dialer_for(name, origin.port()).connect().get("/bytes/10").status(), 200);
+    };
+    visit("other");
+    assert_eq!((debug(&rig.name), debug("other")), (0, 0));
+    let state = control.call("log.set", json!({ "level": "debug", "container": "other" }));
+    assert_eq!(state["filter"], json!("info"));
+    assert_eq!((&state["set"][0]["container"], &state["set"][0]["level"]), (&json!("other"), &json!("debug")));
+    visit("other");
+    wait::until_true("lines about it", || debug("other") > 0);
+    assert_eq!(debug(&rig.name), 0, "and about no other");
+    control.call("log.set", json!({ "level": "debug", "container": "other", "seconds": 1 }));
+    wait::until_true("the time is over", || rig.node().log().contains("set for a time has ended"));
+    let before = debug("other");
+    visit("other");
+    assert_eq!(debug("other"), before);
+
+    let state = control.call("log.set", json!({ "level": "trace", "target": "portsplice::node" }));
+    assert_eq!(state["filter"], json!("info,portsplice::node=trace"));
+    let state = control.call("log.set", json!({ "level": "warn" }));
+    assert_eq!(state["filter"], json!("info,portsplice::node=trace,warn"));
+    control.call("log.set", json!({ "target": "portsplice::node" }));
+    assert_eq!(control.call("log.set", json!({})), json!({ "filter": "info", "set": [] }));
+    for params in [
+        json!({ "level": "loud" }),
+        json!({ "level": "debug", "seconds": 0 }),
+        json!({ "level": "debug", "seconds": 86_401 }),
+        json!({ "level": "debug", "target": "a=b" }),
+        json!({ "level": "debug", "target": "a", "container": "other" }),
+    ] {
+        assert_eq!(control.refused("log.set", params.clone()), -32602, "{params}");
+    }
+    assert_eq!(control.refused("log.set", json!({ "level": "debug", "container": "nobody" })), -32010);
+}

@@ -26,6 +26,7 @@ fn elsewhere(site: &Site) -> Vec<(&'static str, String)> {
         // The package makes the group `portsplice`; here is none.
         ("PORTSPLICE_CONTROL_GROUP", "root".to_owned()),
         ("PORTSPLICE_REGISTRY_PATH", at("registry.db")),
+        ("PORTSPLICE_REGISTRY_ACCEPTED_FILE", at("accepted")),
         ("CREDENTIALS_DIRECTORY", at("credentials")),
     ]
 }
@@ -56,6 +57,12 @@ fn the_first_connection_starts_the_packaged_node() {
     config.container("here", &format!("netns = {:?}\n", inside.path()));
     let site = config.site();
     credential(&site);
+    let mut check = Command::new(binary());
+    check.args(["node", "--check-config", "--config"]).arg(repository("packaging/config/node.toml"));
+    let shown = run(check.envs(elsewhere(&site)), None);
+    for real in ["\"/run/portsplice", "\"/var/lib/portsplice"] {
+        assert!(!shown.contains(real), "the test would touch the machine's own files:\n{shown}");
+    }
 
     let mut activate = Command::new("systemd-socket-activate");
     activate.args(["--listen", "127.0.0.1:7450", "--fdname", &descriptor_name()]);
@@ -96,4 +103,18 @@ fn the_packaged_configuration_is_in_order() {
     {
         assert!(shown.contains(&line), "no {line} in\n{shown}");
     }
+}
+
+/// The edge's too, with the credential that its unit passes.
+#[test]
+fn the_packaged_configuration_of_an_edge_is_in_order() {
+    let site = NodeConfig::new().site();
+    credential(&site);
+    let mut check = Command::new(binary());
+    check.args(["edge", "--check-config", "--config"]).arg(repository("packaging/config/edge.toml"));
+    check.env("CREDENTIALS_DIRECTORY", site.path("credentials"));
+    let shown = run(&mut check, None);
+    // Where the unit lets it write.
+    assert!(text("packaging/systemd/portsplice-edge.service").contains("StateDirectory=portsplice-edge\n"));
+    assert!(shown.contains("path = \"/var/lib/portsplice-edge/"), "{shown}");
 }

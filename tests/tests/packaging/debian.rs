@@ -114,6 +114,6 @@ fn assets_are_there_and_complete() {
         let folder = format!("../packaging/{folder}/");
         assert!(sources.iter().any(|source| source.starts_with(&folder)), "nothing of {folder} is packaged");
     }
-    assert_eq!(deb["conf-files"], serde_json::json!(["/etc/portsplice/node.toml"]));
+    assert_eq!(deb["conf-files"], serde_json::json!(["/etc/portsplice/edge.toml", "/etc/portsplice/node.toml"]));
     assert!(text("packaging/debian/copyright").contains("Expat or Apache-2.0"));
 }

@@ -38,8 +38,8 @@ fn build(engine: &Engine, dir: &Path) {
     run(docker.args(["build", "--tag", "portsplice:test", "--file"]).arg(dockerfile).arg(context), Some(&engine.host));
 }
 
-/// With the manifest's capabilities (as far as the daemon needs them without eBPF) and nothing else, under Docker's seccomp
-/// filter, on a read-only root, with the host's network and processes.
+/// With the manifest's capabilities and nothing else, under Docker's seccomp filter, on a read-only root, with the host's
+/// network and processes and a cgroup hierarchy that is read-only: a request is served, kernel programs are attached.
 #[test]
 fn the_image_serves_with_the_manifests_privileges() {
     if !privileged() {
@@ -57,16 +57,20 @@ fn the_image_serves_with_the_manifests_privileges() {
     // By pid, as a hook of a runtime would register it.
     let mut sleep = Process::spawn("sleep", Command::new("sleep").arg("1000"), Some(&inside));
     config.container("here", &format!("pid = {}\n", sleep.pid()));
+    let hybrid = Path::new("/sys/fs/cgroup/unified");
+    let cgroup = if hybrid.exists() { "/host/sys/fs/cgroup/unified" } else { "/host/sys/fs/cgroup" };
+    config.set("bpf", "mode", "\"required\"").set("bpf", "cgroup", &format!("{cgroup:?}"));
     let site = config.site();
 
     let mut docker = Command::new("docker");
     docker.arg("--host").arg(format!("unix://{}", engine.socket().display()));
     docker.args(["run", "--rm", "--network", "host", "--pid", "host", "--read-only", "--cap-drop", "ALL"]);
     docker.args(["--security-opt", "no-new-privileges"]);
-    // Without those for kernel programs, which are off here: Debian 12's Docker does not know BPF and PERFMON.
-    for capability in ["SYS_ADMIN", "SYS_PTRACE"] {
+    // Not BPF and PERFMON, which Debian 12's Docker does not know; for the kernel SYS_ADMIN includes them.
+    for capability in ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN"] {
         docker.args(["--cap-add", capability]);
     }
+    docker.args(["--volume", "/sys/fs/cgroup:/host/sys/fs/cgroup:ro"]);
     // At the same place, so that the configuration means the same inside.
     let folder: PathBuf = site.path(".").parent().expect("a folder").to_owned();
     docker.arg("--volume").arg(format!("{0}:{0}", folder.display()));

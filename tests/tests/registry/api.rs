@@ -2,11 +2,12 @@
 
 use portsplice_tests::client::{Conn, Proof, Response};
 use portsplice_tests::privileged;
+use portsplice_tests::records::records;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::cluster::{Cluster, records, until_uuids};
+use crate::cluster::{Cluster, until_uuids};
 
 fn record(uuid: &str, node: &str) -> String {
     json!({ "uuid": uuid, "node": node, "address": "192.0.2.1:7450", "state": "running" }).to_string()

@@ -1,9 +1,8 @@
 //! Nodes and an edge in a namespace of their own, and what the store holds.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -12,48 +11,13 @@ use portsplice_tests::net::Netns;
 use portsplice_tests::node::{Node, NodeConfig, binary, write_secret};
 use portsplice_tests::origin::{Origin, contract};
 use portsplice_tests::process::Process;
+pub(crate) use portsplice_tests::records::{until, until_uuids};
 use portsplice_tests::sign::{self, Scheme};
-use portsplice_tests::wait;
-use serde_json::Value;
 use tempfile::TempDir;
 
 /// The edge's listeners in the cluster's namespace.
 pub(crate) const PLAIN: &str = "127.0.0.1:7460";
 pub(crate) const TLS: &str = "127.0.0.1:7461";
-
-/// What a store's file holds: records by uuid.
-#[track_caller]
-pub(crate) fn records(path: &Path) -> BTreeMap<String, Value> {
-    let read = || -> rusqlite::Result<Vec<String>> {
-        let file = rusqlite::Connection::open(path)?;
-        file.busy_timeout(portsplice_tests::HANG)?;
-        let mut query = file.prepare("SELECT body FROM records")?;
-        query.query_map([], |row| row.get(0))?.collect()
-    };
-    // Between its making and its first schema the file holds nothing.
-    let bodies = read().unwrap_or_default();
-    let record = |body: String| {
-        let record: Value = serde_json::from_str(&body).expect("JSON");
-        (record["uuid"].as_str().expect("a uuid").to_owned(), record)
-    };
-    bodies.into_iter().map(record).collect()
-}
-
-/// Waits until the records of a file fit.
-#[track_caller]
-pub(crate) fn until(
-    path: &Path,
-    what: &str,
-    fits: impl Fn(&BTreeMap<String, Value>) -> bool,
-) -> BTreeMap<String, Value> {
-    wait::until(what, || Some(records(path)).filter(|records| fits(records)))
-}
-
-/// Waits until a file holds records of exactly these containers.
-#[track_caller]
-pub(crate) fn until_uuids(path: &Path, uuids: &[&str]) {
-    until(path, &format!("records of {uuids:?}"), |records| records.keys().eq(uuids));
-}
 
 /// A container in a namespace, with a server.
 pub(crate) struct Container {

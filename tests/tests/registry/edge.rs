@@ -3,6 +3,7 @@
 use portsplice_tests::node::write_secret;
 use portsplice_tests::privileged;
 use portsplice_tests::process::Process;
+use portsplice_tests::records::records;
 use portsplice_tests::sign;
 use portsplice_tests::wait;
 
@@ -27,22 +28,29 @@ fn nodes_report_to_an_edge() {
 
     until_uuids(&cluster.store(), &["a", "b", "c"]);
     visit(&two, "c", &container);
-    let records = until(&cluster.store(), "a connection in the record", |records| {
+    let held = until(&cluster.store(), "a connection in the record", |records| {
         records["c"]["accepted_any_connection"] == true
     });
-    assert_eq!((&records["c"]["node"], &records["a"]["node"]), (&"n2".into(), &"n1".into()));
+    assert_eq!((&held["c"]["node"], &held["a"]["node"]), (&"n2".into(), &"n1".into()));
     one.unregister("a");
     until_uuids(&cluster.store(), &["b", "c"]);
     // It has moved: late news of the first node changes nothing.
-    two.register("b", &toml);
     write_secret(&two.site.keys().join("b"), &sign::container_key(&cluster.root, "b"));
     two.signal(rustix::process::Signal::HUP);
+    wait::until_true("the key to be read", || {
+        two.metric("portsplice_config_reloads_total", &["result=\"applied\""]) == 1.0
+    });
+    two.register("b", &toml);
     until(&cluster.store(), "the record of the other node", |records| records["b"]["node"] == "n2");
+    // Without a key nothing is reported, and nothing else is held up.
+    two.register("keyless", &toml);
+    wait::until_true("the node to say so", || two.admin_get("/readyz").1.contains("there is no key of keyless here"));
+    assert!(!records(&cluster.store()).contains_key("keyless"));
     one.unregister("b");
     wait::until_steady("records", std::time::Duration::from_millis(300), || {
-        crate::cluster::records(&cluster.store())["b"]["node"].clone()
+        records(&cluster.store())["b"]["node"].clone()
     });
-    assert_eq!(crate::cluster::records(&cluster.store())["b"]["node"], "n2");
+    assert_eq!(records(&cluster.store())["b"]["node"], "n2");
     drop((one, two, edge));
 }
 

@@ -1,10 +1,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::auth::{ContainerKey, KeySources, Keyring, RootKey};
+use crate::auth::{ContainerKey, KeySources, Keyring, RegisteredKeys, RootKey};
 
 const HEX: &str = "baa54e380bbddd9ad39e77529705fd770ac5721060271c7ea1c0c277770ee0cd";
 
@@ -81,12 +82,28 @@ fn debug_shows_no_key() {
 }
 
 #[test]
+fn a_registered_key_goes_before_all_others_and_leaves_nothing_behind() {
+    let registered = Arc::<RegisteredKeys>::default();
+    let keyring = Keyring::from_root(RootKey::new(b"root-secret")).with_registered(Arc::clone(&registered));
+    let mac = || keyring.key("u").unwrap().mac(&[b"x"]);
+    let derived = mac();
+    registered.insert("u".to_owned(), ContainerKey::from_hex(HEX).unwrap());
+    assert_ne!(mac(), derived);
+    // As if a request with it were on its way while the registration ends.
+    let (key, origin) = keyring.find("u").unwrap();
+    registered.remove("u");
+    keyring.remember("u", &key, origin);
+    assert_eq!((mac(), keyring.derived_keys()), (derived, 0));
+    assert!(Keyring::default().with_registered(registered).key("u").is_none());
+}
+
+#[test]
 fn derived_keys_are_bounded() {
     let keyring = Keyring::from_root(RootKey::new(b"root-secret"));
     for i in 0..5000 {
         let uuid = i.to_string();
-        let key = keyring.key(&uuid).unwrap();
-        keyring.remember(&uuid, &key);
+        let (key, derived) = keyring.find(&uuid).unwrap();
+        keyring.remember(&uuid, &key, derived);
         assert_eq!(keyring.key(&uuid).unwrap().mac(&[b"x"]), key.mac(&[b"x"]));
     }
     assert!(keyring.derived_keys() <= 4096);

@@ -7,32 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use super::description::{Description, Target};
 use crate::container::policy::{Denied, Policy, PortSet, Publication};
 use crate::registry::PublishedPort;
-
-/// The longest name that is accepted, in bytes; also what a request may carry.
-const NAME: usize = 255;
-
-/// A container as a runtime describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Description {
-    pub(super) name: String,
-    pub(super) target: Target,
-    pub(super) policy: Policy,
-}
-
-/// How its namespace is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// The namespace that a process is in, for as long as the process lives.
-    Process {
-        pid: u32,
-        /// Field 22 of /proc/PID/stat, which tells the process from a later one with the same pid.
-        start_time: Option<u64>,
-    },
-    /// A bind mount of a namespace, for as long as it is there.
-    Path(PathBuf),
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -78,17 +55,7 @@ impl Description {
         let document: Document = toml::from_str(text).map_err(|e| in_one_line(&e, text))?;
         let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = document.name.unwrap_or_else(stem);
-        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if name.is_empty() || name.len() > NAME || !name.bytes().all(legal) {
-            return Err(format!("name = {name:?}: use 1 to {NAME} letters, digits, '-', '_' and '.'"));
-        }
-        let target = match (document.pid, document.netns) {
-            (Some(pid), None) if pid > 0 => Target::Process { pid, start_time: document.start_time },
-            (None, Some(path)) if document.start_time.is_none() => Target::Path(checked_path(path)?),
-            (None, Some(_)) => return Err("start-time belongs to pid: remove it, or use pid instead of netns".into()),
-            (Some(_), None) => return Err("pid = 0: write the pid of a process of the container".into()),
-            _ => return Err("write either pid = NUMBER or netns = \"/run/netns/NAME\"".into()),
-        };
+        let target = Target::of(document.pid, document.start_time, document.netns, "start-time")?;
         let policy = Policy {
             deny: document.deny.then_some(Denied::Denied),
             ports: document.ports.map(|Ports(set)| set),
@@ -102,7 +69,7 @@ impl Description {
                 ports: document.publish.into_iter().map(|(port, published)| (port.get(), published)).collect(),
             },
         };
-        Ok(Self { name, target, policy })
+        Self::new(name, target, policy)
     }
 }
 
@@ -113,17 +80,6 @@ fn in_one_line(error: &toml::de::Error, text: &str) -> String {
     let number = before.matches('\n').count();
     let line: String = text.lines().nth(number).unwrap_or_default().trim().chars().take(80).collect();
     format!("line {} ({line}): {message}", number + 1)
-}
-
-/// A path below /proc goes by pid, and a pid by itself may come to mean another process.
-fn checked_path(path: PathBuf) -> Result<PathBuf, String> {
-    if !path.is_absolute() {
-        return Err(format!("netns = {path:?}: write the whole path, from /"));
-    }
-    if path.starts_with("/proc") {
-        return Err(format!("netns = {path:?}: write pid = NUMBER instead, so that a reused pid is noticed"));
-    }
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -13,22 +13,18 @@ use std::fs::Metadata;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
-use super::file::{Description, Target};
+use super::description::{Description, Target};
+use super::place::{Failure, Meant, Place, Running, watch};
 use super::{MetadataExt as _, writable_by_all};
+use crate::container::Entrance;
 use crate::container::cache::Cache;
-use crate::container::process::{Process, time_of_start};
-use crate::container::{Container, Entrance};
-use crate::netns::{Netns, NetnsId};
+use crate::netns::NetnsId;
 
 /// The largest file that is read, in bytes.
 const FILE: u64 = 64 * 1024;
-/// How much younger than its file a process may seem: the times are rounded to ticks of the kernel's clocks, 10 ms each.
-const ROUNDING: Duration = Duration::from_millis(50);
-
 pub(super) struct Scanner {
     directory: PathBuf,
     entrance: Entrance,
@@ -70,24 +66,6 @@ enum State {
     Waiting(Description, String),
     /// Cannot be used until it is written anew: it is wrong, or its process has ended.
     Spent,
-}
-
-struct Running {
-    container: Arc<Container>,
-    description: Description,
-    /// Pid and start time of the process, if it is registered by one.
-    process: Option<(u32, u64)>,
-}
-
-/// A process and its start time.
-type Held = (Process, u64);
-
-/// Why a description does not lead to a container now.
-enum Failure {
-    /// It may later.
-    NotYet(String),
-    /// It never will, with this version of the file.
-    Never(String),
 }
 
 impl Scanner {
@@ -224,17 +202,20 @@ impl Scanner {
         previous: Option<Running>,
         said: Option<String>,
     ) -> State {
-        match self.find(name, &description, metadata, previous.as_ref()) {
-            Ok((container, process)) => {
-                let start = process.as_ref().map(|(process, start)| (process.pid(), *start));
+        let id = format!("registered/{}", name.to_string_lossy());
+        match Place::open(&description.target, Meant::WrittenAt(metadata.modified().ok())) {
+            Ok(place) => {
+                let started = place.started();
+                let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref());
                 self.cache.insert(container.clone(), vec![description.name.clone()]);
                 if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
                     tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");
                     if let Some((process, _)) = process {
-                        self.watch(process, container.clone());
+                        let (cache, ended) = (self.cache.clone(), container.clone());
+                        watch(&self.runtime, process, container.clone(), move || cache.remove(&ended));
                     }
                 }
-                State::Running(Running { container, description, process: start })
+                State::Running(Running { container, description, process: started })
             }
             Err(failure) => {
                 if let Some(running) = previous {
@@ -257,103 +238,10 @@ impl Scanner {
         }
     }
 
-    /// The container that `description` stands for: that of `previous` under another policy if it is the same one still.
-    fn find(
-        &self,
-        name: &OsString,
-        description: &Description,
-        metadata: &Metadata,
-        previous: Option<&Running>,
-    ) -> Result<(Arc<Container>, Option<Held>), Failure> {
-        let (netns, process) = match &description.target {
-            Target::Process { pid, start_time } => {
-                let (netns, process, start) = open_process(*pid, *start_time, metadata)?;
-                (netns, Some((process, start)))
-            }
-            Target::Path(path) => {
-                let netns = Netns::open(path).map_err(|e| Failure::NotYet(format!("{path:?}: {}", explain(&e))))?;
-                (netns, None)
-            }
-        };
-        let policy = self.entrance.judge(&netns, description.policy.clone());
-        let start = process.as_ref().map(|(process, start)| (process.pid(), *start));
-        let container = match previous {
-            // A container that is closed now loses the connections that it has.
-            Some(old)
-                if old.process == start
-                    && old.container.netns.id() == netns.id()
-                    && !old.container.is_gone()
-                    && policy.deny.is_none() =>
-            {
-                old.container.with_policy(description.name.clone(), policy)
-            }
-            _ => {
-                let id = format!("registered/{}", name.to_string_lossy());
-                Container::new(id, description.name.clone(), Arc::new(netns), policy)
-            }
-        };
-        Ok((Arc::new(container), process))
-    }
-
-    fn watch(&self, process: Process, container: Arc<Container>) {
-        let cache = self.cache.clone();
-        self.runtime.spawn(async move {
-            tokio::select! {
-                () = process.exited() => {
-                    tracing::info!(container = container.name, "container gone: its process has ended");
-                    cache.remove(&container);
-                }
-                () = container.gone() => {}
-            }
-        });
-    }
-
     fn end(&self, running: &Running, why: &str) {
         if !running.container.is_gone() {
             tracing::info!(container = running.container.name, "container gone: {why}");
         }
         self.cache.remove(&running.container);
-    }
-}
-
-fn open_process(pid: u32, start_time: Option<u64>, file: &Metadata) -> Result<(Netns, Process, u64), Failure> {
-    let failure = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            Failure::Never(format!("process {pid} has ended: remove the file, or write it anew with a pid that lives"))
-        }
-        _ => Failure::NotYet(format!("process {pid}: {}", explain(&error))),
-    };
-    let process = Process::open(pid).map_err(failure)?;
-    let start = process.start_ticks().map_err(failure)?;
-    match start_time {
-        Some(expected) if expected != start => {
-            return Err(Failure::Never(format!(
-                "start-time = {expected}, but process {pid} has {start} (field 22 of /proc/{pid}/stat): it is another process"
-            )));
-        }
-        Some(_) => {}
-        None if is_younger(start, file.modified().ok()) => {
-            return Err(Failure::Never(format!(
-                "process {pid} is younger than the file, so it is not the one that was meant: write the file anew, or \
-                 add start-time = field 22 of /proc/{pid}/stat"
-            )));
-        }
-        None => {}
-    }
-    let netns = process.netns().map_err(failure)?;
-    Ok((netns, process, start))
-}
-
-/// Whether the process with this start time started after `written`. If that is unknown it is taken to have.
-fn is_younger(start_ticks: u64, written: Option<SystemTime>) -> bool {
-    written.is_none_or(|written| time_of_start(start_ticks) > written + ROUNDING)
-}
-
-fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!("{error}: the daemon needs CAP_SYS_ADMIN and CAP_SYS_PTRACE to enter it")
-        }
-        _ => error.to_string(),
     }
 }

@@ -10,10 +10,9 @@ use tokio::sync::Notify;
 
 use crate::netns::NetnsId;
 
-/// Watches one directory always and others as told. Without inotify nothing is ever told, and the slow rescan is all
+/// Watches directories as told. Without inotify nothing is ever told, and the slow rescan is all
 /// there is.
 pub(super) struct Watch {
-    directory: PathBuf,
     watcher: Option<RecommendedWatcher>,
     /// What is watched: each path with the inode it had, since inotify follows the inode and not the path.
     places: BTreeSet<(PathBuf, Option<NetnsId>)>,
@@ -21,7 +20,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(super) fn new() -> Self {
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
         let handler = move |event: notify::Result<Event>| {
@@ -34,15 +33,14 @@ impl Watch {
                 tracing::warn!(%error, "cannot watch for registered containers: they are noticed within seconds only");
             })
             .ok();
-        Self { directory, watcher, places: BTreeSet::new(), changed }
+        Self { watcher, places: BTreeSet::new(), changed }
     }
 
-    /// Watches the directory and `others`, and nothing else from now on. A directory that has been replaced is watched
+    /// Watches `paths`, and nothing else from now on. A directory that has been replaced is watched
     /// anew. What is watched for the first time counts as changed: it may have, just before.
-    pub(super) fn set(&mut self, others: BTreeSet<PathBuf>) {
+    pub(super) fn set(&mut self, paths: BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
-        let paths = others.into_iter().chain([self.directory.clone()]);
-        let wanted: BTreeSet<_> = paths.map(|path| (path.clone(), NetnsId::at(&path).ok())).collect();
+        let wanted: BTreeSet<_> = paths.into_iter().map(|path| (path.clone(), NetnsId::at(&path).ok())).collect();
         for (path, _) in self.places.difference(&wanted) {
             let _ = watcher.unwatch(path); // it may have gone with its directory
         }

@@ -1,10 +1,12 @@
 //! How the publisher does, for metrics and probes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::readiness::Readiness;
@@ -21,6 +23,8 @@ pub struct Status {
     last_success: AtomicI64,
     /// Why the last attempt failed; `None` when it did not.
     problem: Mutex<Option<String>>,
+    /// Which container's record is not taken, and why, where there is one.
+    refusal: Mutex<Option<String>>,
 }
 
 impl Status {
@@ -29,7 +33,15 @@ impl Status {
         self.pending.store(changes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn succeeded(&self) {
+    /// The store holds what runs, but for the containers `refused`.
+    pub(super) fn succeeded(&self, refused: &HashMap<String, (Instant, String)>) {
+        let first = refused.iter().min_by_key(|(uuid, _)| *uuid);
+        *self.refusal.lock() = first.map(|(uuid, (_, why))| {
+            let others = refused.len() - 1;
+            let others = if others > 0 { format!(" (and of {others} others)") } else { String::new() };
+            format!("the record of {uuid}{others} is not taken: {why}")
+        });
+
         self.succeeded.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.last_success.store(i64::try_from(now.as_secs()).unwrap_or(i64::MAX), Ordering::Relaxed);
@@ -58,7 +70,7 @@ impl Status {
 
     /// The same, or what the store itself has noticed.
     fn problem_with(&self, registry: &SharedRegistry) -> Option<String> {
-        self.problem().or_else(|| registry.problem())
+        self.problem().or_else(|| registry.problem()).or_else(|| self.refusal.lock().clone())
     }
 
     /// Adds metrics and a probe. A registry that is away makes the node degraded and not unready: connections do not need
@@ -82,7 +94,8 @@ impl Status {
             vec![Sample::plain(s.last_success.load(Ordering::Relaxed) as f64)]
         });
         let (s, r) = (Arc::clone(self), Arc::clone(registry));
-        metrics.observe("registry_up", "Whether the registry was reached the last time", Kind::Gauge, move || {
+        let help = "Whether the registry was reached the last time, and took all";
+        metrics.observe("registry_up", help, Kind::Gauge, move || {
             vec![Sample::plain(f64::from(u8::from(s.problem_with(&r).is_none())))]
         });
         let (s, r) = (Arc::clone(self), Arc::clone(registry));

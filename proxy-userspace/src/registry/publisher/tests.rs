@@ -202,6 +202,16 @@ async fn a_record_that_is_refused_keeps_no_other_from_the_store() {
     rig.set(record("d"));
     rig.tell();
     rig.store.until_uuids(&["a", "c", "d"]).await;
+    let (metrics, readiness) = (Metrics::new(Vec::new()), Readiness::new());
+    rig.publishing.register(&metrics, &readiness);
+    sleep(Duration::from_millis(1)).await;
+    let report = readiness.report();
+    assert!(report.ready && report.degraded[0].1.contains("the record of bad is not taken"), "{report}");
+    // It is tried again, and what is taken is no problem any more.
+    rig.running.0.lock().remove("bad");
+    rig.tell();
+    sleep(Duration::from_secs(1)).await;
+    assert!(readiness.report().degraded.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

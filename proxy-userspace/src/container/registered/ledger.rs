@@ -1,0 +1,180 @@
+//! The file that registrations outlive the daemon in.
+//!
+//! It is written whole each time: to a file beside it, which is synced and then takes its name, so that there is always one
+//! version of it, and a whole one. It holds keys, so it is its owner's alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::registration::Registration;
+use crate::registry::Timestamp;
+
+/// The version of the file's form.
+const VERSION: u32 = 1;
+/// Tells one run of the machine from the next: pids and start times are of one run only.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Where registrations are kept.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    path: PathBuf,
+    boot: String,
+}
+
+/// A registration as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// With the start time of its process, whether or not it came with it.
+    #[serde(flatten)]
+    pub(super) registration: Registration,
+    /// Device and inode of the namespace.
+    pub(super) namespace: (u64, u64),
+    pub(super) registered_at: Timestamp,
+    /// Whether anybody ever connected.
+    pub(super) used: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    boot: String,
+    containers: Vec<Row>,
+}
+
+impl Ledger {
+    pub(super) fn at(path: PathBuf) -> Self {
+        let boot = fs::read_to_string(BOOT).unwrap_or_default().trim().to_owned();
+        Self { path, boot }
+    }
+
+    /// What was kept; nothing if that was before the machine started. A file that cannot be used is put aside.
+    pub(super) fn load(&self) -> Vec<Row> {
+        match self.try_load() {
+            Ok(rows) => rows,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                let aside = beside(&self.path, ".broken");
+                let kept = fs::rename(&self.path, &aside).is_ok();
+                let aside = kept.then(|| aside.display().to_string());
+                tracing::error!(
+                    %error, path = %self.path.display(), aside,
+                    "registrations of before cannot be read and are forgotten; the containers must be registered again"
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    fn try_load(&self) -> io::Result<Vec<Row>> {
+        let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&self.path)?;
+        let metadata = file.metadata()?;
+        // Whoever can write it makes the daemon enter namespaces.
+        if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
+            return Err(wrong("others than its owner can write it, or it is no file".to_owned()));
+        }
+        let text = Zeroizing::new(io::read_to_string(file)?);
+        let document: Document = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if document.version != VERSION {
+            return Err(wrong(format!("it has version {} and not {VERSION}", document.version)));
+        }
+        Ok(if document.boot == self.boot { document.containers } else { Vec::new() })
+    }
+
+    /// Keeps `rows` and nothing else.
+    ///
+    /// # Errors
+    /// What could not be done; what was kept before is still there then.
+    pub(super) fn save(&self, rows: Vec<Row>) -> io::Result<()> {
+        let document = Document { version: VERSION, boot: self.boot.clone(), containers: rows };
+        let text = Zeroizing::new(serde_json::to_vec(&document).map_err(io::Error::other)?);
+        let new = beside(&self.path, ".new");
+        let written = write_synced(&new, &text).and_then(|()| fs::rename(&new, &self.path)).and_then(|()| {
+            // The name is in the directory, which is synced by itself (fsync(2)).
+            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        });
+        written.map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", self.path.display())))
+    }
+}
+
+fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    // What a crash has left may be anybody's idea of a file.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn row() -> Row {
+        let registration = json!({ "name": "web", "pid": 7, "start_time": 9, "key": "a".repeat(64) });
+        let registration = serde_json::from_value(registration).unwrap();
+        Row { registration, namespace: (4, 5), registered_at: Timestamp::now(), used: true }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_and_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made").join("registered.json");
+        let ledger = Ledger::at(path.clone());
+        assert_eq!(ledger.load(), []);
+        ledger.save(vec![row()]).unwrap();
+        ledger.save(vec![row(), row()]).unwrap();
+        assert_eq!(ledger.load().len(), 2);
+        assert_eq!(ledger.load()[0].registration, row().registration);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing stays beside it");
+
+        let after_a_reboot = Ledger { path, boot: "another".into() };
+        assert_eq!(after_a_reboot.load(), []);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registered.json");
+        let ledger = Ledger::at(path.clone());
+        for text in ["", "{", "{\"version\":2,\"boot\":\"\",\"containers\":[]}"] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(ledger.load(), []);
+            assert_eq!(fs::read_to_string(dir.path().join("registered.json.broken")).unwrap(), text);
+        }
+        ledger.save(vec![row()]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+        assert_eq!(ledger.load(), [], "anyone of the group could have written it");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_told() {
+        let ledger = Ledger::at("/proc/nowhere/registered.json".into());
+        let error = ledger.save(Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("cannot write /proc/nowhere/registered.json"), "{error}");
+    }
+}

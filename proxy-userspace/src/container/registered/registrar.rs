@@ -1,0 +1,341 @@
+//! Containers that are registered over the control socket, and kept in a file.
+//!
+//! A registration goes when it is taken back; when its process ends, or its namespace's path is removed or leads to another
+//! one; and when nobody has connected within the time that it says. With it go its connections, its key, and what is kept of
+//! it. When the daemon starts, those whose very process or namespace is still there are registered again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::description::Target;
+use super::ledger::{Ledger, Row};
+use super::place::{Failure, Meant, Place, Running, watch};
+use super::registration::Registration;
+use super::watch::Watch;
+use crate::auth::RegisteredKeys;
+use crate::container::cache::{Cache, Lookup};
+use crate::container::process::Process;
+use crate::container::{Container, Entrance, Health};
+use crate::netns::NetnsId;
+use crate::registry::Timestamp;
+
+/// How often it is looked for namespaces that were replaced and for registrations that nobody uses.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a container cannot be registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// What was said makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The name leads to another container.
+    #[error("{0}")]
+    NameTaken(String),
+    /// The process has ended, or is another one than was meant.
+    #[error("{0}")]
+    NoProcess(String),
+    /// The namespace cannot be opened or entered.
+    #[error("{0}")]
+    NoNamespace(String),
+    /// It cannot be kept, so that a restart would forget it.
+    #[error("{0}")]
+    NotKept(String),
+}
+
+/// Registers containers.
+pub struct Registrar {
+    entrance: Entrance,
+    cache: Arc<Cache>,
+    keys: Arc<RegisteredKeys>,
+    ledger: Option<Ledger>,
+    book: Mutex<HashMap<String, Entry>>,
+    changed: Notify,
+    health: Health,
+    runtime: Handle,
+}
+
+/// One registration.
+struct Entry {
+    row: Row,
+    running: Running,
+}
+
+impl Entry {
+    fn names(&self) -> Vec<String> {
+        self.row.registration.names()
+    }
+
+    /// Whether nobody has used it for as long as it said.
+    fn has_expired(&self, now: SystemTime) -> bool {
+        let Row { registration, registered_at, used, .. } = &self.row;
+        let since = now.duration_since(SystemTime::from(*registered_at)).unwrap_or_default();
+        !used && registration.expires > 0 && since >= Duration::from_secs(registration.expires)
+    }
+}
+
+impl Registrar {
+    /// Registers what was kept and is still there, and looks after it until `shutdown`. Must be called within a runtime.
+    pub(in crate::container) fn start(
+        state: Option<PathBuf>,
+        keys: Arc<RegisteredKeys>,
+        entrance: Entrance,
+        cache: Arc<Cache>,
+        health: Health,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let this = Arc::new(Self {
+            entrance,
+            cache,
+            keys,
+            ledger: state.map(Ledger::at),
+            book: Mutex::default(),
+            changed: Notify::new(),
+            health,
+            runtime: Handle::current(),
+        });
+        this.restore();
+        tokio::spawn(Arc::clone(&this).follow(shutdown));
+        this
+    }
+
+    /// Registers a container. Registering it again under the same name is fine as long as it is the same process or
+    /// namespace: then the rules change, and connections stay.
+    ///
+    /// Reads and writes files: not for a thread that others wait for.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub fn register(self: &Arc<Self>, mut registration: Registration) -> Result<Arc<Container>, RegisterError> {
+        let description = registration.describe().map_err(RegisterError::Invalid)?;
+        let place =
+            Place::open(&description.target, Meant::Now).map_err(|failure| refusal(&description.target, failure))?;
+        // From now on it means this very process.
+        registration.start_time = place.started().map(|(_, start)| start);
+        let mut book = self.book.lock();
+        self.check_names(&book, &registration, &place)?;
+        let row = Row {
+            namespace: (place.netns.id().device(), place.netns.id().inode()),
+            registered_at: Timestamp::now(),
+            used: book.get(&registration.name).is_some_and(|entry| entry.row.used && place.is_of(&entry.running)),
+            registration,
+        };
+        let others = book.values().filter(|entry| entry.row.registration.name != row.registration.name);
+        let rows = others.map(|entry| entry.row.clone()).chain([row.clone()]).collect();
+        self.save(rows).map_err(RegisterError::NotKept)?;
+        Ok(self.enter(&mut book, row, description, place))
+    }
+
+    /// Takes a registration back, by any of its names; false if there is none.
+    ///
+    /// Writes a file, as [`Self::register`] does.
+    pub fn unregister(&self, name: &str) -> bool {
+        let mut book = self.book.lock();
+        let found = book.iter().find(|(_, entry)| entry.names().iter().any(|own| own == name));
+        let Some(key) = found.map(|(key, _)| key.clone()) else { return false };
+        self.remove(&mut book, &key, "it was unregistered");
+        self.save_what_is_left(&book);
+        true
+    }
+
+    fn check_names(
+        &self,
+        book: &HashMap<String, Entry>,
+        registration: &Registration,
+        place: &Place,
+    ) -> Result<(), RegisterError> {
+        let taken = |text: String| Err(RegisterError::NameTaken(text));
+        let own = book.get(&registration.name);
+        if own.is_some_and(|entry| !place.is_of(&entry.running) && !entry.running.container.is_gone()) {
+            let name = &registration.name;
+            return taken(format!("{name:?} is registered for another process or namespace: unregister it first"));
+        }
+        for name in registration.names() {
+            let others = book.values().filter(|entry| entry.row.registration.name != registration.name);
+            if let Some(other) = others.into_iter().find(|entry| entry.names().contains(&name)) {
+                let other = &other.row.registration.name;
+                return taken(format!("{name:?} belongs to the registration {other:?}: choose another name"));
+            }
+            // Two that go by one name can both not be reached.
+            match self.cache.lookup(&name) {
+                Lookup::Found(other) if own.is_none_or(|own| !own.running.container.is_same_as(&other)) => {
+                    return taken(format!("{name:?} leads to the container {} already: choose another name", other.id));
+                }
+                Lookup::Ambiguous => return taken(format!("{name:?} leads to several containers already")),
+                Lookup::Found(_) | Lookup::Missing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a registration in force, in place of the one of the same name.
+    fn enter(
+        self: &Arc<Self>,
+        book: &mut HashMap<String, Entry>,
+        row: Row,
+        description: super::description::Description,
+        place: Place,
+    ) -> Arc<Container> {
+        let registration = &row.registration;
+        let previous = book.remove(&registration.name);
+        self.put_keys(previous.as_ref(), registration);
+        let (started, previous) = (place.started(), previous.map(|entry| entry.running));
+        let id = format!("control/{}", registration.name);
+        let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref());
+        self.cache.insert(container.clone(), registration.names());
+        if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
+            tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");
+            if let Some((process, _)) = process {
+                self.watch(process, registration.name.clone(), &container);
+            }
+        }
+        let running = Running { container: container.clone(), description, process: started };
+        book.insert(registration.name.clone(), Entry { row, running });
+        self.changed.notify_one();
+        container
+    }
+
+    /// Before the container itself: a request that finds it is to find its key.
+    fn put_keys(&self, previous: Option<&Entry>, registration: &Registration) {
+        let key = registration.container_key().ok().flatten();
+        let names = registration.names();
+        for name in previous.map(Entry::names).unwrap_or_default() {
+            if key.is_none() || !names.contains(&name) {
+                self.keys.remove(&name);
+            }
+        }
+        if let Some(key) = key {
+            names.into_iter().for_each(|name| self.keys.insert(name, key.clone()));
+        }
+    }
+
+    fn watch(self: &Arc<Self>, process: Process, name: String, container: &Arc<Container>) {
+        let (this, ended) = (Arc::downgrade(self), container.clone());
+        watch(&self.runtime, process, container.clone(), move || {
+            let Some(this) = this.upgrade() else { return };
+            // At once for whoever holds it; the book follows, on a thread that may wait for the file.
+            this.cache.remove(&ended);
+            this.runtime.clone().spawn_blocking(move || {
+                let mut book = this.book.lock();
+                if book.get(&name).is_some_and(|entry| entry.running.container.is_same_as(&ended)) {
+                    this.remove(&mut book, &name, "its process has ended");
+                    this.save_what_is_left(&book);
+                }
+            });
+        });
+    }
+
+    /// Ends a registration, without keeping that yet.
+    fn remove(&self, book: &mut HashMap<String, Entry>, name: &str, why: &str) {
+        let Some(entry) = book.remove(name) else { return };
+        if !entry.running.container.is_gone() {
+            tracing::info!(container = name, "container gone: {why}");
+        }
+        entry.names().iter().for_each(|name| self.keys.remove(name));
+        self.cache.remove(&entry.running.container);
+    }
+
+    fn save(&self, rows: Vec<Row>) -> Result<(), String> {
+        let saved = self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.save(rows).map_err(|error| error.to_string()));
+        *self.health.lock() = Some(saved.clone());
+        saved
+    }
+
+    /// A registration that has ended and is still kept does no harm: it is found out at the next start.
+    fn save_what_is_left(&self, book: &HashMap<String, Entry>) {
+        if let Err(error) = self.save(book.values().map(|entry| entry.row.clone()).collect()) {
+            tracing::warn!("registrations that have ended stay in the file: {error}");
+        }
+    }
+
+    fn restore(self: &Arc<Self>) {
+        let Some(ledger) = &self.ledger else { return };
+        let rows = ledger.load();
+        let kept = rows.len();
+        let mut book = self.book.lock();
+        for row in rows {
+            let name = row.registration.name.clone();
+            if let Err(reason) = self.restore_one(&mut book, row) {
+                tracing::info!(container = name, "a registration of before is dropped: {reason}");
+            }
+        }
+        if book.len() < kept {
+            self.save_what_is_left(&book);
+        }
+    }
+
+    fn restore_one(self: &Arc<Self>, book: &mut HashMap<String, Entry>, row: Row) -> Result<(), String> {
+        let description = row.registration.describe()?;
+        let place = Place::open(&description.target, Meant::WrittenAt(None)).map_err(|failure| match failure {
+            Failure::NotYet(reason) | Failure::Never(reason) => reason,
+        })?;
+        if (place.netns.id().device(), place.netns.id().inode()) != row.namespace {
+            return Err("its namespace is another one".to_owned());
+        }
+        self.enter(book, row, description, place);
+        Ok(())
+    }
+
+    async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut watch = Watch::new();
+        loop {
+            watch.set(self.places());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = watch.changed() => {}
+                () = self.changed.notified() => continue,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            let this = Arc::clone(&self);
+            // It ends in a panic only with a mistake in it, which the log shows.
+            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+        }
+    }
+
+    /// The directories in which a namespace may come, go or be replaced.
+    fn places(&self) -> BTreeSet<PathBuf> {
+        let book = self.book.lock();
+        let paths = book.values().filter_map(|entry| match &entry.running.description.target {
+            Target::Path(path) => path.parent().map(PathBuf::from),
+            Target::Process { .. } => None,
+        });
+        paths.collect()
+    }
+
+    /// Ends what has ended by itself.
+    fn look(&self) {
+        let mut book = self.book.lock();
+        let (now, mut changed, mut ended) = (SystemTime::now(), false, Vec::new());
+        for (name, entry) in book.iter_mut() {
+            if !entry.row.used && entry.running.container.connection_counts().total > 0 {
+                entry.row.used = true;
+                changed = true;
+            }
+            if let Target::Path(path) = &entry.running.description.target
+                && NetnsId::at(path).ok() != Some(entry.running.container.netns.id())
+            {
+                ended.push((name.clone(), "its namespace was removed or replaced"));
+            } else if entry.has_expired(now) {
+                ended.push((name.clone(), "nobody has used it for as long as it said"));
+            }
+        }
+        changed |= !ended.is_empty();
+        ended.iter().for_each(|(name, why)| self.remove(&mut book, name, why));
+        if changed {
+            self.save_what_is_left(&book);
+        }
+    }
+}
+
+fn refusal(target: &Target, failure: Failure) -> RegisterError {
+    match (target, failure) {
+        (Target::Process { .. }, Failure::Never(reason)) => RegisterError::NoProcess(reason),
+        (_, Failure::NotYet(reason) | Failure::Never(reason)) => RegisterError::NoNamespace(reason),
+    }
+}
