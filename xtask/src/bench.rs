@@ -8,8 +8,10 @@ mod discovery;
 mod load;
 mod machine;
 mod measure;
+mod only;
 mod origin;
 mod peers;
+mod registry;
 mod report;
 mod route;
 mod stats;
@@ -25,7 +27,8 @@ use anyhow::{Context, ensure};
 use clap::Subcommand;
 
 use self::load::Amounts;
-use self::measure::{Measure, Trial};
+use self::measure::Trial;
+use self::only::Only;
 use self::report::{Facts, Results};
 use self::system::{Launcher, Running, System};
 use self::topology::Topology;
@@ -39,8 +42,8 @@ const TOO_BUSY: f64 = 0.1;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Measure only this (may be given several times)
-    #[arg(long, value_name = "MEASURE")]
-    only: Vec<Measure>,
+    #[arg(long, value_name = "MEASURE", value_parser = only::parser())]
+    only: Vec<Only>,
     /// Compare only these with the direct way
     #[arg(long, value_name = "SYSTEM", value_delimiter = ',')]
     systems: Vec<System>,
@@ -56,7 +59,7 @@ pub(crate) struct Args {
     /// Write table and chart to this folder [default: docs/bench for a full run, else none]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Use this `portsplice` instead of building one
+    /// Use this `portsplice` (of `--only registry`, the example `registry_load`) instead of building one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     #[command(subcommand)]
@@ -93,6 +96,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Some(Role::Listeners { ports }) => return discovery::serve(ports),
         Some(Role::Discovery(discovery)) => return measure_discovery(&discovery, args.binary.as_deref()),
         None => {}
+    }
+    if args.only.contains(&Only::Registry) {
+        ensure!(args.only.len() == 1, "`--only registry` has a table of its own; measure the data paths separately");
+        return registry::run(args.binary.as_deref(), args.quick, args.out.as_deref());
     }
     ensure!(rustix::process::geteuid().is_root(), "the bench makes network namespaces: run it as root (sudo -E)");
     let systems = wanted_systems(&args.systems);
@@ -135,8 +142,8 @@ fn wanted_systems(asked: &[System]) -> Vec<System> {
     System::ALL.into_iter().filter(wanted).collect()
 }
 
-fn wanted_trials(asked: &[Measure]) -> Vec<Trial> {
-    let wanted = |t: &Trial| asked.is_empty() || t.measures().iter().any(|m| asked.contains(m));
+fn wanted_trials(asked: &[Only]) -> Vec<Trial> {
+    let wanted = |t: &Trial| asked.is_empty() || t.measures().iter().any(|&m| asked.contains(&Only::Measure(m)));
     Trial::ALL.into_iter().filter(wanted).collect()
 }
 

@@ -46,11 +46,17 @@ impl Table {
         let seconds = elapsed.as_secs_f64();
         let share = |time: Duration| 100.0 * time.as_secs_f64() / seconds;
         let rate = if phase.records == 0 { "-".into() } else { format!("{:.0}", phase.records as f64 / seconds) };
+        let each = |time: Duration| match phase.records {
+            0 => "-".into(),
+            records => format!("{:.0}", 1e6 * time.as_secs_f64() / records as f64),
+        };
         let row = format!(
-            "| {place} | {what} | {seconds:.2} | {rate} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            "| {place} | {what} | {seconds:.2} | {rate} | {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
             phase.delay(0.5),
             phase.delay(0.99),
             phase.delay(1.0),
+            each(etcd_cpu),
+            each(own_cpu),
             share(etcd_cpu),
             share(own_cpu),
             syncs / seconds,
@@ -73,9 +79,9 @@ impl Table {
     #[expect(clippy::print_stdout, reason = "this is what the program is for")]
     pub(crate) fn print(&self) {
         println!(
-            "| etcd's data | what | s | records/s | delay p50, ms | p99 | longest | etcd, % of a CPU | nodes and edge, % | syncs/s | syncing, % of the time | committing, % | etcd's memory, MB | database, MB |"
+            "| etcd's data | what | s | records/s | delay p50, ms | p99 | longest | etcd's CPU a record, us | nodes' and edge's | etcd, % of a CPU | nodes and edge, % | syncs/s | syncing, % of the time | committing, % | etcd's memory, MB | database, MB |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         self.rows.iter().for_each(|row| println!("{row}"));
         println!();
         self.notes.iter().for_each(|note| println!("- {note}"));
