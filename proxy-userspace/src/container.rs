@@ -25,12 +25,16 @@ pub mod policy;
 mod process;
 mod publication;
 mod registered;
+mod traffic;
 
 pub use policy::{Denied, OriginScheme, Policy, PortSet, Publication};
 
 pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
 
+pub use traffic::Traffic;
+
 use cache::{Cache, Lookup};
+use traffic::Totals;
 
 /// How long a request for an unknown name waits for the resolvers to look again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -85,6 +89,7 @@ struct Life {
     first: OnceLock<Arc<Notify>>,
     /// Seconds since the epoch; 0 is never.
     last_activity: AtomicU64,
+    traffic: Totals,
     hints: DialHints,
     /// Says what `ended` says, without its lock: it is read for every request.
     gone: AtomicBool,
@@ -145,6 +150,16 @@ impl Container {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| (active < limit).then_some(active + 1))
             .ok()
             .map(|_| ConnectionSlot::new(self.life.clone()))
+    }
+
+    /// What was moved for it, requests that are over only.
+    pub fn traffic(&self) -> Traffic {
+        self.life.traffic.sum()
+    }
+
+    /// A request is over, or an upgraded connection, for which this was moved.
+    pub fn count(&self, traffic: Traffic) {
+        self.life.traffic.add(traffic);
     }
 
     /// How many connections there are and were.

@@ -1,5 +1,8 @@
 //! What a client can ask for.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -12,7 +15,8 @@ use super::news::News;
 use super::wire::{Call, Fault, code};
 use super::{Control, Parts};
 use crate::build_info;
-use crate::container::{Container, Registration, ResolveError};
+use crate::container::{Container, Registration, ResolveError, Traffic};
+use crate::node::connections::Connections;
 
 pub(super) mod log;
 mod register;
@@ -131,7 +135,7 @@ fn with<P: DeserializeOwned, R: Serialize>(
 
 impl Parts {
     /// The running container that goes by `name`.
-    pub(super) async fn find(&self, name: &str) -> Result<std::sync::Arc<Container>, Fault> {
+    pub(super) async fn find(&self, name: &str) -> Result<Arc<Container>, Fault> {
         self.containers.resolve(name).await.map_err(|error| match error {
             ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an id")),
             ResolveError::NotHere => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),
@@ -142,7 +146,7 @@ impl Parts {
     }
 
     /// The container that a list is to be about; none: all.
-    async fn chosen(&self, filter: Filter) -> Result<Option<std::sync::Arc<Container>>, Fault> {
+    async fn chosen(&self, filter: Filter) -> Result<Option<Arc<Container>>, Fault> {
         match filter.container {
             Some(name) => self.find(&name).await.map(Some),
             None => Ok(None),
@@ -150,12 +154,14 @@ impl Parts {
     }
 
     fn container_list(&self) -> ContainerList {
-        ContainerList { containers: self.containers.list().iter().map(|container| (&**container).into()).collect() }
+        let under_way = under_way(&self.connections);
+        let info = |container: &Arc<Container>| info(container, &under_way);
+        ContainerList { containers: self.containers.list().iter().map(info).collect() }
     }
 
     fn detail(&self, container: &Container) -> ContainerDetail {
         let listening = self.ports.of(container.netns.id()).to_vec();
-        ContainerDetail { container: ContainerInfo::from(container), listening }
+        ContainerDetail { container: info(container, &under_way(&self.connections)), listening }
     }
 
     fn port_list(&self, only: Option<&Container>) -> PortList {
@@ -189,4 +195,22 @@ impl Parts {
         }
         Closed { closed, unknown }
     }
+}
+
+/// What requests that are not over have moved, by the container's id; in one go over the connections, which may be many.
+fn under_way(connections: &Connections) -> HashMap<String, Traffic> {
+    let mut under_way: HashMap<String, Traffic> = HashMap::new();
+    for connection in connections.list() {
+        if let Some((container, _)) = connection.place() {
+            let traffic = under_way.entry(container.id.clone()).or_default();
+            *traffic = *traffic + connection.uncounted();
+        }
+    }
+    under_way
+}
+
+fn info(container: &Container, under_way: &HashMap<String, Traffic>) -> ContainerInfo {
+    let info = ContainerInfo::from(container);
+    let traffic = info.traffic + under_way.get(&container.id).copied().unwrap_or_default();
+    ContainerInfo { traffic, ..info }
 }

@@ -15,9 +15,9 @@ use std::time::SystemTime;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use crate::container::Container;
+use crate::container::{Container, Traffic};
 use crate::events::{ConnectionEvent, Events};
-use crate::relay::Meter;
+use crate::relay::{Direction, Meter};
 
 /// How many parts the table has, so that threads that open and close connections rarely meet.
 const SHARDS: usize = 16;
@@ -59,6 +59,8 @@ pub struct Connection {
     since: SystemTime,
     meter: Meter,
     requests: AtomicU64,
+    /// Bytes up, down and fast of requests that are over: those are in the container's counts.
+    counted: [AtomicU64; 3],
     activity: AtomicU8,
     /// Weak, so that an idle connection holds no container that has gone.
     place: Mutex<Option<(Weak<Container>, u16)>>,
@@ -87,6 +89,7 @@ impl Connections {
             since: SystemTime::now(),
             meter: Meter::default(),
             requests: AtomicU64::new(0),
+            counted: Default::default(),
             activity: AtomicU8::new(Activity::Handshake as u8),
             place: Mutex::new(None),
             closed: AtomicBool::new(false),
@@ -147,6 +150,25 @@ impl Connection {
     /// How many requests have begun on it.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
+    }
+
+    fn moved(&self) -> [u64; 3] {
+        [self.meter.bytes(Direction::Up), self.meter.bytes(Direction::Down), self.meter.fast_bytes()]
+    }
+
+    /// What it has moved until now is in its container's counts.
+    pub(super) fn counted(&self) {
+        for (counted, moved) in self.counted.iter().zip(self.moved()) {
+            counted.store(moved, Relaxed);
+        }
+    }
+
+    /// What it has moved for the request that is under way.
+    pub fn uncounted(&self) -> Traffic {
+        let [bytes_up, bytes_down, bytes_fast] = self.moved();
+        let [up, down, fast] = [0, 1, 2].map(|n: usize| self.counted[n].load(Relaxed));
+        Traffic { requests: 0, bytes_up, bytes_down, bytes_fast }
+            - Traffic { requests: 0, bytes_up: up, bytes_down: down, bytes_fast: fast }
     }
 
     /// What it is doing.
@@ -221,7 +243,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::relay::Direction;
 
     const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
 
@@ -248,6 +269,9 @@ mod tests {
         listed.connection().meter().moved(Direction::Up, 7);
         assert_eq!((entry.activity(), entry.requests()), (Activity::Request, 1));
         assert_eq!(entry.meter().bytes(Direction::Up), 7);
+        assert_eq!(entry.uncounted(), Traffic { bytes_up: 7, ..Traffic::default() });
+        listed.connection().counted();
+        assert_eq!(entry.uncounted(), Traffic::default());
         for activity in Activity::ALL {
             listed.connection().does(activity);
             assert_eq!(entry.activity(), activity);

@@ -1,8 +1,10 @@
 //! One request head: parsed, authenticated and rewritten for the container, in one go and without waiting for anything.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::auth::{Authenticator, Channel, Presented, Scheme};
+use crate::container::Container;
 use crate::http::{self, Asked, BodyFraming, HeadLimits, RequestHead};
 use crate::refusal::Refusal;
 
@@ -16,6 +18,8 @@ pub(super) struct Summary {
     pub(super) port: u16,
     /// The gateway's answering MAC, once the request is authenticated.
     pub(super) authorization_response: Option<String>,
+    /// The container that it was sent to, once it was.
+    pub(super) served: Option<Arc<Container>>,
     /// Whether the connection can carry another request when this one is refused: no body is on its way.
     pub(super) reusable: bool,
 }

@@ -20,6 +20,7 @@ use super::request::{self, Request, Summary};
 use super::route::Purpose;
 use super::{Node, NodeSettings};
 use crate::auth::Channel;
+use crate::container::Traffic;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::http::HeadScanner;
@@ -210,6 +211,7 @@ impl Session {
                 Ok(origin) => origin,
                 Err(refusal) => return self.refuse(&reply, refusal, summary, seen).await,
             };
+            summary.served = Some(Arc::clone(&origin.container));
             if request.tcp_tunnel
                 && let Err(report) = self.open_tunnel(settings, &reply, summary, seen).await
             {
@@ -364,6 +366,10 @@ impl Session {
         metrics.bytes(Direction::Up, slow_path, up);
         metrics.bytes(Direction::Down, slow_path, down.saturating_sub(fast));
         metrics.bytes(Direction::Down, Path::Fast, fast);
+        if let Some(container) = &account.summary.served {
+            container.count(Traffic { requests: 1, bytes_up: up, bytes_down: down, bytes_fast: fast });
+        }
+        self.connection.counted();
         if settings.access_log {
             let line = Line {
                 client: self.peer,

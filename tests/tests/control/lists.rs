@@ -102,12 +102,20 @@ over_gateway! {
             let fast = now["bytes_fast"].as_u64().expect("a number");
             assert_eq!(fast > 0, path == Path::Fast, "{now}");
             assert!(fast <= now["bytes_down"].as_u64().expect("a number"));
+            // Its container's counts go on with it.
+            let container = control.call("container.get", json!({ "container": rig.name }))["container"].take();
+            assert_eq!(container["traffic"]["requests"], json!(1), "one is over");
+            assert!(container["traffic"]["bytes_down"].as_u64() >= now["bytes_down"].as_u64(), "{container}");
+            assert!(container["traffic"]["bytes_fast"].as_u64() >= Some(fast), "{container}");
             last = fast;
         }
         let filtered = control.call("connections.list", json!({ "container": rig.name }));
         assert_eq!(filtered["connections"].as_array().map(Vec::len), Some(1));
         drop(conn);
         wait::until_true("nothing is listed", || control.call("connections.list", json!({})) == json!({ "connections": [] }));
+        let container = control.call("container.get", json!({ "container": rig.name }))["container"].take();
+        assert_eq!(container["traffic"]["requests"], json!(2));
+        assert!(container["traffic"]["bytes_down"].as_u64() > Some(12 << 20), "{container}");
     }
 
     /// A tunnel that is cut over the socket: both ends see a reset, and nobody else does.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::cli::connections::state;
-use crate::control::api::{Connection, ConnectionList, ContainerList, Stats};
+use crate::container::Traffic;
+use crate::control::api::{Connection, ConnectionList, ContainerInfo, ContainerList, Stats};
 
 /// What the rows are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -130,18 +131,24 @@ impl Model {
 
     /// One row for each container, those without connections included.
     fn containers(&self) -> Vec<Row> {
-        let mut rows: HashMap<&str, Row> = HashMap::new();
-        for container in &self.now.containers.containers {
-            let detail = format!("{} {}", container.source, container.connections.total);
-            rows.insert(&container.name, Row { name: container.name.clone(), detail, ..Row::default() });
-        }
-        for (connection, row) in self.now.connections.connections.iter().zip(self.connections()) {
-            if let Some(container) = connection.place.as_ref().and_then(|place| rows.get_mut(place.container.as_str()))
-            {
-                container.add(&row);
+        let before = self.previous.iter().flat_map(|previous| &previous.containers.containers);
+        let before: HashMap<&str, Traffic> = before.map(|container| (&*container.id, container.traffic)).collect();
+        let seconds = self.seconds();
+        let row = |container: &ContainerInfo| {
+            // Of a container that has come since, all is new.
+            let then = before.get(&*container.id).copied().unwrap_or_default();
+            let Traffic { requests, bytes_up, bytes_down, bytes_fast } = container.traffic - then;
+            Row {
+                name: container.name.clone(),
+                detail: format!("{} {}", container.source, container.connections.total),
+                connections: container.connections.active,
+                requests: requests as f64 / seconds,
+                up: bytes_up as f64 / seconds,
+                down: bytes_down as f64 / seconds,
+                fast: bytes_fast as f64 / seconds,
             }
-        }
-        rows.into_values().collect()
+        };
+        self.now.containers.containers.iter().map(row).collect()
     }
 
     /// All that is to be shown, in its order.
@@ -163,10 +170,10 @@ impl Model {
         rows
     }
 
-    /// The sum of all connections; requests are those that the node has counted, short connections' too.
+    /// The sum of all containers; requests are those that the node has counted, refused ones too.
     pub(super) fn total(&self) -> Row {
         let mut total = Row::default();
-        self.connections().iter().for_each(|row| total.add(row));
+        self.containers().iter().for_each(|row| total.add(row));
         let before = self.previous.as_ref().map_or(self.now.stats.requests, |previous| previous.stats.requests);
         total.requests = self.now.stats.requests.saturating_sub(before) as f64 / self.seconds();
         total

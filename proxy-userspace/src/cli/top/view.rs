@@ -118,9 +118,10 @@ mod tests {
             "requests": 50 * n, "bytes": [], "sources": [],
             "fast": { "flows": 1, "capacity": 16, "armed": 1, "bytes": 1 },
         });
-        let container = |name: &str| {
+        let container = |name: &str, down: u64| {
             json!({ "id": name, "name": name, "uuid": name, "source": "docker", "netns": "net:[1]", "fast": true,
-                "service": false, "connections": { "active": 1, "total": 9 } })
+                "service": false, "connections": { "active": 1, "total": 9 }, "traffic": { "requests": 5 * n,
+                "bytes_up": 1024 * n, "bytes_down": down * n, "bytes_fast": down * n / 2 } })
         };
         let connection = |id: u64, name: &str, down: u64| {
             json!({ "id": id, "peer": "192.0.2.1:7", "listener": "tls", "since": "2026-01-01T00:00:00Z", "state": "tunnel",
@@ -131,8 +132,10 @@ mod tests {
         Look {
             at,
             stats: serde_json::from_value(stats).unwrap(),
-            containers: serde_json::from_value(json!({ "containers": [container("alpha"), container("beta")] }))
-                .unwrap(),
+            containers: serde_json::from_value(
+                json!({ "containers": [container("alpha", 2048), container("beta", 1 << 20)] }),
+            )
+            .unwrap(),
             connections: serde_json::from_value(json!({ "connections": connections })).unwrap(),
         }
     }

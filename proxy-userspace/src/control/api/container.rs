@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, Publication};
+use crate::container::{Container, Publication, Traffic};
 use crate::node::connections::{self, Activity};
 use crate::registry::{ConnectionCounts, ListeningPort, PublishedPort, Timestamp};
 use crate::relay::Direction;
@@ -47,6 +47,9 @@ pub struct ContainerInfo {
     pub publish: BTreeMap<u16, PublishedPort>,
     /// Connections of the node into it.
     pub connections: ConnectionCounts,
+    /// What was moved for it so far, by requests under way too.
+    #[serde(default)]
+    pub traffic: Traffic,
     /// When the last one was made, used or ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_activity: Option<Timestamp>,
@@ -71,6 +74,7 @@ impl From<&Container> for ContainerInfo {
             service,
             publish,
             connections: container.connection_counts(),
+            traffic: container.traffic(),
             last_activity: container.last_activity().map(Timestamp::from),
         }
     }
