@@ -26,7 +26,7 @@ pub(super) enum Fix {
 }
 
 /// Programs that are used as they are: name, Debian package, purpose.
-const PROGRAMS: [(&str, &[&str], &str); 30] = [
+const PROGRAMS: [(&str, &[&str], &str); 31] = [
     ("git", &["git"], "tells the commit that a binary is built from"),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets"),
     ("cc", &["gcc"], "compiles SQLite, the store of a single host"),
@@ -43,6 +43,7 @@ const PROGRAMS: [(&str, &[&str], &str); 30] = [
     ("pg_ctlcluster", &["postgresql"], "PostgreSQL, a server behind a tunnel in end-to-end tests"),
     ("psql", &["postgresql"], "its client"),
     ("etcd", &["etcd-server"], "a registry in end-to-end tests and in the bench"),
+    ("etcdctl", &["etcd-client"], "its client in end-to-end tests"),
     ("node", &["nodejs"], "a server in end-to-end tests"),
     ("npm", &["npm"], "fetches the WebSocket library of that server"),
     ("go", &["golang-go"], "compiles a server in end-to-end tests"),
