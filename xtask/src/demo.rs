@@ -75,11 +75,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     get_events(client)?;
     get_echo(client)?;
     be_refused(client)?;
+    show_what_is_known(client)?;
     interrupt::check()?;
     if args.keep {
         return stage.keep();
     }
-    step(9, "Clean up");
+    step(10, "Clean up");
     drop(stage);
     println!("    containers, image, node and files are gone. Run with --keep to try things yourself.");
     Ok(())
@@ -169,6 +170,19 @@ fn be_refused(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn show_what_is_known(client: &Client) -> anyhow::Result<()> {
+    interrupt::check()?;
+    step(9, "What the node knows");
+    for command in ["ps", "ports"] {
+        println!("    portsplice {command}");
+        let table = client.tell(command)?;
+        table.lines().for_each(|line| println!("      {line}"));
+        ensure!(table.contains(ALPHA.name) && table.contains(&origin::PORT.to_string()), "ALPHA's port is missing");
+    }
+    proves("it found the ports by itself; that they listen does not open them to anybody.");
+    Ok(())
+}
+
 /// The header lines with the last digit of the signature, which ends them, changed.
 fn spoil(lines: &str) -> String {
     let mut text = lines.trim_end().to_owned();
@@ -179,7 +193,7 @@ fn spoil(lines: &str) -> String {
 
 /// Says where we are.
 fn step(number: usize, title: &str) {
-    println!("\n[{number}/9] {title}");
+    println!("\n[{number}/10] {title}");
 }
 
 fn proves(what: &str) {

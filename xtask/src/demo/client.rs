@@ -36,14 +36,15 @@ impl Client {
     /// The header lines that let `uuid`'s port be asked for `target`, made by `portsplice sign` with `secret`, which is
     /// a flag and the name of a file.
     pub(crate) fn sign(&self, uuid: &str, target: &str, secret: (&str, &str)) -> anyhow::Result<String> {
-        let output = Command::new(&self.binary)
-            .args(["sign", "--uuid", uuid, "--port", &PORT.to_string(), "--method", "GET", "--target", target])
-            .arg(secret.0)
-            .arg(self.path(secret.1))
-            .output()
-            .context("run portsplice sign")?;
-        ensure!(output.status.success(), "portsplice sign: {}", String::from_utf8_lossy(&output.stderr).trim());
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let port = PORT.to_string();
+        let mut sign = Command::new(&self.binary);
+        sign.args(["sign", "--uuid", uuid, "--port", &port, "--method", "GET", "--target", target]);
+        output(sign.arg(secret.0).arg(self.path(secret.1)))
+    }
+
+    /// What a command of the operator's prints, `ps` say.
+    pub(crate) fn tell(&self, command: &str) -> anyhow::Result<String> {
+        output(Command::new(&self.binary).arg(command).arg("--socket").arg(self.path("node.sock")))
     }
 
     /// A file of the demo.
@@ -140,6 +141,13 @@ pub(crate) fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
         .with_context(|| format!("create {}", path.display()))?;
     file.write_all(secret.as_bytes())?;
     Ok(())
+}
+
+/// What a command prints; its complaint, if it fails.
+fn output(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

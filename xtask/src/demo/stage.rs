@@ -92,6 +92,7 @@ impl Stage {
         }
         println!("    curl -i http://{node}/");
         println!("    curl {}/metrics", self.admin);
+        println!("    {binary} top --socket {folder}/node.sock");
         println!("\nStop it and remove everything:\n\n    sh {}", stop.display());
         self.node.detach();
         let _kept = self.folder.keep();
