@@ -86,14 +86,14 @@ fn make(path: &Path) -> io::Result<()> {
 fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), StoreError> {
     connection.busy_timeout(busy)?;
     // Before anything is changed, be it the journal's mode.
-    version(connection)?;
+    version(&*connection.transaction()?)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
         let text = format!("its file system allows the journal mode {mode} and not WAL; put it on a local disk");
         return Err(StoreError::Refused(text));
     }
     connection.pragma_update(None, "synchronous", SYNCHRONOUS)?;
-    if version(connection)? == MIGRATIONS.len() {
+    if version(&*connection.transaction()?)? == MIGRATIONS.len() {
         return Ok(());
     }
     transaction(connection, |c| {
@@ -107,7 +107,8 @@ fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), StoreError
     })
 }
 
-/// The version of the file; 0 is an empty one.
+/// The version of the file; 0 is an empty one. Within a transaction, since another process may make the file just now and
+/// the answer is put together from several looks at it.
 fn version(connection: &Connection) -> Result<usize, StoreError> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
