@@ -1,8 +1,8 @@
 //! Every connection of a controller while it lives: who, where to, how much; and the means to cut it.
 //!
-//! A request costs its entry a few relaxed atomics, and each poll of its task an uncontended exchange or two for the waker, all
-//! of them in memory that is the connection's own. The one lock of an entry is taken when the connection begins to lead to another port; the table's locks when one is opened or closed, and by whoever
-//! lists them.
+//! A request costs its entry a few relaxed atomics, and each poll of its task an uncontended exchange or two for the waker,
+//! all of them in memory that is the connection's own. The one lock of an entry is taken when the connection begins to lead
+//! to another port; the table's locks when one is opened or closed, and by whoever lists them.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
