@@ -50,6 +50,7 @@ fn nine_thousand_flows_at_once() {
     if !privileged() {
         return;
     }
+    let _memory = crate::crowd();
     let rig = Rig::with(Path::Fast, |config| {
         config.set("log", "access", "false");
     });

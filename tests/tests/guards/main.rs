@@ -9,9 +9,25 @@ mod used;
 #[allow(dead_code, reason = "written for the tests of the programs themselves, which use all of it")]
 mod bytecode;
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use portsplice_tests::rig::Rig;
 use portsplice_tests::wait;
 use serde_json::{Map, Value};
+
+/// Thousands of flows that wait fill the kernel's memory for sockets, and nothing goes fast while that is short. So nobody
+/// asks how much went fast while there is a crowd.
+static MEMORY: RwLock<()> = RwLock::new(());
+
+/// Held by a crowd.
+fn crowd() -> RwLockWriteGuard<'static, ()> {
+    MEMORY.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by those who ask.
+fn without_crowd() -> RwLockReadGuard<'static, ()> {
+    MEMORY.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The access log's records, once there are at least `n`.
 #[track_caller]

@@ -42,6 +42,7 @@ fn programs_of_others() {
     if !privileged() {
         return;
     }
+    let _memory = crate::without_crowd();
     let before = ForeignProgram::attach_recording_flags();
     let count = attached_programs().len();
     let rig = Rig::new(Path::Fast);
@@ -62,6 +63,7 @@ fn two_daemons() {
     if !privileged() {
         return;
     }
+    let _memory = crate::without_crowd();
     let one = Rig::new(Path::Fast);
     let mut other = Rig::with(Path::Fast, |config| {
         config.container("shared", &format!("netns = {:?}\n", one.netns.path()));

@@ -48,6 +48,7 @@ fn by_servers_of_all_kinds() {
     if !privileged() {
         return;
     }
+    let _memory = crate::without_crowd();
     let rig = Rig::new(Path::Fast);
     for kind in
         [Kind::Nginx, Kind::NginxWrites, Kind::Asyncio, Kind::Threads, Kind::Node, Kind::Blocking, Kind::Go, Kind::Java]
@@ -83,6 +84,7 @@ fn for_most_of_a_long_answer() {
     if !privileged() {
         return;
     }
+    let _memory = crate::without_crowd();
     let rig = Rig::new(Path::Fast);
     let server = zoo::Server::start(Manner::Edge, &rig.netns);
     let share = at_best(&rig, server.port);
