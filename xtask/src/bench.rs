@@ -38,6 +38,9 @@ use crate::{command, interrupt, workspace};
 /// Above this share of the machine in use by others, the results say more about the others.
 const TOO_BUSY: f64 = 0.1;
 
+/// Rounds of a quick run, whose figures nobody should believe.
+const QUICK_ROUNDS: u16 = 3;
+
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,7 +50,7 @@ pub(crate) struct Args {
     /// Compare only these with the direct way
     #[arg(long, value_name = "SYSTEM", value_delimiter = ',')]
     systems: Vec<System>,
-    /// Rounds, at least 5
+    /// Rounds, at least 5; a quick run has 3
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(5..=99))]
     runs: u16,
     /// Write rows {measure, system, value, unit, ratio_to_direct} to this file
@@ -112,8 +115,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let amounts = if args.quick { Amounts::QUICK } else { Amounts::FULL };
     let trials = wanted_trials(&args.only);
-    let results = measure_all(&systems, &trials, amounts, args.runs, &binary)?;
-    let facts = Facts::gather(&systems, &binary, args.runs, args.quick, started.elapsed())?;
+    let rounds = if args.quick { QUICK_ROUNDS } else { args.runs };
+    let results = measure_all(&systems, &trials, amounts, rounds, &binary)?;
+    let facts = Facts::gather(&systems, &binary, rounds, args.quick, started.elapsed())?;
 
     print!("{}", report::markdown::render(&results, &facts));
     if let Some(file) = &args.json {

@@ -51,8 +51,7 @@ impl Part {
             Kind::EndToEnd => {
                 let mut test = cargo_test();
                 test.args(["--package", "portsplice-tests", "--test", &self.name]);
-                // They wait more than they compute; still, a machine of two cores should not run twenty servers at once.
-                test.args(["--", "--test-threads=4"]);
+                test.args(["--", &format!("--test-threads={}", threads(&self.name))]);
                 watch::run(&mut test, LIMIT)?
             }
             Kind::Fuzz => fuzz::run()?,
@@ -67,6 +66,12 @@ impl Part {
         }
         Ok(tally)
     }
+}
+
+/// How many tests of an end-to-end part run at a time. They wait more than they compute, those of `node` above all; still, a
+/// machine of two cores should not run twenty servers at once.
+fn threads(part: &str) -> usize {
+    if part == "node" { 6 } else { 4 }
 }
 
 /// All parts, in the order in which they run: what is quick and basic first.
