@@ -5,6 +5,7 @@
 
 mod check;
 mod connections;
+mod daemon;
 mod docs;
 mod edge;
 mod events;

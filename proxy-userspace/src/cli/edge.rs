@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
+use super::daemon;
 use super::node::checked;
-use super::output;
 use crate::app::edge::{self, EdgeStart};
 use crate::config::edge::{EdgeConfig, STORE_PATH};
 use crate::config::settings::*;
-use crate::config::{AnySetting, LogFormat, Sources};
+use crate::config::{AnySetting, Sources};
 use crate::listen::Inherited;
 use crate::logging::LogControl;
-use crate::{logging, privileges};
+use crate::privileges;
 
 /// What `portsplice edge` takes.
 #[derive(Debug, Args)]
@@ -88,21 +88,10 @@ pub(super) fn run(args: EdgeArgs) -> Result<ExitCode> {
     let config = EdgeConfig::load(&sources)?;
     if check_only {
         edge::check(&config)?;
-        config.warnings.iter().for_each(|warning| output::error(&format!("warning: {warning}")));
-        output::print(config.to_string().as_bytes())?;
-        return Ok(ExitCode::SUCCESS);
+        return daemon::show(&config, &config.warnings);
     }
-    let format = config.log.format;
-    let log = logging::start(&config.log.level, format)?;
-    match daemon(sources, config, log) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        // Whoever reads JSON from standard error reads nothing else.
-        Err(error) if format == LogFormat::Json => {
-            tracing::error!("{error:#}");
-            Ok(ExitCode::FAILURE)
-        }
-        Err(error) => Err(error),
-    }
+    let log = config.log.clone();
+    daemon::run(&log, |control| daemon(sources, config, control))
 }
 
 fn daemon(sources: Sources, config: EdgeConfig, log: LogControl) -> Result<()> {

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
-use super::output;
+use super::daemon;
 use crate::app;
 use crate::config::settings::*;
-use crate::config::{AnySetting, Config, LogFormat, Setting, Sources};
+use crate::config::{AnySetting, Config, Setting, Sources};
 use crate::control::ControlSocket;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
-use crate::{logging, privileges};
+use crate::privileges;
 
 /// What `portsplice node` takes. Values stay text until the configuration is put together, which checks them all alike.
 #[derive(Debug, Args)]
@@ -167,21 +167,10 @@ pub(super) fn run(args: NodeArgs) -> Result<ExitCode> {
     let config = Config::load(&sources)?;
     if check_only {
         app::check(&config)?;
-        config.warnings.iter().for_each(|warning| output::error(&format!("warning: {warning}")));
-        output::print(config.to_string().as_bytes())?;
-        return Ok(ExitCode::SUCCESS);
+        return daemon::show(&config, &config.warnings);
     }
-    let format = config.log.format;
-    let log = logging::start(&config.log.level, format)?;
-    match daemon(sources, config, log) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        // Whoever reads JSON from standard error reads nothing else.
-        Err(error) if format == LogFormat::Json => {
-            tracing::error!("{error:#}");
-            Ok(ExitCode::FAILURE)
-        }
-        Err(error) => Err(error),
-    }
+    let log = config.log.clone();
+    daemon::run(&log, |control| daemon(sources, config, control))
 }
 
 /// Files are read and sockets are opened with the privileges that will remain, so that what works at the start also works
