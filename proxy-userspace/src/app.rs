@@ -3,6 +3,7 @@
 
 mod control;
 pub mod edge;
+mod host;
 mod listeners;
 mod node_settings;
 mod observe;
@@ -297,12 +298,7 @@ impl App {
         let keyring = keyring(&config.secrets)?;
         let plan = self.listeners.plan(&config.listen, &self.inherited)?;
         // From here on nothing can fail for the configuration's sake.
-        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        for key in self.started.needs_restart(&config) {
-            tracing::warn!(
-                "`{key}` has changed since the start, which takes effect only when the node is started again"
-            );
-        }
+        warn_of_changes(&config.warnings, &self.started.needs_restart(&config), "node");
         if self.config.log.level != config.log.level {
             self.log.configure(&config.log.level)?;
             self.fastpath.follow_log_level();
@@ -324,6 +320,14 @@ impl App {
     fn log_level(&self, filter: String) {
         self.fastpath.follow_log_level();
         tracing::warn!(filter, "the log level was changed by a signal");
+    }
+}
+
+/// Says what a configuration that was read again asks for in vain.
+fn warn_of_changes(warnings: &[String], needs_restart: &[&str], role: &str) {
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for key in needs_restart {
+        tracing::warn!("`{key}` has changed since the start, which takes effect only when the {role} is started again");
     }
 }
 

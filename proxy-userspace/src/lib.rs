@@ -29,5 +29,6 @@ pub mod readiness;
 pub mod refusal;
 pub mod registry;
 pub mod relay;
+mod replace_file;
 pub mod sock_diag;
 pub mod tls;

@@ -11,7 +11,7 @@ use super::listeners::{Listeners, Opened, Serve, Shared};
 use super::secrets::{keyring, replay_memory};
 use super::service::{self, Watchdog};
 use super::signals::{Event, Signals};
-use super::{CUT_GRACE, announce, observe, serve_admin, status};
+use super::{CUT_GRACE, announce, observe, serve_admin, status, warn_of_changes};
 use crate::admin::{Admin, AdminListener};
 use crate::build_info;
 use crate::config::Sources;
@@ -179,12 +179,7 @@ impl EdgeApp {
         let keyring = keyring(&config.secrets)?;
         let plan = self.listeners.plan(&config.listen, &self.inherited)?;
         // From here on nothing can fail for the configuration's sake.
-        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        for key in self.started.needs_restart(&config) {
-            tracing::warn!(
-                "`{key}` has changed since the start, which takes effect only when the edge is started again"
-            );
-        }
+        warn_of_changes(&config.warnings, &self.started.needs_restart(&config), "edge");
         if self.config.log.level != config.log.level {
             self.log.configure(&config.log.level)?;
         }

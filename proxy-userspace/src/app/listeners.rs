@@ -16,6 +16,7 @@ use socket2::Socket;
 use tokio::task::JoinSet;
 
 use super::announce;
+use super::host::hostname;
 use crate::auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 use crate::config::{ListenAddress, ListenConfig};
 use crate::drain::{Drain, DrainWatch};
@@ -79,8 +80,7 @@ impl Shared {
         if let Some(identity) = self.generated.get() {
             return Ok(Some(Arc::clone(identity)));
         }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let identity = Arc::new(TlsIdentity::generate(host.trim())?);
+        let identity = Arc::new(TlsIdentity::generate(&hostname())?);
         Ok(Some(Arc::clone(self.generated.get_or_init(|| identity))))
     }
 }

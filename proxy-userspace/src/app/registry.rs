@@ -3,13 +3,13 @@
 mod stores;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 
+use super::host::hostname;
 use crate::auth::Keyring;
 use crate::config::{Config, RegistryStore};
 use crate::container::Containers;
@@ -114,27 +114,17 @@ fn identity(config: &Config, listening: Option<SocketAddr>) -> Result<Identity> 
 
 /// The address under which others reach a listener. One on all addresses is reached by the host's name.
 fn reachable(listening: SocketAddr) -> String {
-    if listening.ip().is_unspecified() {
-        format!("{}:{}", hostname(Path::new(HOSTNAME)), listening.port())
-    } else {
-        listening.to_string()
-    }
+    if listening.ip().is_unspecified() { format!("{}:{}", hostname(), listening.port()) } else { listening.to_string() }
 }
 
 /// The configured name, or the host's.
 fn node_name(configured: &str) -> Result<String> {
-    let name = if configured.is_empty() { hostname(Path::new(HOSTNAME)) } else { configured.to_owned() };
+    let name = if configured.is_empty() { hostname() } else { configured.to_owned() };
     ensure!(
         ContainerName::parse(&name).is_some(),
         "the host's name is {name:?}, which cannot be the node's in the registry; set `node.name`"
     );
     Ok(name)
-}
-
-const HOSTNAME: &str = "/proc/sys/kernel/hostname";
-
-fn hostname(file: &Path) -> String {
-    std::fs::read_to_string(file).unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -143,11 +133,10 @@ mod tests {
 
     #[test]
     fn a_listener_on_all_addresses_is_reached_by_name() {
-        let host = hostname(Path::new(HOSTNAME));
+        let host = hostname();
         assert_eq!(reachable("0.0.0.0:7450".parse().unwrap()), format!("{host}:7450"));
         assert_eq!(reachable("[::]:1".parse().unwrap()), format!("{host}:1"));
         assert_eq!(reachable("192.0.2.1:7450".parse().unwrap()), "192.0.2.1:7450");
         assert_eq!(node_name("n1").unwrap(), "n1");
-        assert_eq!(hostname(Path::new("/nonexistent")), "");
     }
 }

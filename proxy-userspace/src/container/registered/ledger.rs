@@ -1,18 +1,18 @@
 //! The file that registrations outlive the daemon in.
 //!
-//! It is written whole each time: to a file beside it, which is synced and then takes its name, so that there is always one
-//! version of it, and a whole one. It holds keys, so it is its owner's alone.
+//! It is written whole each time (see [`crate::replace_file`]). It holds keys, so it is its owner's alone.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::registration::Registration;
 use crate::registry::Timestamp;
+use crate::replace_file::{beside, replace};
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
@@ -94,34 +94,9 @@ impl Ledger {
     pub(super) fn save(&self, rows: Vec<Row>) -> io::Result<()> {
         let document = Document { version: VERSION, boot: self.boot.clone(), containers: rows };
         let text = Zeroizing::new(serde_json::to_vec(&document).map_err(io::Error::other)?);
-        let new = beside(&self.path, ".new");
-        let written = write_synced(&new, &text).and_then(|()| fs::rename(&new, &self.path)).and_then(|()| {
-            // The name is in the directory, which is synced by itself (fsync(2)).
-            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
-        });
+        let written = replace(&self.path, &text, 0o600);
         written.map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", self.path.display())))
     }
-}
-
-fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    // What a crash has left may be anybody's idea of a file.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+
+use crate::replace_file::replace;
 
 /// Containers that are remembered, the youngest; some 64 bytes each.
 const REMEMBERED: usize = 16_384;
@@ -58,24 +59,13 @@ impl Accepted {
     /// Writes what has come since the last time.
     pub(super) fn save(&mut self) {
         let Some(path) = self.path.as_deref().filter(|_| self.unsaved) else { return };
-        match write(path, &self.order) {
+        match replace(path, (self.order.join("\n") + "\n").as_bytes(), 0o640) {
             Ok(()) => self.unsaved = false,
             Err(error) => {
                 tracing::warn!("cannot note in {} which containers have accepted connections: {error}", path.display());
             }
         }
     }
-}
-
-/// In one step, so that a crash leaves the old file or the new one.
-fn write(path: &Path, ids: &[String]) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
-    file.write_all((ids.join("\n") + "\n").as_bytes())?;
-    fs::rename(new, path)
 }
 
 #[cfg(test)]
