@@ -123,14 +123,20 @@ impl SecretsConfig {
 /// Bounds on what a client or a container may use. Zero timeouts and zero caps are off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// Longest head, in bytes.
+    /// Longest head of a request, in bytes.
     pub head_bytes: usize,
-    /// Most fields of a head.
+    /// Most fields of a request's head.
     pub head_fields: usize,
     /// Longest request target, in bytes.
     pub target_bytes: usize,
-    /// Longest field line of a request, in bytes.
+    /// Longest field line of a request, in bytes; `usize::MAX` for as long as the head.
     pub field_bytes: usize,
+    /// Longest head of a response, in bytes.
+    pub response_head_bytes: usize,
+    /// Most fields of a response's head.
+    pub response_head_fields: usize,
+    /// Most memory for request heads that are not whole yet, in bytes.
+    pub unfinished_heads: usize,
     /// From the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// For a TLS handshake.
@@ -141,7 +147,7 @@ pub struct LimitsConfig {
     pub keep_alive_timeout: Duration,
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
-    /// From a request's last byte to the head of its response.
+    /// From a request's last byte to the end of its response's head.
     pub answer_timeout: Duration,
     /// Most connections of controllers.
     pub connections: u32,
@@ -309,6 +315,9 @@ impl Config {
                 head_fields: l.get(&HEAD_FIELDS),
                 target_bytes: l.get(&TARGET_BYTES),
                 field_bytes: l.get(&FIELD_BYTES),
+                response_head_bytes: l.get(&RESPONSE_HEAD_BYTES),
+                response_head_fields: l.get(&RESPONSE_HEAD_FIELDS),
+                unfinished_heads: l.get(&UNFINISHED_HEADS),
                 head_timeout: l.get(&HEAD_TIMEOUT),
                 handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
                 connect_timeout: l.get(&CONNECT_TIMEOUT),

@@ -117,7 +117,8 @@ impl Fastpath {
             Err(reason) if settings.mode == BpfMode::Required => return Err(reason.clone()),
             Err(_) => {}
         }
-        give_back_memory();
+        // Loading goes through megabytes of the kernel's type information, and the C library would keep their memory.
+        crate::memory::give_back();
         let this = Self { state };
         this.follow_log_level();
         tracing::info!("{}", this.status());
@@ -229,15 +230,6 @@ impl Fastpath {
             tracing::warn!(%error, "the eBPF programs' log level cannot be changed");
         }
     }
-}
-
-/// Loading goes through megabytes of the kernel's type information, and the C library would keep their memory.
-fn give_back_memory() {
-    // SAFETY: a plain call that touches free memory only; the other C libraries have none like it.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0)
-    };
 }
 
 /// The target of log lines that come from the programs in the kernel.

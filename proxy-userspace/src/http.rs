@@ -6,7 +6,14 @@
 //! - every line ends in CRLF; bare LF, bare CR, NUL and control characters, folded lines and whitespace before a colon
 //!   refuse the message;
 //! - a body is framed by exactly one `Content-Length` or by exactly `Transfer-Encoding: chunked`, never both;
-//! - hop-by-hop fields and all `X-Arvados-*` fields end here.
+//! - hop-by-hop fields and all `X-Arvados-*` fields end here;
+//! - what RFC 9112 tells an intermediary to mend in a *response* is mended: whitespace before a colon (5.1) and after a
+//!   chunk's size is left out, and an announcement of a body is dropped from 1xx and 204, which have none (6.3);
+//! - containers get no `Via`, neither ours nor one from further up, though RFC 9110 7.6.3 asks for it: servers (nginx with
+//!   its defaults) stop compressing for a proxy, and programs are to answer as they do directly. Clients get the
+//!   container's own `Via`, if it sends one, and none of ours;
+//! - an upgrade goes to the container in the spelling that RFC 6455 shows, `Connection: Upgrade` above all, since there
+//!   are servers that compare with it octet by octet.
 //!
 //! A connection uses it like this: [`HeadScanner`] finds the end of a head in a growing buffer, [`RequestHead::parse`] reads
 //! it, [`write_request`] writes the container's version; [`ResponseScanner`], [`ResponseHead::parse`] and
@@ -30,10 +37,10 @@ pub use field::{Field, Kind};
 pub use framing::{ChunkMode, Chunked, FramingError, Step};
 pub use head::{Asked, BodyFraming, OfferedUpgrades, RequestHead, Upgrade};
 pub use response::{ResponseFault, ResponseFraming, ResponseHead};
-pub use rewrite::{ToClient, VIA, write_request, write_response};
+pub use rewrite::{ToClient, write_request, write_response};
 pub use scan::{HeadScanner, ResponseScanner};
 
-/// How large a head may be; what is larger is refused with 431 or 414.
+/// How large the head of a request may be; what is larger is refused with 431 or 414.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Octets of the whole head, start line and final empty line included.
@@ -42,13 +49,29 @@ pub struct HeadLimits {
     pub fields: usize,
     /// Octets of the request target.
     pub target_bytes: usize,
-    /// Octets of one field line of a request, line end excluded. Responses are bounded by `head_bytes` alone.
+    /// Octets of one field line, line end excluded. What is beyond `head_bytes` bounds nothing.
     pub field_bytes: usize,
 }
 
 impl Default for HeadLimits {
     fn default() -> Self {
-        Self { head_bytes: 65_536, fields: 128, target_bytes: 16_384, field_bytes: 8_192 }
+        Self { head_bytes: 65_536, fields: 128, target_bytes: 16_384, field_bytes: usize::MAX }
+    }
+}
+
+/// How large the head of a response may be, which servers make larger than clients theirs: preloads, cookies, traces.
+/// What is larger is answered with 502.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseLimits {
+    /// Octets of the whole head, start line and final empty line included.
+    pub head_bytes: usize,
+    /// Field lines of the head.
+    pub fields: usize,
+}
+
+impl Default for ResponseLimits {
+    fn default() -> Self {
+        Self { head_bytes: 262_144, fields: 1_000 }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod http;
 pub mod limits;
 pub mod listen;
 pub mod logging;
+mod memory;
 pub mod metrics;
 pub mod netns;
 pub mod node;

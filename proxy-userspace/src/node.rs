@@ -4,6 +4,7 @@
 //! - [`connections`]: what is open, for whoever asks. `session`: the requests of one connection, one after the other.
 //! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
+//! - `interim`: how many interim responses are borne; `heads`: how much is kept of heads that are not whole yet.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
 
 pub mod accept;
@@ -11,6 +12,8 @@ mod access_log;
 pub mod connections;
 mod download;
 mod exchange;
+mod heads;
+mod interim;
 mod origin;
 mod reply;
 mod request;
@@ -25,7 +28,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::container::Containers;
-use crate::http::HeadLimits;
+use crate::http::{HeadLimits, ResponseLimits};
 use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
@@ -40,8 +43,12 @@ const SPLICED_CHUNK: u64 = 64 * 1024;
 /// (or connection) on.
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
-    /// Bounds of a message head, requests and responses alike.
+    /// Bounds of a request's head.
     pub head: HeadLimits,
+    /// Bounds of a response's head.
+    pub response_head: ResponseLimits,
+    /// Most octets that are kept of unfinished request heads, of all connections together.
+    pub unfinished_heads: usize,
     /// Timeouts; a zero one is off.
     pub timeouts: Timeouts,
     /// How long a request waits for a port that nothing listens on yet.
@@ -71,7 +78,8 @@ pub struct Timeouts {
     pub keep_alive: Duration,
     /// Without a byte in either direction while a request, response or tunnel is under way.
     pub idle: Duration,
-    /// From a request's last byte to the head of its response.
+    /// From a request's last byte to the end of the final response's head, whatever comes before that. Also from the head
+    /// of a request whose client waits for leave to send the body (`Expect: 100-continue`), until it is given.
     pub answer: Duration,
 }
 
@@ -82,6 +90,7 @@ pub struct Node {
     ports: Arc<Ports>,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
+    heads: heads::UnfinishedHeads,
     table: Arc<Connections>,
     origins: route::Connector,
     workers: Workers,
@@ -122,6 +131,7 @@ impl Node {
             ports,
             metrics,
             connections: ConnectionLimits::new(),
+            heads: heads::UnfinishedHeads::default(),
             table: connections,
             origins: route::Connector::new(),
             workers,

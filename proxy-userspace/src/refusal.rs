@@ -53,8 +53,10 @@ pub enum Refusal {
     /// The head is not strictly RFC 9112, or its framing could be read in two ways. The text completes the sentence
     /// "the request was not understood: …" and never holds bytes of the request.
     Malformed(&'static str),
-    /// The head is larger, or has more or longer fields, than the configuration allows.
-    HeadTooLarge,
+    /// The head is larger, or has more or longer fields, than this setting allows.
+    HeadTooLarge(&'static str),
+    /// So many heads are unfinished on this node that this one cannot be kept.
+    HeadsFull,
     /// The request target is longer than the configuration allows.
     TargetTooLong,
     /// A transfer coding other than `chunked` alone.
@@ -83,6 +85,8 @@ pub enum Refusal {
     Unreachable,
     /// The container's answer is no HTTP that can be read in one way only.
     BadAnswer(&'static str),
+    /// The head of the container's answer is larger, or has more fields, than this setting allows.
+    AnswerHeadTooLarge(&'static str),
     /// The container closed its connection before its answer was whole.
     EarlyEnd,
     /// The container's port did not accept in time.
@@ -114,11 +118,15 @@ impl Refusal {
             Self::TargetTooLong => 414,
             Self::ExpectationFailed => 417,
             Self::NotHere | Self::Ambiguous => 421,
-            Self::HeadTooLarge => 431,
+            Self::HeadTooLarge(_) => 431,
             Self::Internal => 500,
             Self::UnsupportedTransferCoding => 501,
-            Self::NotListening | Self::Unreachable | Self::BadAnswer(_) | Self::EarlyEnd => 502,
-            Self::EngineUnavailable | Self::Busy(_) | Self::Draining => 503,
+            Self::NotListening
+            | Self::Unreachable
+            | Self::BadAnswer(_)
+            | Self::AnswerHeadTooLarge(_)
+            | Self::EarlyEnd => 502,
+            Self::EngineUnavailable | Self::Busy(_) | Self::HeadsFull | Self::Draining => 503,
             Self::ConnectTimeout | Self::AnswerTimeout => 504,
             Self::UnsupportedVersion => 505,
         }
@@ -129,7 +137,8 @@ impl Refusal {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Malformed(_) => "malformed",
-            Self::HeadTooLarge => "head_too_large",
+            Self::HeadTooLarge(_) => "head_too_large",
+            Self::HeadsFull => "heads_full",
             Self::TargetTooLong => "target_too_long",
             Self::UnsupportedTransferCoding => "unsupported_transfer_coding",
             Self::UnsupportedVersion => "unsupported_version",
@@ -146,6 +155,7 @@ impl Refusal {
             Self::NotListening => "not_listening",
             Self::Unreachable => "unreachable",
             Self::BadAnswer(_) => "bad_answer",
+            Self::AnswerHeadTooLarge(_) => "answer_head_too_large",
             Self::EarlyEnd => "early_end",
             Self::ConnectTimeout => "connect_timeout",
             Self::AnswerTimeout => "answer_timeout",
@@ -164,7 +174,8 @@ impl Refusal {
             Self::Internal => Level::ERROR,
             Self::Unauthorized(_) | Self::EngineUnavailable | Self::Busy(Scope::Node) => Level::WARN,
             Self::Malformed(_)
-            | Self::HeadTooLarge
+            | Self::HeadTooLarge(_)
+            | Self::HeadsFull
             | Self::TargetTooLong
             | Self::UnsupportedTransferCoding
             | Self::UnsupportedVersion
@@ -176,6 +187,7 @@ impl Refusal {
             | Self::Busy(Scope::Container | Scope::Client)
             | Self::Unreachable
             | Self::BadAnswer(_)
+            | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout
             | Self::AnswerTimeout => Level::INFO,
@@ -199,9 +211,23 @@ impl Refusal {
                     "The server in the container did not answer in HTTP/1.1: {why}. Check which program listens on this port."
                 ));
             }
+            Self::AnswerHeadTooLarge(setting) => {
+                return Cow::Owned(format!(
+                    "The header of the container's answer is larger than this node allows ({setting}). Send fewer or shorter fields, or ask the node's operator to raise that setting."
+                ));
+            }
+            Self::HeadTooLarge(setting) => {
+                return Cow::Owned(format!(
+                    "The request's header is larger than this node allows ({setting}). Send fewer or shorter fields, cookies above all."
+                ));
+            }
+            Self::HeadsFull => {
+                "This node waits for the rest of as many request headers as it can keep (limits.unfinished-heads-bytes). Send the whole header at once, or try again in a moment."
+            }
             Self::Unauthorized(failure) => failure.advice(),
-            Self::HeadTooLarge => "The request's header is too large. Send fewer or shorter fields, cookies above all.",
-            Self::TargetTooLong => "The request's target is too long. Send the data in the body instead of the URL.",
+            Self::TargetTooLong => {
+                "The request's target is longer than this node allows (limits.target-bytes). Send the data in the body instead of the URL."
+            }
             Self::UnsupportedTransferCoding => {
                 "Only the transfer coding \"chunked\", alone, is understood. Send the body with it or with a Content-Length."
             }
@@ -269,7 +295,8 @@ impl Refusal {
     pub fn closes(&self) -> bool {
         match self {
             Self::Malformed(_)
-            | Self::HeadTooLarge
+            | Self::HeadTooLarge(_)
+            | Self::HeadsFull
             | Self::TargetTooLong
             | Self::UnsupportedTransferCoding
             | Self::UnsupportedVersion
@@ -290,6 +317,7 @@ impl Refusal {
             | Self::NotListening
             | Self::Unreachable
             | Self::BadAnswer(_)
+            | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout
             | Self::AnswerTimeout => false,
@@ -300,7 +328,7 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::Busy(_) | Self::Draining => Some(1),
+            Self::Busy(_) | Self::HeadsFull | Self::Draining => Some(1),
             Self::EngineUnavailable => Some(5),
             _ => None,
         }

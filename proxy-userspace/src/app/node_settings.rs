@@ -9,7 +9,7 @@ use super::listeners::{Opened, Serve};
 use crate::config::{Config, RelayConfig, RelayPath};
 use crate::drain::DrainWatch;
 use crate::fastpath::Fastpath;
-use crate::http::HeadLimits;
+use crate::http::{HeadLimits, ResponseLimits};
 use crate::node::accept::Listener;
 use crate::node::{Node, NodeSettings, Timeouts};
 use crate::relay::Engine;
@@ -33,6 +33,8 @@ pub(super) fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &F
             target_bytes: limits.target_bytes,
             field_bytes: limits.field_bytes,
         },
+        response_head: ResponseLimits { head_bytes: limits.response_head_bytes, fields: limits.response_head_fields },
+        unfinished_heads: limits.unfinished_heads,
         timeouts: Timeouts {
             head: limits.head_timeout,
             handshake: limits.handshake_timeout,

@@ -95,6 +95,11 @@ pub(super) fn size<const MIN: u64, const MAX: u64>(text: &str) -> Option<usize> 
     number::<MIN, MAX>(text).and_then(|n| usize::try_from(n).ok())
 }
 
+/// A size, or 0 for no bound of its own.
+pub(super) fn size_or_none<const MIN: u64, const MAX: u64>(text: &str) -> Option<usize> {
+    size::<0, 0>(text).map(|_| usize::MAX).or_else(|| size::<MIN, MAX>(text))
+}
+
 /// As many as a socket map may sensibly have.
 pub(super) fn flows(text: &str) -> Option<u32> {
     count(text).filter(|count| (1..=1 << 20).contains(count))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::setting::{
     AnySetting, Setting, Shape, count, duration, flows, keyword, log_filter, optional_address, optional_path,
-    optional_socket, path, seconds, size, switch, text, urls,
+    optional_socket, path, seconds, size, size_or_none, switch, text, urls,
 };
 use super::url::Url;
 use super::{BpfMode, LogFormat, RegistryStore, RelayPath};
@@ -58,17 +58,26 @@ settings! {
     KEYS_DIR: Option<PathBuf> = "secrets.keys-dir", "", Text, optional_path,
         r#"the path of a directory with one file for each container, named by the container's uuid, or "" for none"#;
 
-    /// Longest head of a message.
+    /// Longest head of a request.
     HEAD_BYTES: usize = "limits.head-bytes", "65536", Number, size::<1024, 1_048_576>,
         "a number of bytes from 1024 to 1048576";
-    /// Most fields of a head.
+    /// Most fields of a request's head.
     HEAD_FIELDS: usize = "limits.head-fields", "128", Number, size::<16, 4096>, "a number from 16 to 4096";
     /// Longest request target.
     TARGET_BYTES: usize = "limits.target-bytes", "16384", Number, size::<256, 1_048_576>,
         "a number of bytes from 256 to 1048576";
     /// Longest field line of a request.
-    FIELD_BYTES: usize = "limits.field-bytes", "8192", Number, size::<256, 1_048_576>,
-        "a number of bytes from 256 to 1048576";
+    FIELD_BYTES: usize = "limits.field-bytes", "0", Number, size_or_none::<256, 1_048_576>,
+        "a number of bytes from 256 to 1048576, or 0 for as long as the head may be";
+    /// Longest head of a response.
+    RESPONSE_HEAD_BYTES: usize = "limits.response-head-bytes", "262144", Number, size::<1024, 1_048_576>,
+        "a number of bytes from 1024 to 1048576";
+    /// Most fields of a response's head.
+    RESPONSE_HEAD_FIELDS: usize = "limits.response-head-fields", "1000", Number, size::<16, 16_384>,
+        "a number from 16 to 16384";
+    /// Most memory for request heads that are not whole yet.
+    UNFINISHED_HEADS: usize = "limits.unfinished-heads-bytes", "67108864", Number, size::<1_048_576, 68_719_476_736>,
+        "a number of bytes from 1048576 to 68719476736, for the unfinished request heads of all connections together; the first 4096 of each are not counted";
     /// From the first byte of a request head to its last.
     HEAD_TIMEOUT: Duration = "limits.head-timeout", "10s", Text, duration, TIMEOUT;
     /// For a TLS handshake.
@@ -79,7 +88,7 @@ settings! {
     KEEP_ALIVE_TIMEOUT: Duration = "limits.keep-alive-timeout", "75s", Text, duration, TIMEOUT;
     /// Without a byte in either direction.
     IDLE_TIMEOUT: Duration = "limits.idle-timeout", "1h", Text, duration, TIMEOUT;
-    /// From a request's end to the head of its response.
+    /// From a request's end to the end of its response's head.
     ANSWER_TIMEOUT: Duration = "limits.answer-timeout", "0s", Text, duration, TIMEOUT;
     /// Most connections of controllers.
     CONNECTIONS: u32 = "limits.connections", "10000", Number, count, CAP;

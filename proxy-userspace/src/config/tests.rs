@@ -51,6 +51,9 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.admin, None);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.limits.head_bytes, 65_536);
+    assert_eq!(config.limits.field_bytes, usize::MAX, "a field may be as long as the head");
+    assert_eq!((config.limits.response_head_bytes, config.limits.response_head_fields), (262_144, 1000));
+    assert_eq!(config.limits.unfinished_heads, 64 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
     assert_eq!(config.limits.answer_timeout, Duration::ZERO);
     assert_eq!(config.containers.docker.as_deref(), Some(Path::new("/var/run/docker.sock")));
@@ -124,6 +127,10 @@ fn bad_values_name_key_value_place_and_what_is_allowed() {
         ("limits.head-bytes", "10", "from 1024 to 1048576"),
         ("limits.head-bytes", "\"65536\"", "from 1024 to 1048576"),
         ("limits.head-fields", "-1", "from 16 to 4096"),
+        ("limits.field-bytes", "255", "or 0 for as long as the head"),
+        ("limits.response-head-bytes", "10", "from 1024 to 1048576"),
+        ("limits.response-head-fields", "1", "from 16 to 16384"),
+        ("limits.unfinished-heads-bytes", "0", "from 1048576"),
         ("limits.head-timeout", "true", "turns the timeout off"),
         ("limits.connections", "4294967296", "0 is no limit"),
         ("containers.docker", "\"tcp://1.2.3.4:2375\"", "unix socket"),

@@ -19,6 +19,7 @@ use super::records::Caller;
 use crate::auth::Authenticator;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
+use crate::listen;
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
 use crate::tls::{self, TlsSlot};
@@ -64,7 +65,7 @@ impl Edge {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer, &listening, &drain),
+                Ok((stream, peer)) => self.admit(stream, listen::canonical(peer), &listening, &drain),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept: raise the limit of open files or lower `limits.connections`");
                     sleep(ERROR_PAUSE).await;

@@ -1,7 +1,7 @@
 //! One field line of a head, what it means to a gateway, and the options of `Connection`.
 
-use super::HeadLimits;
 use super::chars::{is_field_value, is_tchar, list, trim_ows};
+use super::{HeadLimits, ResponseLimits};
 
 /// What a field is to the gateway, decided once from its name when the head is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Kind {
     Expect,
     /// `Trailer`; passes with a chunked body only.
     Trailer,
+    /// `Via`: passes from a container, and not to one.
+    Via,
     /// `X-Forwarded-For`, `-Host`, `-Proto`: pass, but `Connection` must not remove them.
     Forwarded,
     /// Meant for the next hop only, and of no use to it here: `Keep-Alive`, `TE` and the like.
@@ -55,14 +57,57 @@ pub struct Field<'b> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeadError {
     Malformed(&'static str),
-    TooLarge,
+    TooLarge(Bound),
+}
+
+/// Which of a head's bounds is exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    HeadBytes,
+    Fields,
+    FieldBytes,
+}
+
+/// How strictly a head is read, and how large it may be: what differs between the two kinds of heads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) head_bytes: usize,
+    pub(super) fields: usize,
+    pub(super) field_bytes: usize,
+    pub(super) blanks: Blanks,
+}
+
+impl From<&HeadLimits> for Reading {
+    fn from(limits: &HeadLimits) -> Self {
+        let HeadLimits { head_bytes, fields, field_bytes, .. } = *limits;
+        Self { head_bytes, fields, field_bytes, blanks: Blanks::Refused }
+    }
+}
+
+impl From<&ResponseLimits> for Reading {
+    fn from(limits: &ResponseLimits) -> Self {
+        let ResponseLimits { head_bytes, fields } = *limits;
+        Self { head_bytes, fields, field_bytes: usize::MAX, blanks: Blanks::LeftOut }
+    }
+}
+
+/// What becomes of whitespace where none belongs: before a colon, behind a chunk's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blanks {
+    /// The message is refused: what a request's sender means by them, a server may read differently.
+    Refused,
+    /// They are not passed on, as RFC 9112 5.1 wants it for responses.
+    LeftOut,
 }
 
 /// Reads one field line without its line end (RFC 9112 5).
 #[inline]
-pub(super) fn field_line(line: &[u8]) -> Result<Field<'_>, HeadError> {
-    let end = line.iter().position(|&b| !is_tchar(b)).unwrap_or(line.len());
+pub(super) fn field_line(line: &[u8], blanks: Blanks) -> Result<Field<'_>, HeadError> {
+    let mut end = line.iter().position(|&b| !is_tchar(b)).unwrap_or(line.len());
     let name = &line[..end];
+    if blanks == Blanks::LeftOut && end > 0 {
+        end += line[end..].iter().take_while(|&&b| matches!(b, b' ' | b'\t')).count();
+    }
     match line.get(end) {
         Some(b':') if end > 0 => {}
         Some(b':') => return Err(HeadError::Malformed("a header field has no name")),
@@ -90,6 +135,7 @@ pub(super) fn classify(name: &[u8]) -> Kind {
     let first = name.first().map_or(0, u8::to_ascii_lowercase);
     match (name.len(), first) {
         (2, b't') if is("te") => Kind::HopByHop,
+        (3, b'v') if is("via") => Kind::Via,
         (4, b'h') if is("host") => Kind::Host,
         (6, b'e') if is("expect") => Kind::Expect,
         (7, b'u') if is("upgrade") => Kind::Upgrade,
@@ -138,22 +184,21 @@ fn is_private(name: &[u8]) -> bool {
 
 /// Reads the field lines of a head after its start line, up to and including the final empty line, which has to be the
 /// end of `rest`.
-pub(super) fn field_lines<'b>(
-    mut rest: &'b [u8],
-    limits: &HeadLimits,
-    line_bytes: usize,
-) -> Result<Vec<Field<'b>>, HeadError> {
-    let mut fields = Vec::with_capacity(24.min(limits.fields));
+pub(super) fn field_lines<'b>(mut rest: &'b [u8], reading: &Reading) -> Result<Vec<Field<'b>>, HeadError> {
+    let mut fields = Vec::with_capacity(24.min(reading.fields));
     loop {
         let (line, after) = take_line(rest)?;
         rest = after;
         if line.is_empty() {
             break;
         }
-        if fields.len() == limits.fields || line.len() > line_bytes {
-            return Err(HeadError::TooLarge);
+        if fields.len() == reading.fields {
+            return Err(HeadError::TooLarge(Bound::Fields));
         }
-        fields.push(field_line(line)?);
+        if line.len() > reading.field_bytes {
+            return Err(HeadError::TooLarge(Bound::FieldBytes));
+        }
+        fields.push(field_line(line, reading.blanks)?);
     }
     if rest.is_empty() { Ok(fields) } else { Err(HeadError::Malformed("bytes follow the end of the head")) }
 }

@@ -4,7 +4,7 @@
 //! are, and raw chunk data may bypass the decoder (see [`Chunked::data_remaining`]).
 
 use super::chars::{is_qdtext, is_quotable, is_tchar};
-use super::field::{Kind, classify, field_line};
+use super::field::{Blanks, Kind, classify, field_line};
 use crate::refusal::Refusal;
 
 /// Octets of a chunk line, its end included. What is longer is an attack.
@@ -94,6 +94,7 @@ enum State {
 #[derive(Debug)]
 pub struct Chunked {
     mode: ChunkMode,
+    blanks: Blanks,
     state: State,
     /// The size of the chunk whose line is being read, then what is left of its data.
     left: u64,
@@ -104,10 +105,21 @@ pub struct Chunked {
 }
 
 impl Chunked {
-    /// A body that starts with the next octet.
+    /// A request's body that starts with the next octet.
     #[must_use]
     pub fn new(mode: ChunkMode) -> Self {
-        Self { mode, state: State::Start, left: 0, line: 0, overhead: 0, trailers: Trailers::default() }
+        Self::reading(mode, Blanks::Refused)
+    }
+
+    /// A response's body: blanks behind a chunk's size and before a trailer's colon are left out. (Padded sizes are what
+    /// servers write that fill in the size afterwards.)
+    #[must_use]
+    pub fn of_response(mode: ChunkMode) -> Self {
+        Self::reading(mode, Blanks::LeftOut)
+    }
+
+    fn reading(mode: ChunkMode, blanks: Blanks) -> Self {
+        Self { mode, blanks, state: State::Start, left: 0, line: 0, overhead: 0, trailers: Trailers::default() }
     }
 
     /// Takes `input` up to its end or the body's, and appends to `out` what goes on: a chunk line once it is read whole
@@ -200,7 +212,7 @@ impl Chunked {
                 State::Trailer
             }
             (State::TrailerLf, b'\n') => {
-                self.trailers.end_line()?;
+                self.trailers.end_line(self.blanks)?;
                 State::TrailerStart
             }
             (State::EndLf, b'\n') => {
@@ -229,6 +241,7 @@ impl Chunked {
                 State::Size
             }
             (State::Size | State::Name | State::Token | State::AfterQuoted, b'\r') => State::LineLf,
+            (State::BeforeSemicolon | State::AfterName, b'\r') if self.blanks == Blanks::LeftOut => State::LineLf,
             (State::LineLf, b'\n') => self.end_line(out)?,
             (State::LineLf, _) => return Err(FramingError("a chunk line holds CR without LF")),
             (_, b'\n') => return Err(FramingError("a chunk line ends in LF without CR")),
@@ -344,9 +357,9 @@ impl Trailers {
         if self.bytes + 2 > TRAILER_BYTES { Err(FramingError("the trailers are too large")) } else { Ok(()) }
     }
 
-    fn end_line(&mut self) -> Result<(), FramingError> {
+    fn end_line(&mut self, blanks: Blanks) -> Result<(), FramingError> {
         self.count(2)?;
-        let field = field_line(&self.line).map_err(|_| FramingError("a trailer line is malformed"))?;
+        let field = field_line(&self.line, blanks).map_err(|_| FramingError("a trailer line is malformed"))?;
         if may_trail(field.name) {
             for part in [field.name, b": ", field.value, b"\r\n"] {
                 self.kept.extend_from_slice(part);
@@ -360,7 +373,7 @@ impl Trailers {
 /// Whether a field may pass as a trailer (RFC 9110 6.5.1): not where it frames, routes, authenticates, or changes how the
 /// message is read, since a server that merges trailers into the header would take it for a header field.
 fn may_trail(name: &[u8]) -> bool {
-    const NEVER: [&str; 17] = [
+    const NEVER: [&str; 16] = [
         "age",
         "authorization",
         "cache-control",
@@ -376,7 +389,6 @@ fn may_trail(name: &[u8]) -> bool {
         "retry-after",
         "set-cookie",
         "vary",
-        "via",
         "www-authenticate",
     ];
     classify(name) == Kind::Plain && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never.as_bytes()))

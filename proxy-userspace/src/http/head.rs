@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::chars::{ascii, list};
 use super::credential::Credential;
-use super::field::{Field, HeadError, Kind, Options, content_length, field_lines, take_line};
+use super::field::{Bound, Field, HeadError, Kind, Options, Reading, content_length, field_lines, take_line};
 use super::scan::LEADING_EMPTY_LINES;
 use super::target::{Absolute, is_host, is_protocol, request_line};
 use super::{HeadLimits, Version};
@@ -14,7 +14,9 @@ impl From<HeadError> for Refusal {
     fn from(error: HeadError) -> Self {
         match error {
             HeadError::Malformed(why) => Self::Malformed(why),
-            HeadError::TooLarge => Self::HeadTooLarge,
+            HeadError::TooLarge(Bound::HeadBytes) => Self::HeadTooLarge("limits.head-bytes"),
+            HeadError::TooLarge(Bound::Fields) => Self::HeadTooLarge("limits.head-fields"),
+            HeadError::TooLarge(Bound::FieldBytes) => Self::HeadTooLarge("limits.field-bytes"),
         }
     }
 }
@@ -117,11 +119,11 @@ impl<'b> RequestHead<'b> {
             rest = rest.strip_prefix(b"\r\n").unwrap_or(rest);
         }
         if rest.len() > limits.head_bytes {
-            return Err(Refusal::HeadTooLarge);
+            return Err(HeadError::TooLarge(Bound::HeadBytes).into());
         }
         let (line, rest) = take_line(rest)?;
         let line = request_line(line, limits)?;
-        let mut fields = field_lines(rest, limits, limits.field_bytes)?;
+        let mut fields = field_lines(rest, &Reading::from(limits))?;
 
         let options = Options::read(&fields, relied_on)?;
         let absolute = Absolute::split(line.target).filter(|_| !line.target.starts_with('/'));

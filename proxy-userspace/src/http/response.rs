@@ -1,43 +1,47 @@
 //! Response heads of containers: read as strictly as requests, since a response that can be read in two ways lets one
-//! request's answer reach another.
+//! request's answer reach another; except for what RFC 9112 tells an intermediary to mend in them.
 
 use super::chars::{ascii, list};
-use super::field::{Field, HeadError, Kind, Options, content_length, field_lines, take_line};
+use super::field::{Bound, Field, HeadError, Kind, Options, Reading, content_length, field_lines, take_line};
 use super::head::{Asked, is_http};
 use super::target::is_protocol;
-use super::{HeadLimits, Version};
+use super::{ResponseLimits, Version};
 use crate::refusal::Refusal;
 
 /// Why a container's answer is not taken. The connection to the container ends with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ResponseFault(&'static str);
+pub enum ResponseFault {
+    /// It is no legal HTTP/1.1: a clause about it, such as "it has no status line"; never holds bytes of the answer.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its head is larger than this setting allows.
+    #[error("its header is larger than `{0}` allows")]
+    TooLarge(&'static str),
+}
 
 impl ResponseFault {
-    /// `why` is a clause about the answer, such as "it has no status line".
-    pub(super) fn new(why: &'static str) -> Self {
-        Self(why)
-    }
-
-    /// What is wrong; never holds bytes of the answer.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        self.0
+    /// `why` is a clause about the answer.
+    pub(super) const fn new(why: &'static str) -> Self {
+        Self::Malformed(why)
     }
 }
 
 impl From<HeadError> for ResponseFault {
     fn from(error: HeadError) -> Self {
         match error {
-            HeadError::Malformed(why) => Self(why),
-            HeadError::TooLarge => Self("its header is too large"),
+            HeadError::Malformed(why) => Self::Malformed(why),
+            HeadError::TooLarge(Bound::Fields) => Self::TooLarge("limits.response-head-fields"),
+            HeadError::TooLarge(Bound::HeadBytes | Bound::FieldBytes) => Self::TooLarge("limits.response-head-bytes"),
         }
     }
 }
 
 impl From<ResponseFault> for Refusal {
     fn from(fault: ResponseFault) -> Self {
-        Self::BadAnswer(fault.0)
+        match fault {
+            ResponseFault::Malformed(why) => Self::BadAnswer(why),
+            ResponseFault::TooLarge(setting) => Self::AnswerHeadTooLarge(setting),
+        }
     }
 }
 
@@ -69,7 +73,8 @@ pub struct ResponseHead<'b> {
     pub version: Version,
     /// What follows.
     pub framing: ResponseFraming,
-    /// Whether the container takes another request on this connection.
+    /// Whether the container takes another request on this connection. Not behind a body that cannot be and was
+    /// announced all the same: its octets may follow.
     pub keep_alive: bool,
     /// `Content-Length` as received, where there is one: the body's, or for HEAD and 304 the one a GET would have.
     pub content_length: Option<u64>,
@@ -84,17 +89,20 @@ impl<'b> ResponseHead<'b> {
     ///
     /// # Errors
     /// What makes the answer illegal or ambiguous.
-    pub fn parse(head: &'b [u8], asked: &Asked, limits: &HeadLimits) -> Result<Self, ResponseFault> {
+    pub fn parse(head: &'b [u8], asked: &Asked, limits: &ResponseLimits) -> Result<Self, ResponseFault> {
         if head.len() > limits.head_bytes {
-            return Err(HeadError::TooLarge.into());
+            return Err(HeadError::TooLarge(Bound::HeadBytes).into());
         }
         let (line, rest) = take_line(head)?;
         let (version, status, reason) = status_line(line)?;
-        let mut fields = field_lines(rest, limits, usize::MAX)?;
+        let mut fields = field_lines(rest, &Reading::from(limits))?;
         let options = Options::read(&fields, |kind| {
             matches!(kind, Kind::ContentLength | Kind::TransferEncoding | Kind::FoldedFraming)
         })?;
-        let body = Body::read(&fields, version)?;
+        let body = match status {
+            100..=199 | 204 => Body::dropped(&fields),
+            _ => Body::read(&fields, version)?,
+        };
         let upgrade = match status {
             101 => switched(&fields, &options, asked)?,
             426 => protocols(&fields).filter(|protocol| !is_http(protocol.as_bytes())).collect(),
@@ -108,6 +116,7 @@ impl<'b> ResponseHead<'b> {
             version,
             framing,
             keep_alive: !options.close
+                && !body.dropped
                 && (version == Version::Http11 || options.keep_alive)
                 && framing != ResponseFraming::UntilClose,
             content_length: body.length,
@@ -127,7 +136,7 @@ impl<'b> ResponseHead<'b> {
 /// `status-line` (RFC 9112 4). The space before an empty reason phrase may be missing: many servers leave it out, and nothing
 /// can be read differently for it.
 pub(super) fn status_line(line: &[u8]) -> Result<(Version, u16, &[u8]), ResponseFault> {
-    const NO_STATUS_LINE: ResponseFault = ResponseFault("it does not start with a status line");
+    const NO_STATUS_LINE: ResponseFault = ResponseFault::new("it does not start with a status line");
     let (version, rest) = line.split_at_checked(b"HTTP/1.1 ".len()).ok_or(NO_STATUS_LINE)?;
     let version = match version {
         b"HTTP/1.1 " => Version::Http11,
@@ -136,7 +145,7 @@ pub(super) fn status_line(line: &[u8]) -> Result<(Version, u16, &[u8]), Response
     };
     let (code, reason) = rest.split_at_checked(3).ok_or(NO_STATUS_LINE)?;
     if !matches!(code[0], b'1'..=b'5') || !code.iter().all(u8::is_ascii_digit) {
-        return Err(ResponseFault("its status is not a number from 100 to 599"));
+        return Err(ResponseFault::new("its status is not a number from 100 to 599"));
     }
     let status = code.iter().fold(0, |n, digit| n * 10 + u16::from(digit - b'0'));
     let reason = match reason.split_first() {
@@ -145,7 +154,7 @@ pub(super) fn status_line(line: &[u8]) -> Result<(Version, u16, &[u8]), Response
         Some(_) => return Err(NO_STATUS_LINE),
     };
     if !super::chars::is_field_value(reason) {
-        return Err(ResponseFault("its reason phrase holds a control character"));
+        return Err(ResponseFault::new("its reason phrase holds a control character"));
     }
     Ok((version, status, reason))
 }
@@ -162,12 +171,13 @@ fn protocols<'a, 'b>(fields: &'a [Field<'b>]) -> impl Iterator<Item = &'b str> +
 
 /// The protocols of a 101; all of them must have been offered (RFC 9110 7.8 and 15.2.2).
 fn switched<'b>(fields: &[Field<'b>], options: &Options<'b>, asked: &Asked) -> Result<Vec<&'b str>, ResponseFault> {
-    let offered = asked.upgrade.as_ref().ok_or(ResponseFault("it switches protocols without having been asked"))?;
+    let offered =
+        asked.upgrade.as_ref().ok_or(ResponseFault::new("it switches protocols without having been asked"))?;
     let elements =
         fields.iter().filter(|field| field.kind == Kind::Upgrade).flat_map(|field| list(field.value)).count();
     let chosen: Vec<&str> = protocols(fields).filter(|protocol| offered.contains(protocol)).collect();
     if !options.upgrade || chosen.is_empty() || chosen.len() != elements {
-        return Err(ResponseFault("it switches to a protocol that was not offered"));
+        return Err(ResponseFault::new("it switches to a protocol that was not offered"));
     }
     Ok(chosen)
 }
@@ -177,29 +187,42 @@ fn switched<'b>(fields: &[Field<'b>], options: &Options<'b>, asked: &Asked) -> R
 struct Body {
     length: Option<u64>,
     chunked: bool,
+    /// A body was announced that the status does not allow.
+    dropped: bool,
 }
 
 impl Body {
+    /// Of a 1xx or a 204, which end with their heads whatever they announce (RFC 9112 6.3): what is announced is not
+    /// passed on.
+    fn dropped(fields: &[Field<'_>]) -> Self {
+        let announces = |field: &Field<'_>| match field.kind {
+            Kind::ContentLength => field.value != b"0",
+            Kind::TransferEncoding | Kind::FoldedFraming => true,
+            _ => false,
+        };
+        Self { dropped: fields.iter().any(announces), ..Self::default() }
+    }
+
     fn read(fields: &[Field<'_>], version: Version) -> Result<Self, ResponseFault> {
         let mut body = Self::default();
         for field in fields {
             match field.kind {
                 Kind::ContentLength => body.add_length(field.value)?,
                 Kind::TransferEncoding if version == Version::Http10 => {
-                    return Err(ResponseFault("it is HTTP/1.0 and has a Transfer-Encoding"));
+                    return Err(ResponseFault::new("it is HTTP/1.0 and has a Transfer-Encoding"));
                 }
                 Kind::TransferEncoding if body.chunked || !field.value.eq_ignore_ascii_case(b"chunked") => {
-                    return Err(ResponseFault("it has a transfer coding other than \"chunked\" alone"));
+                    return Err(ResponseFault::new("it has a transfer coding other than \"chunked\" alone"));
                 }
                 Kind::TransferEncoding => body.chunked = true,
                 Kind::FoldedFraming => {
-                    return Err(ResponseFault("it has Content_Length or Transfer_Encoding, which are ambiguous"));
+                    return Err(ResponseFault::new("it has Content_Length or Transfer_Encoding, which are ambiguous"));
                 }
                 _ => {}
             }
         }
         if body.chunked && body.length.is_some() {
-            return Err(ResponseFault("it has both Content-Length and Transfer-Encoding"));
+            return Err(ResponseFault::new("it has both Content-Length and Transfer-Encoding"));
         }
         Ok(body)
     }
@@ -207,16 +230,14 @@ impl Body {
     fn add_length(&mut self, value: &[u8]) -> Result<(), ResponseFault> {
         match self.length.replace(content_length(value)?) {
             None => Ok(()),
-            Some(_) => Err(ResponseFault("it has more than one Content-Length")),
+            Some(_) => Err(ResponseFault::new("it has more than one Content-Length")),
         }
     }
 
-    /// RFC 9112 6.3 for responses; 1xx and 204 must not announce a body (RFC 9110 8.6, RFC 9112 6.1).
+    /// RFC 9112 6.3 for responses.
     fn framing(&self, status: u16, version: Version, head_method: bool) -> Result<ResponseFraming, ResponseFault> {
-        let announces = self.chunked || self.length.is_some_and(|length| length > 0);
         match status {
-            100..=199 if version == Version::Http10 => Err(ResponseFault("it is HTTP/1.0 and interim")),
-            100..=199 | 204 if announces => Err(ResponseFault("its status allows no body, and it announces one")),
+            100..=199 if version == Version::Http10 => Err(ResponseFault::new("it is HTTP/1.0 and interim")),
             101 => Ok(ResponseFraming::Switched),
             100..=199 => Ok(ResponseFraming::Interim),
             204 | 304 => Ok(ResponseFraming::None),

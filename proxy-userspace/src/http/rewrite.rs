@@ -7,11 +7,9 @@ use super::field::{Field, Kind};
 use super::head::{BodyFraming, RequestHead};
 use super::response::{ResponseFraming, ResponseHead};
 
-/// The `Via` that every forwarded request gets (RFC 9110 7.6.3).
-pub const VIA: &str = "1.1 portsplice";
-
 /// Appends the head for the container to `out`: origin-form, HTTP/1.1, end-to-end fields as received and in their order,
-/// framing and connection fields written anew, `Via` added.
+/// framing and connection fields written anew, no `Via`. The fields
+/// of a WebSocket handshake are spelled as in RFC 6455.
 ///
 /// `close` announces that no further request follows on the connection to the container. `port` names the host where an
 /// HTTP/1.0 request has none.
@@ -21,7 +19,8 @@ pub fn write_request(head: &RequestHead<'_>, close: bool, port: u16, out: &mut V
         Some(host) => put(out, &[b"Host: ", host.as_bytes(), b"\r\n"]),
         None => put_number(out, "Host: localhost:", u64::from(port)),
     }
-    end_to_end(&head.fields, head.framing == BodyFraming::Chunked, out);
+    let to = Direction::ToContainer { upgrade: head.upgrade.is_some() };
+    end_to_end(&head.fields, head.framing == BodyFraming::Chunked, to, out);
     if head.expect_continue {
         out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
@@ -30,7 +29,6 @@ pub fn write_request(head: &RequestHead<'_>, close: bool, port: u16, out: &mut V
         BodyFraming::Length(length) => put_number(out, "Content-Length: ", length),
         BodyFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-    put(out, &[b"Via: ", VIA.as_bytes(), b"\r\n"]);
     connection(out, close, head.upgrade.as_ref().map(|upgrade| upgrade.protocols()), false);
     out.extend_from_slice(b"\r\n");
 }
@@ -65,7 +63,7 @@ pub fn write_response(head: &ResponseHead<'_>, to: &ToClient<'_>, out: &mut Vec<
     let _ = write!(out, "HTTP/1.1 {} ", head.status);
     put(out, &[head.reason, b"\r\n"]);
     let chunked = head.framing == ResponseFraming::Chunked && !to.dechunk;
-    end_to_end(&head.fields, chunked, out);
+    end_to_end(&head.fields, chunked, Direction::ToClient, out);
     match (head.framing, head.content_length) {
         (ResponseFraming::Length(length), _) => put_number(out, "Content-Length: ", length),
         // The length that a GET would have got.
@@ -85,12 +83,28 @@ pub fn write_response(head: &ResponseHead<'_>, to: &ToClient<'_>, out: &mut Vec<
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whom a head is written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToContainer {
+        /// It asks for another protocol.
+        upgrade: bool,
+    },
+    ToClient,
+}
+
+/// The fields of a WebSocket handshake as RFC 6455 spells them. What has come through HTTP/2 or Go's net/http has another
+/// spelling, and there are servers that look for this one.
+const WEBSOCKET: [&str; 5] =
+    ["Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Origin"];
+
 /// The fields that pass through a gateway. `Trailer` announces what only a chunked body can bring.
-fn end_to_end(fields: &[Field<'_>], chunked: bool, out: &mut Vec<u8>) {
+fn end_to_end(fields: &[Field<'_>], chunked: bool, to: Direction, out: &mut Vec<u8>) {
     for field in fields {
         let passes = match field.kind {
             Kind::Plain | Kind::Forwarded => true,
             Kind::Trailer => chunked,
+            Kind::Via => to == Direction::ToClient,
             Kind::Host
             | Kind::ContentLength
             | Kind::TransferEncoding
@@ -106,7 +120,13 @@ fn end_to_end(fields: &[Field<'_>], chunked: bool, out: &mut Vec<u8>) {
             | Kind::Named => false,
         };
         if passes {
-            put(out, &[field.name, b": ", field.value, b"\r\n"]);
+            let shown = match to {
+                Direction::ToContainer { upgrade: true } => {
+                    WEBSOCKET.iter().map(|name| name.as_bytes()).find(|name| name.eq_ignore_ascii_case(field.name))
+                }
+                _ => None,
+            };
+            put(out, &[shown.unwrap_or(field.name), b": ", field.value, b"\r\n"]);
         }
     }
 }
@@ -114,9 +134,9 @@ fn end_to_end(fields: &[Field<'_>], chunked: bool, out: &mut Vec<u8>) {
 /// `Connection` and `Upgrade` for the next hop. HTTP/1.0 keeps a connection only when told so.
 fn connection<'a>(out: &mut Vec<u8>, close: bool, upgrade: Option<impl Iterator<Item = &'a str>>, http10: bool) {
     let option: &[u8] = match (&upgrade, close, http10) {
-        (Some(_), true, _) => b"Connection: upgrade, close\r\n",
-        (Some(_), false, true) => b"Connection: upgrade, keep-alive\r\n",
-        (Some(_), false, false) => b"Connection: upgrade\r\n",
+        (Some(_), true, _) => b"Connection: Upgrade, close\r\n",
+        (Some(_), false, true) => b"Connection: Upgrade, keep-alive\r\n",
+        (Some(_), false, false) => b"Connection: Upgrade\r\n",
         (None, true, _) => b"Connection: close\r\n",
         (None, false, true) => b"Connection: keep-alive\r\n",
         (None, false, false) => b"",
@@ -125,7 +145,7 @@ fn connection<'a>(out: &mut Vec<u8>, close: bool, upgrade: Option<impl Iterator<
     for (i, protocol) in upgrade.into_iter().flatten().enumerate() {
         put(out, &[if i == 0 { b"Upgrade: " } else { b", " }, protocol.as_bytes()]);
     }
-    if option.starts_with(b"Connection: upgrade") {
+    if option.starts_with(b"Connection: Upgrade") {
         out.extend_from_slice(b"\r\n");
     }
 }

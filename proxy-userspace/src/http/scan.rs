@@ -4,11 +4,11 @@
 //! it is complete; of an incomplete start line every byte is, so that a peer that speaks something else is answered at once
 //! instead of after the head timeout.
 
-use super::HeadLimits;
 use super::chars::{is_target, is_tchar};
-use super::field::{BARE_LF, HeadError, field_line};
+use super::field::{BARE_LF, Bound, HeadError, Reading, field_line};
 use super::response::{ResponseFault, status_line};
 use super::target::{MAX_METHOD, request_line};
+use super::{HeadLimits, ResponseLimits};
 use crate::refusal::Refusal;
 
 /// RFC 9112 2.2 asks to ignore "at least one" empty line before a request; this many are.
@@ -40,24 +40,18 @@ enum Found<'b> {
 
 impl Lines {
     /// The next thing of interest; field lines are checked on the way.
-    fn next<'b>(
-        &mut self,
-        buf: &'b [u8],
-        limits: &HeadLimits,
-        field_bytes: usize,
-        empty_lines: u8,
-    ) -> Result<Found<'b>, HeadError> {
+    fn next<'b>(&mut self, buf: &'b [u8], reading: &Reading, empty_lines: u8) -> Result<Found<'b>, HeadError> {
         loop {
             let Some(offset) = memchr::memchr(b'\n', &buf[self.searched..]) else {
                 self.searched = buf.len();
-                return self.partial(buf, limits, field_bytes);
+                return self.partial(buf, reading);
             };
             let lf = self.searched + offset;
             let Some((b'\r', line)) = buf[self.line..lf].split_last() else { return Err(BARE_LF) };
             self.searched = lf + 1;
             self.line = lf + 1;
-            if lf + 1 - self.head > limits.head_bytes {
-                return Err(HeadError::TooLarge);
+            if lf + 1 - self.head > reading.head_bytes {
+                return Err(HeadError::TooLarge(Bound::HeadBytes));
             }
             if !self.start_line_done {
                 if !line.is_empty() {
@@ -73,28 +67,31 @@ impl Lines {
                 return Ok(Found::End(self.line));
             } else {
                 self.fields += 1;
-                if self.fields > limits.fields || line.len() > field_bytes {
-                    return Err(HeadError::TooLarge);
+                if self.fields > reading.fields {
+                    return Err(HeadError::TooLarge(Bound::Fields));
                 }
-                field_line(line)?;
+                if line.len() > reading.field_bytes {
+                    return Err(HeadError::TooLarge(Bound::FieldBytes));
+                }
+                field_line(line, reading.blanks)?;
             }
         }
     }
 
     /// What can be told about a line whose end is not there yet.
-    fn partial<'b>(&self, buf: &'b [u8], limits: &HeadLimits, field_bytes: usize) -> Result<Found<'b>, HeadError> {
+    fn partial<'b>(&self, buf: &'b [u8], reading: &Reading) -> Result<Found<'b>, HeadError> {
         let line = &buf[self.line..];
         if self.start_line_done {
             if matches!(line.first(), Some(b' ' | b'\t')) {
                 return Err(HeadError::Malformed("a header line starts with whitespace; folded lines are obsolete"));
             }
             // The last byte may be the CR of the line's end.
-            if line.len() > field_bytes.saturating_add(1) {
-                return Err(HeadError::TooLarge);
+            if line.len() > reading.field_bytes.saturating_add(1) {
+                return Err(HeadError::TooLarge(Bound::FieldBytes));
             }
         }
-        if buf.len() - self.head > limits.head_bytes {
-            return Err(HeadError::TooLarge);
+        if buf.len() - self.head > reading.head_bytes {
+            return Err(HeadError::TooLarge(Bound::HeadBytes));
         }
         Ok(Found::Partial(line))
     }
@@ -122,7 +119,7 @@ impl HeadScanner {
     /// As soon as what is there cannot become a legal head.
     pub fn advance(&mut self, buf: &[u8]) -> Result<Option<usize>, Refusal> {
         loop {
-            match self.lines.next(buf, &self.limits, self.limits.field_bytes, LEADING_EMPTY_LINES)? {
+            match self.lines.next(buf, &Reading::from(&self.limits), LEADING_EMPTY_LINES)? {
                 Found::Start(line) => {
                     request_line(line, &self.limits)?;
                 }
@@ -189,14 +186,14 @@ impl PartialRequestLine {
 /// Finds the end of a response head; use a new one for each response, interim ones included.
 #[derive(Debug)]
 pub struct ResponseScanner {
-    limits: HeadLimits,
+    limits: ResponseLimits,
     lines: Lines,
 }
 
 impl ResponseScanner {
     /// A scanner for one head.
     #[must_use]
-    pub fn new(limits: HeadLimits) -> Self {
+    pub fn new(limits: ResponseLimits) -> Self {
         Self { limits, lines: Lines::default() }
     }
 
@@ -207,7 +204,7 @@ impl ResponseScanner {
     /// As soon as what is there cannot become a legal head.
     pub fn advance(&mut self, buf: &[u8]) -> Result<Option<usize>, ResponseFault> {
         loop {
-            match self.lines.next(buf, &self.limits, usize::MAX, 0)? {
+            match self.lines.next(buf, &Reading::from(&self.limits), 0)? {
                 Found::Start(line) => {
                     status_line(line)?;
                 }

@@ -29,7 +29,7 @@ const GET: Asked = Asked { head_method: false, version: Version::Http11, upgrade
 
 /// Scans and parses `bytes` as one response head.
 fn response<'b>(bytes: &'b [u8], asked: &Asked) -> Result<ResponseHead<'b>, ResponseFault> {
-    let limits = HeadLimits::default();
+    let limits = ResponseLimits::default();
     let length = ResponseScanner::new(limits).advance(bytes)?.expect("the head is complete");
     ResponseHead::parse(&bytes[..length], asked, &limits)
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::SPLICED_CHUNK;
+use super::interim::Interims;
 use super::reply::Reply;
 use super::upload::Sent;
 use crate::fastpath::ServerUse;
 use crate::http::{
-    self, Asked, ChunkMode, Chunked, HeadLimits, ResponseFraming, ResponseHead, ResponseScanner, ToClient, Version,
+    self, Asked, ChunkMode, Chunked, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
 };
 use crate::netns::Netns;
 use crate::refusal::Refusal;
@@ -58,7 +59,7 @@ pub(super) struct Download<'a> {
     pub(super) read: &'a mut ReadBuffer,
     pub(super) meter: &'a Meter,
     pub(super) engine: &'a Engine,
-    pub(super) limits: &'a HeadLimits,
+    pub(super) limits: &'a ResponseLimits,
     pub(super) asked: &'a Asked,
     pub(super) reply: &'a Reply,
     pub(super) sent: &'a Sent,
@@ -79,7 +80,8 @@ pub(super) struct Download<'a> {
 
 /// What to do after a head.
 enum Next {
-    Interim,
+    /// Whether the container's connection is still in step behind it.
+    Interim(bool),
     /// The head is in `out` still, to leave together with the first bytes of the body.
     Body {
         framing: ResponseFraming,
@@ -92,33 +94,36 @@ enum Next {
 impl Download<'_> {
     /// Relays interim responses and the final one.
     pub(super) async fn run(&mut self) -> Result<Ended, DownloadError> {
+        let mut interims = Interims::default();
+        let mut in_step = true;
         loop {
-            let length = self.read_head().await?;
+            let length = self.read_head(&interims).await?;
             let mut out = Vec::new();
-            match self.pass_head(length, &mut out).await? {
-                Next::Interim => {}
+            match self.pass_head(length, &mut interims, &mut out).await? {
+                Next::Interim(still) => in_step &= still,
                 Next::Switched => return Ok(Ended::Switched),
                 Next::Body { framing, keep_client, keep_origin } => {
                     let all = self.body(framing, out).await?;
                     return Ok(Ended::Whole {
                         keep_client,
-                        keep_origin: keep_origin && all && !self.spent.load(Relaxed),
+                        keep_origin: keep_origin && in_step && all && !self.spent.load(Relaxed),
                     });
                 }
             }
         }
     }
 
-    /// Reads until a whole head is in the buffer; gives its length.
-    async fn read_head(&mut self) -> Result<usize, DownloadError> {
+    /// Reads until a whole head is in the buffer; gives its length. Its bytes are no activity before it is whole: a head
+    /// that drips, or one interim response after the other, holds up no timeout.
+    async fn read_head(&mut self, interims: &Interims) -> Result<usize, DownloadError> {
         let mut scanner = ResponseScanner::new(*self.limits);
         loop {
-            if let Some(length) = scanner.advance(self.read.unread()).map_err(|fault| self.bad(fault.reason()))? {
+            if let Some(length) = scanner.advance(self.read.unread()).map_err(|fault| self.failed(fault.into()))? {
                 return Ok(length);
             }
             match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
-                Ok(1..) => self.meter.touch(),
-                Ok(0) | Err(_) if self.reused && self.read.is_empty() && !self.reply.begun() => {
+                Ok(1..) => {}
+                Ok(0) | Err(_) if self.reused && self.read.is_empty() && interims.none() => {
                     return Err(DownloadError::Stale);
                 }
                 Ok(0) | Err(_) => {
@@ -131,15 +136,28 @@ impl Download<'_> {
         }
     }
 
-    fn bad(&self, reason: &'static str) -> DownloadError {
-        if self.reply.begun() { DownloadError::Cut(reason) } else { DownloadError::Refused(Refusal::BadAnswer(reason)) }
+    /// The response failed for this reason: said to the client, if that can still be.
+    fn failed(&self, why: Refusal) -> DownloadError {
+        match (self.reply.begun(), why) {
+            (false, why) => DownloadError::Refused(why),
+            (true, Refusal::BadAnswer(reason)) => DownloadError::Cut(reason),
+            (true, why) => DownloadError::Cut(why.label()),
+        }
     }
 
     /// Checks the head in the buffer, rewrites it, and passes it on as far as it does not wait for the body.
-    async fn pass_head(&mut self, length: usize, out: &mut Vec<u8>) -> Result<Next, DownloadError> {
+    async fn pass_head(
+        &mut self,
+        length: usize,
+        interims: &mut Interims,
+        out: &mut Vec<u8>,
+    ) -> Result<Next, DownloadError> {
         let (status, next) = {
             let head = ResponseHead::parse(&self.read.unread()[..length], self.asked, self.limits)
-                .map_err(|fault| self.bad(fault.reason()))?;
+                .map_err(|fault| self.failed(fault.into()))?;
+            if head.framing == ResponseFraming::Interim {
+                interims.count(length).map_err(|why| self.failed(why))?;
+            }
             let old_client = self.asked.version == Version::Http10;
             let mut to = ToClient {
                 version: self.asked.version,
@@ -148,11 +166,11 @@ impl Download<'_> {
                 authorization_response: self.authorization_response,
             };
             let next = match head.framing {
-                ResponseFraming::Interim if old_client => Next::Interim,
+                ResponseFraming::Interim if old_client => Next::Interim(head.keep_alive),
                 ResponseFraming::Interim => {
                     out.reserve(length + 128);
                     http::write_response(&head, &to, out);
-                    Next::Interim
+                    Next::Interim(head.keep_alive)
                 }
                 ResponseFraming::Switched => {
                     out.reserve(length + 128);
@@ -181,10 +199,12 @@ impl Download<'_> {
             (head.status, next)
         };
         self.read.consume(length);
-        self.meter.touch();
         self.seen.status = Some(status);
-        if !matches!(next, Next::Body { .. }) && !out.is_empty() {
-            self.write_client(out).await?;
+        match next {
+            Next::Interim(_) if out.is_empty() => {}
+            Next::Interim(_) => self.write_interim(out, status).await?,
+            Next::Switched => self.write_client(out).await?,
+            Next::Body { .. } => self.meter.touch(),
         }
         Ok(next)
     }
@@ -257,7 +277,7 @@ impl Download<'_> {
     }
 
     async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkMode) -> Result<(), DownloadError> {
-        let mut body = Chunked::new(mode);
+        let mut body = Chunked::of_response(mode);
         let sent = self.sent;
         let ready = || sent.whole() && mode == ChunkMode::Rechunk;
         let mut passage = ChunkedResponse::new(self.response(&ready));
@@ -270,7 +290,7 @@ impl Download<'_> {
             let head = out.len();
             let step = body
                 .advance(self.read.unread(), out)
-                .map_err(|_| self.bad("the container's chunked body is broken"))?;
+                .map_err(|_| self.failed(Refusal::BadAnswer("the container's chunked body is broken")))?;
             self.read.consume(step.consumed);
             passage.passed(step.consumed, out.len() - head);
             if !out.is_empty() {
@@ -300,10 +320,20 @@ impl Download<'_> {
         }
     }
 
+    /// Writes an interim response: whole, so that a refusal may still follow.
+    async fn write_interim(&mut self, bytes: &[u8], status: u16) -> Result<(), DownloadError> {
+        let Some(word) = self.reply.begin_interim() else { return Err(DownloadError::Client) };
+        self.seen.first_byte.get_or_insert_with(Instant::now);
+        let written = self.client.write_idly(bytes, self.meter, Direction::Down).await;
+        written.map_err(|_| DownloadError::Client)?;
+        word.done(status);
+        Ok(())
+    }
+
     /// Writes the container's bytes to the client; the first of them take the gateway's right to refuse.
     async fn write_client(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
         if self.reply.begin().is_some() {
-            self.seen.first_byte = Some(Instant::now());
+            self.seen.first_byte.get_or_insert_with(Instant::now);
         }
         let written: io::Result<()> = self.client.write_all(bytes, self.meter, Direction::Down).await;
         written.map_err(|_| DownloadError::Client)

@@ -105,7 +105,7 @@ impl Exchange<'_> {
 
     async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
         let meter = self.connection.meter();
-        let watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
+        let mut watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
         let sent = Sent::default();
         let spent = AtomicBool::new(false);
         let mut upload = Upload {
@@ -122,7 +122,7 @@ impl Exchange<'_> {
             read: &mut self.origin.read,
             meter,
             engine: &self.settings.engine,
-            limits: &self.settings.head,
+            limits: &self.settings.response_head,
             asked: &request.asked,
             reply: self.reply,
             sent: &sent,
@@ -145,7 +145,7 @@ impl Exchange<'_> {
         let mut down = pin!(download.run());
         let mut ended = None;
         meter.touch();
-        let mut stage = (false, false);
+        let mut stage = None;
         let mut check = watch.next_check(false, false);
         poll_fn(|cx| {
             if let Poll::Ready(error) = up.as_mut().poll(cx) {
@@ -184,12 +184,18 @@ impl Exchange<'_> {
                 Some(Ended::Switched) => {}
                 None => {}
             }
-            let (whole, begun) = (sent.whole(), self.reply.begun());
-            if stage != (whole, begun) {
-                stage = (whole, begun);
-                check = watch.next_check(whole, begun);
+            // A client that waits for leave to send its body (RFC 9110, 10.1.1) has said all that it says before an answer.
+            let asks_leave = request.expect_continue && !sent.body_seen() && !self.reply.continued();
+            let now = (sent.whole() || asks_leave, self.reply.answered());
+            if stage != Some(now) {
+                if stage.is_none_or(|before| before.0 != now.0) {
+                    watch.owed_an_answer(now.0);
+                }
+                stage = Some(now);
+                check = watch.next_check(now.0, now.1);
             }
-            watch.poll(cx, alarm, &mut check, whole, begun).map(|reason| Err(reason.outcome(begun)))
+            let overdue = watch.poll(cx, alarm, &mut check, now.0, now.1);
+            overdue.map(|overdue| Err(overdue.outcome(self.reply.begun())))
         })
         .await
     }
@@ -253,11 +259,20 @@ struct Watch<'a> {
     meter: &'a Meter,
     container: &'a Container,
     origin: &'a Stream,
+    /// When the final response's head must be there; none while the request is not sent, or without such a timeout.
+    answer_by: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
     fn new(settings: &'a NodeSettings, meter: &'a Meter, container: &'a Container, origin: &'a Stream) -> Self {
-        Self { timeouts: &settings.timeouts, meter, container, origin }
+        Self { timeouts: &settings.timeouts, meter, container, origin, answer_by: None }
+    }
+
+    /// The request is sent, and an answer to it owed from now on; or, after all, more of it is to come. What comes before
+    /// the answer does not put it off.
+    fn owed_an_answer(&mut self, owed: bool) {
+        let timeout = self.timeouts.answer;
+        self.answer_by = (owed && !timeout.is_zero()).then(|| Instant::now() + timeout);
     }
 
     /// Ready when something is overdue; `check` is when to look next.
@@ -267,35 +282,36 @@ impl<'a> Watch<'a> {
         alarm: &mut Alarm<'_>,
         check: &mut Instant,
         sent: bool,
-        begun: bool,
+        answered: bool,
     ) -> Poll<Overdue> {
         while alarm.poll(cx, *check).is_ready() {
-            if let Some(overdue) = self.overdue(sent, begun) {
+            if let Some(overdue) = self.overdue(sent, answered) {
                 return Poll::Ready(overdue);
             }
             // What goes on for long is activity of its container long before it ends.
             if self.meter.idle_for() < GONE_GRACE {
                 self.container.touch();
             }
-            *check = self.next_check(sent, begun);
+            *check = self.next_check(sent, answered);
             alarm.again(*check);
         }
         Poll::Pending
     }
 
-    /// When something may be due. `sent` and `begun` as for [`Watch::overdue`]; look again when one of them changes.
-    fn next_check(&self, sent: bool, begun: bool) -> Instant {
+    /// When something may be due. `sent` and `answered` as for [`Watch::overdue`]; look again when one of them changes.
+    fn next_check(&self, sent: bool, answered: bool) -> Instant {
         let idle = self.meter.idle_for();
         let left = |timeout: Duration| (!timeout.is_zero()).then(|| timeout.saturating_sub(idle));
-        let answer = if sent && !begun { left(self.timeouts.answer) } else { None };
+        let answer =
+            self.answer_by.filter(|_| sent && !answered).map(|by| by.saturating_duration_since(Instant::now()));
         let until = [Some(GONE_GRACE), left(self.timeouts.idle), answer];
         let soonest = until.into_iter().flatten().min().unwrap_or(GONE_GRACE);
         // The meter counts milliseconds: a timer that goes off within one of them would find nothing due yet.
         Instant::now() + soonest.max(Duration::from_millis(2))
     }
 
-    /// `sent`: the request is whole; `begun`: its response has begun.
-    fn overdue(&self, sent: bool, begun: bool) -> Option<Overdue> {
+    /// `sent`: the request is whole, or waits for leave to go on; `answered`: the final response has begun.
+    fn overdue(&self, sent: bool, answered: bool) -> Option<Overdue> {
         let idle = self.meter.idle_for();
         let over = |timeout: Duration| !timeout.is_zero() && idle >= timeout;
         // What a server sent before it died is delivered, however slowly the client reads. One that still can send
@@ -303,10 +319,10 @@ impl<'a> Watch<'a> {
         if self.container.is_gone() && (idle >= GONE_GRACE || !self.origin.peer_has_ended()) {
             return Some(Overdue::Gone);
         }
-        if sent && !begun && over(self.timeouts.answer) {
+        if sent && !answered && self.answer_by.is_some_and(|by| Instant::now() >= by) {
             return Some(Overdue::Answer);
         }
-        over(self.timeouts.idle).then_some(match (sent, begun) {
+        over(self.timeouts.idle).then_some(match (sent, answered) {
             (_, true) => Overdue::Idle,
             (true, false) => Overdue::Answer,
             (false, false) => Overdue::Body,

@@ -1,10 +1,11 @@
 //! Who may write to the client, as a type.
 //!
 //! For each request exactly one [`FirstWord`] exists. The gateway needs it to refuse, and the container's answer takes it
-//! before its first byte goes out; after that no refusal can be written any more, only the connection cut.
+//! before its first byte goes out; after that no refusal can be written any more, only the connection cut. Interim answers
+//! (1xx) are whole messages before the answer: a refusal may follow one that has gone out whole, and only then.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use crate::refusal::Refusal;
 use crate::relay::{Direction, Meter, Stream};
@@ -12,8 +13,16 @@ use crate::relay::{Direction, Meter, Stream};
 /// Whether the response to the current request has begun.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
-    begun: AtomicBool,
+    state: AtomicU8,
+    continued: AtomicBool,
 }
+
+/// Nothing of the response has been written, and no interim one is under way.
+const OPEN: u8 = 0;
+/// An interim response is being written.
+const INTERIM: u8 = 1;
+/// The response has begun.
+const BEGUN: u8 = 2;
 
 /// The right to begin the response.
 #[derive(Debug)]
@@ -22,12 +31,41 @@ pub(super) struct FirstWord(());
 impl Reply {
     /// Takes the right to begin the response, if nobody has it yet.
     pub(super) fn begin(&self) -> Option<FirstWord> {
-        (!self.begun.swap(true, Relaxed)).then_some(FirstWord(()))
+        self.state.compare_exchange(OPEN, BEGUN, Relaxed, Relaxed).is_ok().then_some(FirstWord(()))
     }
 
-    /// Whether somebody has begun it.
+    /// Whether somebody has begun it, or is in the middle of an interim one: nothing else can be written then.
     pub(super) fn begun(&self) -> bool {
-        self.begun.load(Relaxed)
+        self.state.load(Relaxed) != OPEN
+    }
+
+    /// Whether the response itself has begun, with the end of its head.
+    pub(super) fn answered(&self) -> bool {
+        self.state.load(Relaxed) == BEGUN
+    }
+
+    /// An interim response with this status begins to go out, if the response has not begun.
+    pub(super) fn begin_interim(&self) -> Option<InterimWord<'_>> {
+        self.state.compare_exchange(OPEN, INTERIM, Relaxed, Relaxed).is_ok().then_some(InterimWord(self))
+    }
+
+    /// Whether the container has asked the client for the request's body (100).
+    pub(super) fn continued(&self) -> bool {
+        self.continued.load(Relaxed)
+    }
+}
+
+/// The right to write an interim response. Dropped before that has gone out whole, it leaves nothing to be said.
+#[derive(Debug)]
+pub(super) struct InterimWord<'r>(&'r Reply);
+
+impl InterimWord<'_> {
+    /// The interim response, with this status, is with the kernel as a whole.
+    pub(super) fn done(self, status: u16) {
+        self.0.state.store(OPEN, Relaxed);
+        if status == 100 {
+            self.0.continued.store(true, Relaxed);
+        }
     }
 }
 

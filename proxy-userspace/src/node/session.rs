@@ -106,7 +106,8 @@ impl Session {
 
     /// Waits for a request head. In between the container's connection is watched, and let go when it ends.
     async fn next_head(&mut self, settings: &NodeSettings, alarm: &mut Alarm<'_>) -> Next {
-        let Self { client, read, origin, drain, connection, .. } = self;
+        let Self { node, client, read, origin, drain, connection, .. } = self;
+        let mut held = node.heads.begin();
         let mut scanner = HeadScanner::new(settings.head);
         let mut started = pin!(drain.started());
         let mut began: Option<Instant> = None;
@@ -135,8 +136,11 @@ impl Session {
                 None => deadline(settings.timeouts.keep_alive),
             };
             let event = poll_fn(|cx| {
-                if let Poll::Ready(result) = read.poll_fill(cx, client) {
+                if let Poll::Ready(result) = read.poll_gather(cx, client) {
                     return Poll::Ready(Event::Read(result));
+                }
+                if !held.keep(read.held(), settings.unfinished_heads) {
+                    return Poll::Ready(Event::Full);
                 }
                 if waiting && started.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Drain);
@@ -157,6 +161,7 @@ impl Session {
             match event.await {
                 Event::Read(Ok(1..)) => {}
                 Event::Due if !waiting => return Next::Head(Err(Refusal::HeadTimeout)),
+                Event::Full => return Next::Head(Err(Refusal::HeadsFull)),
                 // A connection that ends inside a head asks for nothing. Over TLS the end is answered.
                 Event::Read(_) if client.plain().is_some() => return Next::Ended,
                 Event::Read(_) | Event::Drain | Event::Due => return Next::End,
@@ -441,4 +446,6 @@ enum Event {
     Read(std::io::Result<usize>),
     Drain,
     Due,
+    /// The node keeps as much of unfinished heads as it may.
+    Full,
 }

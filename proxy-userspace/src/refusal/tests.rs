@@ -5,7 +5,8 @@ fn all() -> Vec<Refusal> {
     use Refusal::*;
     let mut all = vec![
         Malformed("a reason"),
-        HeadTooLarge,
+        HeadTooLarge("limits.head-bytes"),
+        HeadsFull,
         TargetTooLong,
         UnsupportedTransferCoding,
         UnsupportedVersion,
@@ -17,6 +18,7 @@ fn all() -> Vec<Refusal> {
         NotListening,
         Unreachable,
         BadAnswer("a reason"),
+        AnswerHeadTooLarge("limits.response-head-bytes"),
         EarlyEnd,
         ConnectTimeout,
         AnswerTimeout,

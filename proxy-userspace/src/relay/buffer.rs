@@ -15,6 +15,9 @@ pub const SMALL: usize = 16 * 1024;
 /// Bytes of a buffer for bulk copies, where splice(2) cannot serve.
 pub const LARGE: usize = 128 * 1024;
 
+/// What is kept while more is waited for lies in storage of a multiple of this.
+const GRAIN: usize = 512;
+
 /// How many free buffers of each size a thread keeps: 1 MiB of each at most.
 const KEPT: [(usize, usize); 2] = [(SMALL, 64), (LARGE, 8)];
 
@@ -109,6 +112,34 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
+    /// As [`Self::poll_fill`], for bytes that may have to be kept for long: while more is waited for, they lie in as little
+    /// memory as they take.
+    pub fn poll_gather(&mut self, cx: &mut Context<'_>, stream: &Stream) -> Poll<io::Result<usize>> {
+        let result = self.poll_fill(cx, stream);
+        if result.is_pending() {
+            self.tighten();
+        }
+        result
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.storage.as_ref().map_or(0, |storage| storage.len())
+    }
+
+    /// Moves the unread bytes into smaller storage, where that saves half of it.
+    fn tighten(&mut self) {
+        let Some(storage) = &self.storage else { return };
+        let unread = self.end - self.start;
+        let enough = unread.next_multiple_of(GRAIN);
+        if enough <= storage.len() / 2 {
+            let mut smaller = Buffer(vec![0; enough].into_boxed_slice());
+            smaller[..unread].copy_from_slice(self.unread());
+            self.storage = Some(smaller);
+            (self.start, self.end) = (0, unread);
+        }
+    }
+
     /// After this there is storage with at least one free byte behind the unread ones.
     fn make_room(&mut self) {
         let Some(storage) = self.storage.as_mut() else {
@@ -122,7 +153,12 @@ impl ReadBuffer {
         if unread <= storage.len() / 2 {
             storage.copy_within(self.start..self.end, 0);
         } else {
-            let mut larger = Buffer::take(storage.len() * 2);
+            // Twice as much, and no more: the next class of the pool may be eight times as large.
+            let size = (storage.len() * 2).max(SMALL);
+            let mut larger = match size {
+                SMALL | LARGE => Buffer::take(size),
+                _ => Buffer(vec![0; size].into_boxed_slice()),
+            };
             larger[..unread].copy_from_slice(&storage[self.start..self.end]);
             *storage = larger;
         }

@@ -59,6 +59,11 @@ impl Meter {
         self.touch();
     }
 
+    /// The same, for what is no activity: a peer that sends nothing else is as good as silent.
+    pub fn counted(&self, direction: Direction, n: u64) {
+        self.bytes[direction as usize].fetch_add(n, Relaxed);
+    }
+
     /// Notes that splice(2) moved bytes of the current request.
     pub fn spliced(&self) {
         self.spliced.store(true, Relaxed);

@@ -38,7 +38,8 @@ impl Sock {
         Self::register(socket)
     }
 
-    /// Accepts a connection, a non-blocking one, without registering it anywhere yet. `SO_OOBINLINE` is on.
+    /// Accepts a connection, a non-blocking one, without registering it anywhere yet. `SO_OOBINLINE` is on. A peer that came
+    /// by IPv4 has an IPv4 address, also on a socket that listens on both.
     ///
     /// # Errors
     /// The error of `accept4(2)`; `WouldBlock` when none waits.
@@ -47,6 +48,7 @@ impl Sock {
         let (socket, peer) = acceptfrom_with(listener, flags)?;
         // A peer without an IP address cannot happen on a TCP socket.
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(ErrorKind::Unsupported)?;
+        let peer = crate::listen::canonical(peer);
         let socket = Socket::from(socket);
         // Otherwise an octet of urgent data would be taken out of the stream, and lost. The listener could pass the option
         // on, but not to connections that waited on an inherited one before it was ours.

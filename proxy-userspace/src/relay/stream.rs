@@ -86,13 +86,25 @@ impl Stream {
     ///
     /// # Errors
     /// The error of the write; a stream that takes no more bytes is `WriteZero`.
-    pub async fn write_all(&self, mut bytes: &[u8], meter: &Meter, direction: Direction) -> io::Result<()> {
+    pub async fn write_all(&self, bytes: &[u8], meter: &Meter, direction: Direction) -> io::Result<()> {
+        self.write_noting(bytes, |n| meter.moved(direction, n)).await
+    }
+
+    /// The same for what does not count as activity.
+    ///
+    /// # Errors
+    /// As [`Self::write_all`].
+    pub async fn write_idly(&self, bytes: &[u8], meter: &Meter, direction: Direction) -> io::Result<()> {
+        self.write_noting(bytes, |n| meter.counted(direction, n)).await
+    }
+
+    async fn write_noting(&self, mut bytes: &[u8], note: impl Fn(u64)) -> io::Result<()> {
         while !bytes.is_empty() {
             let n = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            meter.moved(direction, n as u64);
+            note(n as u64);
             bytes = &bytes[n..];
         }
         poll_fn(|cx| self.poll_flush(cx)).await

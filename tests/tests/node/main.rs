@@ -13,6 +13,7 @@ mod databases;
 mod drain;
 mod early;
 mod framing;
+mod heads;
 mod idle;
 mod keep_alive;
 mod lifecycle;

@@ -84,6 +84,22 @@ fn illegal_chunks() {
     assert!(through(ChunkMode::Rechunk, b"1\r\nx\r\n".repeat(100_000).as_slice()).is_ok());
 }
 
+/// Of a response blanks are left out behind a size and before a colon; what else is illegal stays so.
+#[test]
+fn blanks_in_a_response() {
+    let response = |bytes: &[u8]| {
+        let (mut chunked, mut out) = (Chunked::of_response(ChunkMode::Rechunk), Vec::new());
+        let step = chunked.advance(bytes, &mut out)?;
+        Ok::<_, FramingError>((String::from_utf8(out).unwrap(), step.done))
+    };
+    let padded = b"5   \r\nhello\r\n1 \t;a=b \r\n!\r\n1;a \r\n!\r\n0  \r\nX-Sum : 1\r\n\r\n";
+    assert_eq!(response(padded).unwrap(), ("5\r\nhello\r\n1\r\n!\r\n1\r\n!\r\n0\r\nX-Sum: 1\r\n\r\n".to_owned(), true));
+    illegal(b"5   \r\nhello\r\n");
+    for bytes in [&b" 5\r\n"[..], b"5 5\r\n", b"5 \n", b"5;\r\n", b"5; \r\n", b"5;a= \r\n", b"5 \rX"] {
+        assert!(response(bytes).is_err(), "{}", bytes.escape_ascii());
+    }
+}
+
 #[test]
 fn an_illegal_line_leaves_nothing_behind() {
     let (mut chunked, mut out) = (Chunked::new(ChunkMode::Rechunk), Vec::new());

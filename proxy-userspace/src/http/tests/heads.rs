@@ -226,19 +226,25 @@ fn limits() {
     let long = |n: usize| "a".repeat(n);
     assert!(request(format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", long(16_383)).as_bytes()).is_ok());
     assert_eq!(refused(&format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", long(16_384))), Refusal::TargetTooLong);
-    assert!(request(with(&format!("X:{}\r\n", long(8_190))).as_bytes()).is_ok());
-    assert_eq!(refused(&with(&format!("X:{}\r\n", long(8_191)))), Refusal::HeadTooLarge);
+    let one = |n: usize| with(&format!("Cookie: {}\r\n", long(n)));
+    let around = one(0).len();
+    assert!(request(one(65_536 - around).as_bytes()).is_ok(), "one field may be as long as the head");
+    assert_eq!(refused(&one(65_537 - around)), Refusal::HeadTooLarge("limits.head-bytes"));
+    let short = HeadLimits { field_bytes: 8_192, ..HeadLimits::default() };
+    let scanned = |n: usize| HeadScanner::new(short).advance(with(&format!("X:{}\r\n", long(n))).as_bytes());
+    assert!(scanned(8_190).is_ok());
+    assert_eq!(scanned(8_191), Err(Refusal::HeadTooLarge("limits.field-bytes")));
     assert!(request(with(&"X: a\r\n".repeat(127)).as_bytes()).is_ok());
-    assert_eq!(refused(&with(&"X: a\r\n".repeat(128))), Refusal::HeadTooLarge);
+    assert_eq!(refused(&with(&"X: a\r\n".repeat(128))), Refusal::HeadTooLarge("limits.head-fields"));
     let big = with(&format!("X: {}\r\n", long(8_000)).repeat(9));
-    assert_eq!(refused(&big), Refusal::HeadTooLarge);
+    assert_eq!(refused(&big), Refusal::HeadTooLarge("limits.head-bytes"));
     let exact = |padding: usize| {
         let lines = format!("X: {}\r\n", long(8_000)).repeat(8);
         with(&format!("{lines}Y: {}\r\n", long(padding)))
     };
     let padding = 65_536 - exact(0).len();
     assert!(request(exact(padding).as_bytes()).is_ok());
-    assert_eq!(refused(&exact(padding + 1)), Refusal::HeadTooLarge);
+    assert_eq!(refused(&exact(padding + 1)), Refusal::HeadTooLarge("limits.head-bytes"));
     malformed(&format!("{} / HTTP/1.1\r\nHost: h\r\n\r\n", "A".repeat(65)));
 }
 
@@ -264,7 +270,10 @@ fn what_decides_is_refused_before_the_head_is_complete() {
     }
     assert_eq!(early(format!("GET /{}", "a".repeat(16_384)).as_bytes()), Err(Refusal::TargetTooLong));
     assert!(matches!(early("A".repeat(65).as_bytes()), Err(Refusal::Malformed(_))));
-    assert_eq!(early(format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(8_192)).as_bytes()), Err(Refusal::HeadTooLarge));
+    let endless = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(8_192));
+    let short = HeadLimits { field_bytes: 8_192, ..HeadLimits::default() };
+    let refused = HeadScanner::new(short).advance(endless.as_bytes());
+    assert_eq!(refused, Err(Refusal::HeadTooLarge("limits.field-bytes")));
     for bytes in [&b""[..], b"G", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nX: a\r", b"GET /a HT"] {
         assert_eq!(early(bytes), Ok(None));
     }

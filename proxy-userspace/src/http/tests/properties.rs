@@ -138,7 +138,7 @@ proptest! {
 
     #[test]
     fn responses_may_arrive_in_any_pieces(bytes in response_bytes()) {
-        let limits = HeadLimits::default();
+        let limits = ResponseLimits::default();
         let (mut whole, mut single) = (ResponseScanner::new(limits), ResponseScanner::new(limits));
         check_scanning(&bytes, |buf| whole.advance(buf), |buf| single.advance(buf));
     }
@@ -174,15 +174,12 @@ proptest! {
         }
         let mut twice = Vec::new();
         write_request(&again, close, 8080, &mut twice);
-        // Each pass adds its own Via.
-        let via = format!("Via: {VIA}\r\n");
-        let without = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&via, "");
-        prop_assert_eq!(without(&twice), without(&out));
+        prop_assert_eq!(twice, out);
     }
 
     #[test]
     fn forwarded_responses_are_canonical(bytes in response_bytes(), head_method: bool, close: bool, dechunk: bool, http10: bool) {
-        let limits = HeadLimits::default();
+        let limits = ResponseLimits::default();
         let asked = Asked { head_method, ..request(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap().asked() };
         let Ok(Some(length)) = ResponseScanner::new(limits).advance(&bytes) else { return Ok(()) };
         let Ok(head) = ResponseHead::parse(&bytes[..length], &asked, &limits) else { return Ok(()) };
@@ -208,8 +205,8 @@ proptest! {
         let limits = HeadLimits::default();
         let _ = HeadScanner::new(limits).advance(&bytes);
         let _ = RequestHead::parse(&bytes, &limits).map(|head| head.credential().is_ok());
-        let _ = ResponseScanner::new(limits).advance(&bytes);
-        let _ = ResponseHead::parse(&bytes, &GET, &limits);
+        let _ = ResponseScanner::new(ResponseLimits::default()).advance(&bytes);
+        let _ = ResponseHead::parse(&bytes, &GET, &ResponseLimits::default());
         let _ = Chunked::new(ChunkMode::Rechunk).advance(&bytes, &mut Vec::new());
     }
 }
