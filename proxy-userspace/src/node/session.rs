@@ -26,7 +26,7 @@ use crate::drain::DrainWatch;
 use crate::http::HeadScanner;
 use crate::metrics::Path;
 use crate::refusal::Refusal;
-use crate::relay::buffer::{Buffer, ReadBuffer, SMALL};
+use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Stream};
 use crate::tls::TlsIdentity;
 
@@ -92,7 +92,13 @@ impl Session {
             let settings = self.node.settings.load_full();
             let after = match self.next_head(&settings, &mut alarm).await {
                 // Boxed, so that a connection that waits for its next request does not hold the memory of one.
-                Next::Head(head) => Box::pin(self.serve(&settings, head, &mut alarm)).await,
+                Next::Head(head) => {
+                    if head.is_err() {
+                        // What came is no request, and the connection ends: nobody looks at it any more.
+                        self.read = ReadBuffer::default();
+                    }
+                    Box::pin(self.serve(&settings, head, &mut alarm)).await
+                }
                 Next::End => After::Close,
                 Next::Ended => return,
             };
@@ -419,10 +425,14 @@ async fn in_time(patience: Duration, written: impl Future<Output = std::io::Resu
 pub(super) async fn linger(client: &Stream) {
     let discard = async {
         let mut left = LINGER_BYTES;
-        let mut buffer = Buffer::take(SMALL);
+        // Holds memory only while it reads.
+        let mut discarded = ReadBuffer::default();
         while left > 0 {
-            match poll_fn(|cx| client.poll_read(cx, &mut buffer)).await {
-                Ok(n @ 1..) => left = left.saturating_sub(n),
+            match poll_fn(|cx| discarded.poll_fill(cx, client)).await {
+                Ok(n @ 1..) => {
+                    left = left.saturating_sub(n);
+                    discarded.consume(n);
+                }
                 Ok(0) | Err(_) => return,
             }
         }

@@ -257,16 +257,47 @@ fn unfinished_heads_have_a_budget() {
     });
 }
 
+/// How many connections hold an unfinished head at a time.
+const CONNECTIONS: usize = 400;
+
+/// A daemon that lets one client have them all, with this budget for their heads.
+fn rig_for_heads(budget: &str) -> Rig {
+    Rig::with(Path::Splice, |config| {
+        config.set("limits", "connections-per-client", "0").set("limits", "head-timeout", "\"1m\"");
+        config.set("limits", "unfinished-heads-bytes", budget);
+    })
+}
+
+/// Heads beyond the budget cost no memory once they are refused, though their connections still stand.
+#[test]
+fn refused_heads_cost_no_memory() {
+    if !privileged() {
+        return;
+    }
+    let rig = rig_for_heads("1048576");
+    let before = rig.node().status_kib("RssAnon") as usize;
+    let mut conns: Vec<Conn> =
+        (0..CONNECTIONS).map(|_| Conn::plain(rig.node().tcp(rig.node().plain[0]), None)).collect();
+    let mut most = before;
+    for conn in &mut conns {
+        conn.write(&unfinished());
+        most = most.max(rig.node().status_kib("RssAnon") as usize);
+    }
+    wait::until_true("nearly all are refused", || {
+        most = most.max(rig.node().status_kib("RssAnon") as usize);
+        conns.iter().filter(|conn| conn.is_quiet()).count() < 30
+    });
+    let sent = CONNECTIONS * unfinished().len() / 1024;
+    assert!(most < before + sent / 2, "{most} KiB, {before} KiB before, for {sent} KiB of heads");
+}
+
 /// The memory of unfinished heads is about what was sent, and goes back to the system.
 #[test]
 fn memory_of_unfinished_heads_goes_back() {
     if !privileged() {
         return;
     }
-    const CONNECTIONS: usize = 400;
-    let rig = Rig::with(Path::Splice, |config| {
-        config.set("limits", "connections-per-client", "0").set("limits", "head-timeout", "\"1m\"");
-    });
+    let rig = rig_for_heads("67108864");
     let rss = || rig.node().status_kib("RssAnon") as usize;
     let before = rss();
     let conns: Vec<Conn> = (0..CONNECTIONS)
