@@ -5,6 +5,7 @@
 //! - `request`: one request head, checked and rewritten; `route`: the container it may reach, and the connection there.
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
 //! - `interim`: how many interim responses are borne; `heads`: how much is kept of heads that are not whole yet.
+//! - `retry`: whether a request may be sent a second time.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
 
 pub mod accept;
@@ -17,6 +18,7 @@ mod interim;
 mod origin;
 mod reply;
 mod request;
+mod retry;
 mod route;
 mod session;
 mod upload;

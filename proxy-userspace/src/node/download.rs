@@ -34,8 +34,8 @@ pub(super) enum Ended {
 /// Why there is no whole response.
 #[derive(Debug)]
 pub(super) enum DownloadError {
-    /// The container closed a kept-alive connection before it answered anything: the request may go out again.
-    Stale,
+    /// The container ended a kept-alive connection before it answered anything, in order or by a reset.
+    Stale { in_order: bool },
     /// Nothing has been written to the client yet.
     Refused(Refusal),
     /// The response began and cannot be completed.
@@ -123,8 +123,8 @@ impl Download<'_> {
             }
             match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
                 Ok(1..) => {}
-                Ok(0) | Err(_) if self.reused && self.read.is_empty() && interims.none() => {
-                    return Err(DownloadError::Stale);
+                end @ (Ok(0) | Err(_)) if self.reused && self.read.is_empty() && interims.none() => {
+                    return Err(DownloadError::Stale { in_order: end.is_ok() });
                 }
                 Ok(0) | Err(_) => {
                     return Err(match self.reply.begun() {

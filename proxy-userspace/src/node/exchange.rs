@@ -13,6 +13,7 @@ use super::download::{Download, DownloadError, Ended, Seen};
 use super::origin::Origin;
 use super::reply::Reply;
 use super::request::Request;
+use super::retry::Retry;
 use super::upload::{Sent, Upload, UploadError};
 use super::{NodeSettings, Timeouts};
 use crate::container::Container;
@@ -33,7 +34,8 @@ pub(super) enum Outcome {
     Done { keep_client: bool, keep_origin: bool },
     /// An upgraded connection ended in good order.
     Tunneled,
-    /// The kept-alive connection to the container was closed before it answered; nothing was written to the client.
+    /// The kept-alive connection to the container was at its end before the request came there; nothing was written to the
+    /// client.
     Stale,
     /// Nothing was written to the client, and this is the answer.
     Refused(Refusal),
@@ -107,6 +109,7 @@ impl Exchange<'_> {
         let meter = self.connection.meter();
         let mut watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
         let sent = Sent::default();
+        let retry = (self.origin.used && request.replayable).then(|| Retry::new(&self.origin.stream, head.len()));
         let spent = AtomicBool::new(false);
         let mut upload = Upload {
             client: self.client,
@@ -159,8 +162,10 @@ impl Exchange<'_> {
                 && let Poll::Ready(result) = down.as_mut().poll(cx)
             {
                 ended = Some(result.map_err(|error| match error {
-                    DownloadError::Stale if request.replayable => Outcome::Stale,
-                    DownloadError::Stale => Outcome::Refused(Refusal::EarlyEnd),
+                    DownloadError::Stale { in_order } if retry.as_ref().is_some_and(|r| r.is_safe(&sent, in_order)) => {
+                        Outcome::Stale
+                    }
+                    DownloadError::Stale { .. } => Outcome::Refused(Refusal::EarlyEnd),
                     DownloadError::Refused(refusal) => Outcome::Refused(refusal),
                     DownloadError::Cut(reason) => Outcome::Cut(reason),
                     DownloadError::Client => Outcome::ClientGone,
@@ -171,7 +176,10 @@ impl Exchange<'_> {
                 Some(Ended::Whole { keep_client: true, keep_origin: true }) if !sent.whole() && !sent.stopped() => {}
                 Some(Ended::Whole { keep_client, keep_origin }) => {
                     let whole = sent.whole();
-                    let ended = Ended::Whole { keep_client: keep_client && whole, keep_origin: keep_origin && whole };
+                    let ended = Ended::Whole {
+                        keep_client: keep_client && whole,
+                        keep_origin: keep_origin && whole && !sent.ended(),
+                    };
                     return Poll::Ready(Ok(ended));
                 }
                 // The new protocol begins behind the request's body.

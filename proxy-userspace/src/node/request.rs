@@ -40,7 +40,9 @@ pub(super) struct Request {
     /// Whether the client wants to go on after the response.
     pub(super) keep_alive: bool,
     pub(super) expect_continue: bool,
-    /// Whether it may be sent a second time when a kept-alive connection turns out closed (RFC 9110, 9.2.2).
+    /// Whether it may be sent a second time when a kept-alive connection turns out closed: only reads something, and has no
+    /// body. PUT and DELETE may be repeated too (RFC 9110, 9.2.2), but not without their client's knowledge: what another client
+    /// has made meanwhile would be overwritten.
     pub(super) replayable: bool,
     /// Whether it asks for the port itself instead of HTTP.
     pub(super) tcp_tunnel: bool,
@@ -72,14 +74,14 @@ pub(super) fn prepare(
 
     let mut out = Vec::with_capacity(1024);
     http::write_request(&head, !head.keep_alive, port, &mut out);
-    let idempotent = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE");
+    let safe = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
     let request = Request {
         head: out,
         framing: head.framing,
         asked: head.asked(),
         keep_alive: head.keep_alive,
         expect_continue: head.expect_continue,
-        replayable: idempotent && bodiless && head.upgrade.is_none(),
+        replayable: safe && bodiless && head.upgrade.is_none(),
         tcp_tunnel: head.is_tcp_tunnel(),
     };
     Ok((request, granted.scheme))

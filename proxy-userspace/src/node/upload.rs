@@ -1,6 +1,7 @@
 //! The request's half of an exchange: its head and body go to the container as they come.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::SPLICED_CHUNK;
@@ -29,6 +30,8 @@ pub(super) struct Sent {
 const WHOLE: u64 = 1;
 const STOPPED: u64 = 2;
 const BODY_SEEN: u64 = 4;
+const ENDED: u64 = 8;
+const REFUSED_ALL: u64 = 16;
 
 impl Sent {
     /// Every byte of it is with the kernel.
@@ -44,6 +47,16 @@ impl Sent {
     /// At least a byte of the body has come from the client.
     pub(super) fn body_seen(&self) -> bool {
         self.state.load(Relaxed) & BODY_SEEN != 0
+    }
+
+    /// The client has ended its direction, and so was the container's.
+    pub(super) fn ended(&self) -> bool {
+        self.state.load(Relaxed) & ENDED != 0
+    }
+
+    /// The kernel took not a byte of it: the connection had been reset before.
+    pub(super) fn refused_all(&self) -> bool {
+        self.state.load(Relaxed) & REFUSED_ALL != 0
     }
 
     fn set(&self, flag: u64) {
@@ -65,6 +78,7 @@ pub(super) struct Upload<'a> {
 impl Upload<'_> {
     /// Sends `head` and then the body.
     pub(super) async fn run(&mut self, head: Vec<u8>, framing: BodyFraming) -> Result<(), UploadError> {
+        let before = self.meter.bytes(Direction::Up);
         let result = match framing {
             BodyFraming::None => self.write_origin(&head).await,
             BodyFraming::Length(length) => self.length(head, length).await,
@@ -72,6 +86,9 @@ impl Upload<'_> {
         };
         match &result {
             Ok(()) => self.sent.set(WHOLE),
+            Err(UploadError::Origin) if self.meter.bytes(Direction::Up) == before => {
+                self.sent.set(STOPPED | REFUSED_ALL)
+            }
             Err(UploadError::Origin) => self.sent.set(STOPPED),
             Err(_) => {}
         }
@@ -162,17 +179,37 @@ impl Upload<'_> {
         self.origin.write_all(bytes, self.meter, Direction::Up).await.map_err(|_| UploadError::Origin)
     }
 
-    /// After the request is sent: notices that the client is gone while its response is under way. At most one read of
-    /// what it pipelined is taken; the rest stays in the kernel until its turn.
+    /// After the request is sent: notices that the client is gone while its response is under way, and passes on that it
+    /// has ended its direction. At most one read of what it pipelined is taken; the rest stays in the kernel until its turn.
     pub(super) async fn watch(&mut self) -> UploadError {
         if self.read.is_empty() {
             match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
-                // More requests, or the orderly end of them; the response is wanted either way.
-                Ok(_) => {}
+                // More requests; the response is wanted.
+                Ok(1..) => {}
+                Ok(0) => return self.end().await,
+                // The request is whole, so that a missing close_notify takes nothing from it.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.end().await,
                 Err(_) => return UploadError::Client,
             }
         }
         self.client.broken().await;
         UploadError::Client
+    }
+
+    /// The client asks for nothing more, and perhaps does not wait for the answer either (a FIN says both): the server is
+    /// told just that, and decides. Returns when the client is gone for certain.
+    async fn end(&self) -> UploadError {
+        let told = async {
+            if self.sent.whole() {
+                self.sent.set(ENDED);
+                // If it fails, the connection is at its end, which the response's half will see.
+                let _ = self.origin.shutdown().await;
+            }
+            pending().await
+        };
+        tokio::select! {
+            _ = self.client.broken() => UploadError::Client,
+            () = told => UploadError::Client,
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,7 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 /// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
 #[derive(Debug)]
 pub struct Sock {
-    fd: AsyncFd<Socket>,
+    /// Shared with whoever waits for the connection to break, see [`Sock::breakage`].
+    fd: Arc<AsyncFd<Socket>>,
     /// Connected a moment ago: it takes bytes, though the reactor has not yet had the time to say so.
     fresh: AtomicBool,
     /// A write was told of the peer's reset. The kernel tells it once, and a read would afterwards see an orderly end.
@@ -65,7 +67,7 @@ impl Sock {
         // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
         // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
         let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
-        Ok(Self { fd, fresh: AtomicBool::new(false), reset: AtomicBool::new(false) })
+        Ok(Self { fd: Arc::new(fd), fresh: AtomicBool::new(false), reset: AtomicBool::new(false) })
     }
 
     /// Connects `socket`, a non-blocking one, to `peer`; the socket decides in which network namespace.
@@ -206,10 +208,42 @@ impl Sock {
 
     /// Waits until the kernel reports an error on the socket, such as a reset; gives it where it can still be read.
     pub async fn broken(&self) -> Option<io::Error> {
-        match self.fd.ready(Interest::ERROR).await {
-            Ok(_) => self.fd.get_ref().take_error().ok().flatten(),
-            Err(error) => Some(error),
+        broken(&self.fd).await
+    }
+
+    /// The same for whoever cannot borrow the socket as long. It keeps the descriptor open.
+    pub fn breakage(&self) -> impl Future<Output = Option<io::Error>> + use<> {
+        let fd = Arc::clone(&self.fd);
+        async move { broken(&fd).await }
+    }
+
+    /// What became of the bytes that were sent (`tcp_info`, linux/tcp.h); also after the connection's end. `None` where the
+    /// kernel does not tell.
+    pub fn flight(&self) -> Option<Flight> {
+        // Offsets of the fields, which have stood where they are since Linux 4.19; libc's structure ends before them.
+        const BYTES_ACKED: usize = 120;
+        const BYTES_SENT: usize = 200;
+        const BYTES_RETRANS: usize = 208;
+        let mut info = [0_u8; 216];
+        let mut length = info.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` octets to `info`, and both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result != 0 || (length as usize) < info.len() {
+            return None;
         }
+        let field = |at: usize| info[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+        let sent = field(BYTES_SENT).saturating_sub(field(BYTES_RETRANS));
+        // The handshake's SYN counts as an acknowledged byte, and as none that was sent.
+        let acknowledged = field(BYTES_ACKED).saturating_sub(1);
+        Some(Flight { sent, unacknowledged: sent.saturating_sub(acknowledged) })
     }
 
     /// Whether the peer can send nothing more: its FIN or RST has come, read or not (`tcp_info.tcpi_state`, tcp(7)).
@@ -250,6 +284,22 @@ impl Sock {
     /// The socket itself, for options and addresses.
     pub fn socket(&self) -> &Socket {
         self.fd.get_ref()
+    }
+}
+
+/// Bytes on their way to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// Bytes that were ever sent, each counted once.
+    pub sent: u64,
+    /// Of those, the ones that the peer's kernel has not acknowledged.
+    pub unacknowledged: u64,
+}
+
+async fn broken(fd: &AsyncFd<Socket>) -> Option<io::Error> {
+    match fd.ready(Interest::ERROR).await {
+        Ok(_) => fd.get_ref().take_error().ok().flatten(),
+        Err(error) => Some(error),
     }
 }
 

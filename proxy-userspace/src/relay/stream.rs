@@ -3,14 +3,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::meter::{Direction, Meter};
-use super::sock::Sock;
+use super::sock::{Flight, Sock};
 
 /// A connection that two futures of one task may read and write through a shared reference.
 #[derive(Debug)]
@@ -114,8 +114,8 @@ impl Stream {
     pub async fn broken(&self) -> io::Error {
         let error = match self {
             Self::Plain(sock) => sock.broken().await,
-            // The end of a TLS stream is seen by reading it; afterwards only a write can tell.
-            Self::Tls(_) => std::future::pending().await,
+            // Not by reading, which may be over: below TLS a reset is seen all the same.
+            Self::Tls(_) => self.with_sock(Sock::breakage).await,
         };
         error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
@@ -152,6 +152,23 @@ impl Stream {
     /// Whether something waits to be read that [`Self::poll_disturbed`] may not know of yet, see [`Sock::has_news`].
     pub fn has_news(&self) -> bool {
         self.with_sock(Sock::has_news)
+    }
+
+    /// What became of the bytes that were sent, see [`Sock::flight`]. With TLS those of its records.
+    pub fn flight(&self) -> Option<Flight> {
+        self.with_sock(Sock::flight)
+    }
+
+    /// Ends a connection on which nothing is under way, so that nothing of it stays in the namespace: the peer reads an
+    /// orderly end, and the reset that the coming close sends behind it spares both sides TIME_WAIT.
+    pub fn let_go(&self) {
+        // What cannot be written at once (close_notify) is left out: the peer waits for nothing more.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self {
+            Self::Plain(sock) => drop(sock.shutdown_write()),
+            Self::Tls(tls) => drop(Pin::new(&mut *tls.lock()).poll_shutdown(&mut cx)),
+        }
+        self.reset_on_close();
     }
 
     /// Makes the coming close an abort (RST), so that the peer learns that bytes are missing.

@@ -91,8 +91,7 @@ over_paths! {
         }
     }
 
-    /// The client resets while the server thinks (an LLM before its first token): the server is told. A FIN alone is no
-    /// reason: a client may end its sending direction and still wait for the answer.
+    /// The client resets while the server thinks (an LLM before its first token): the server is told.
     fn client_resets_before_the_answer(path) {
         let rig = Rig::new(path);
         let (asked, asking) = channel();
