@@ -33,7 +33,7 @@ use self::report::{Facts, Results};
 use self::system::{Launcher, Running, System};
 use self::topology::Topology;
 use crate::child::Guarded;
-use crate::{command, interrupt, workspace};
+use crate::{build_ebpf, command, interrupt, setup, workspace};
 
 /// Above this share of the machine in use by others, the results say more about the others.
 const TOO_BUSY: f64 = 0.1;
@@ -99,6 +99,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Some(Role::Listeners { ports }) => return discovery::serve(ports),
         Some(Role::Discovery(discovery)) => return measure_discovery(&discovery, args.binary.as_deref()),
         None => {}
+    }
+    if args.binary.is_none() {
+        setup::run(setup::Args::of(setup::Purpose::Bench))?;
     }
     if args.only.contains(&Only::Registry) {
         ensure!(args.only.len() == 1, "`--only registry` has a table of its own; measure the data paths separately");
@@ -170,6 +173,7 @@ fn portsplice(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
     }
+    build_ebpf::run(build_ebpf::Args::default())?;
     command::run(command::cargo().args(["build", "--release", "--package", "portsplice"]))?;
     Ok(workspace::target_dir().join("release/portsplice"))
 }

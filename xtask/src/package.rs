@@ -34,6 +34,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     setup::need("dpkg-shlibdeps", "dpkg-dev", "finds out which libraries the package depends on")?;
     let cargo_deb = cargo_deb()?;
     if !args.no_build {
+        setup::run(setup::Args::of(setup::Purpose::Package))?;
         build_ebpf::run(build_ebpf::Args::default())?;
         command::run(command::cargo().args(["build", "--release", "--locked", "--package", NAME]))?;
     }

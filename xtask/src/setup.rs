@@ -1,7 +1,8 @@
 //! `cargo xtask setup`: finds what build, tests, bench and demo need beyond a Rust toolchain, and installs what is missing.
 //!
 //! Nothing is installed that is there in any other way: what counts is the program, not the package. Packages come from
-//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type.
+//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type. `demo`, `test`, `bench` and `package`
+//! ask for what they themselves need; `--for` does that by hand, and without it everything is installed.
 
 mod apt;
 mod items;
@@ -10,19 +11,31 @@ mod services;
 use anyhow::{bail, ensure};
 
 use crate::{command, toolchain, workspace};
+pub(crate) use items::Purpose;
 use items::{Fix, Item};
 
 /// Arguments of `cargo xtask setup`.
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only report what is there and what is missing; fails if something is
     #[arg(long)]
     check: bool,
+    /// Only what this needs (may be given several times) [default: all of them]
+    #[arg(long = "for", value_name = "PURPOSE")]
+    purposes: Vec<Purpose>,
+}
+
+impl Args {
+    /// Installs what one purpose needs.
+    pub(crate) fn of(purpose: Purpose) -> Self {
+        Self { check: false, purposes: vec![purpose] }
+    }
 }
 
 /// Finds what is needed and installs what is missing.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let items = items::all();
+    let purposes = if args.purposes.is_empty() { Purpose::ALL.to_vec() } else { args.purposes };
+    let items = items::of(&purposes);
     let missing: Vec<&Item> = items.iter().filter(|item| item.found.is_none()).collect();
     if args.check {
         report(&items);
@@ -37,7 +50,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         println!("setup: missing: {} ({})", item.name, item.why);
     }
     install(&missing)?;
-    let still: Vec<_> = items::all().into_iter().filter(|item| item.found.is_none()).map(|item| item.name).collect();
+    let still: Vec<_> =
+        items::of(&purposes).into_iter().filter(|item| item.found.is_none()).map(|item| item.name).collect();
     if !still.is_empty() {
         bail!("installed everything, and yet there is no {}", still.join(", "));
     }

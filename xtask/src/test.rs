@@ -45,7 +45,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 /// What all parts need: the tools, the eBPF object inside the daemon, and the daemon.
 fn prepare() -> anyhow::Result<()> {
-    setup::run(setup::Args::default())?;
+    setup::run(setup::Args::of(setup::Purpose::Test))?;
     build_ebpf::run(build_ebpf::Args::default())?;
     command::run(command::cargo().args(["build", "--workspace"]))
 }

@@ -40,9 +40,9 @@ pub(crate) fn build(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
     }
     let xtask = workspace::program()?;
-    for step in ["setup", "build-ebpf"] {
+    for step in [&["setup", "--for", "demo"][..], &["build-ebpf"]] {
         interrupt::check()?;
-        command::run(command::command(&xtask).arg(step))?;
+        command::run(command::command(&xtask).args(step))?;
     }
     interrupt::check()?;
     command::run(command::cargo().args(["build", "--package", "portsplice"]))?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use self::Purpose::{Bench, Demo, Package, Test};
 use crate::{command, toolchain, workspace};
 
 /// Where Debian's packages put LLVM.
@@ -15,6 +16,8 @@ pub(super) struct Item {
     /// Where it is; none if it is missing.
     pub(super) found: Option<String>,
     pub(super) fix: Fix,
+    /// Who needs it.
+    pub(super) purposes: &'static [Purpose],
 }
 
 /// How to get it.
@@ -25,43 +28,77 @@ pub(super) enum Fix {
     Linker,
 }
 
-/// Programs that are used as they are: name, Debian package, purpose.
-const PROGRAMS: [(&str, &[&str], &str); 31] = [
-    ("git", &["git"], "tells the commit that a binary is built from"),
-    ("c++", &["g++"], "compiles libFuzzer for the fuzz targets"),
-    ("cc", &["gcc"], "compiles SQLite, the store of a single host"),
-    ("protoc", &["protobuf-compiler"], "turns etcd's protocol into Rust when its client is built"),
-    ("ip", &["iproute2"], "makes the network namespaces of tests and bench"),
-    ("ps", &["procps"], "shows what a test left running"),
-    ("curl", &["curl"], "sends the requests of the demo and of tests"),
-    ("dockerd", &["docker.io"], "runs containers in the demo and in end-to-end tests"),
-    ("docker", &["docker.io"], "talks to dockerd in the demo and in end-to-end tests"),
-    ("nginx", &["nginx-light"], "a server in end-to-end tests, a peer in the bench"),
-    ("haproxy", &["haproxy"], "a peer in the bench"),
-    ("redis-server", &["redis-server"], "a server behind a tunnel in end-to-end tests"),
-    ("redis-cli", &["redis-server"], "its client"),
-    ("pg_ctlcluster", &["postgresql"], "PostgreSQL, a server behind a tunnel in end-to-end tests"),
-    ("psql", &["postgresql"], "its client"),
-    ("etcd", &["etcd-server"], "a registry in end-to-end tests and in the bench"),
-    ("etcdctl", &["etcd-client"], "its client in end-to-end tests"),
-    ("node", &["nodejs"], "a server in end-to-end tests"),
-    ("npm", &["npm"], "fetches the WebSocket library of that server"),
-    ("go", &["golang-go"], "compiles a server in end-to-end tests"),
-    ("javac", &["default-jdk-headless"], "compiles a server in end-to-end tests"),
-    ("java", &["default-jdk-headless"], "runs it"),
-    ("python3", &["python3", "python3-venv"], "servers and protocol suites in end-to-end tests"),
-    ("openssl", &["openssl"], "makes certificates in end-to-end tests"),
-    ("bpftool", &["bpftool"], "shows the programs in the kernel to a developer"),
-    ("systemd-analyze", &["systemd"], "checks the units; beside it are the programs that make users and folders"),
-    ("checkmodule", &["checkpolicy"], "compiles the SELinux policy module"),
-    ("semodule_package", &["semodule-utils"], "makes a package of it"),
-    ("shellcheck", &["shellcheck"], "checks the scripts of the Debian package"),
-    ("man", &["man-db"], "finds the manual pages that the units name"),
-    ("mandoc", &["mandoc"], "checks the manual pages"),
+/// What a person wants to do, which decides what has to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Purpose {
+    /// `cargo xtask demo`: building the daemon, Docker, curl
+    Demo,
+    /// `cargo xtask test`, which runs demo and bench as well
+    Test,
+    /// `cargo xtask bench`
+    Bench,
+    /// `cargo xtask package`
+    Package,
+}
+
+impl Purpose {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Demo, Test, Bench, Package];
+}
+
+/// Programs that are used as they are: name, Debian packages, what for, and for which purposes.
+const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 31] = [
+    ("git", &["git"], "tells the commit that a binary is built from", &[Test, Bench, Package]),
+    ("c++", &["g++"], "compiles libFuzzer for the fuzz targets", &[Test]),
+    ("cc", &["gcc"], "compiles SQLite, the store of a single host", &Purpose::ALL),
+    (
+        "protoc",
+        &["protobuf-compiler", "libprotobuf-dev"],
+        "turns etcd's protocol into Rust when its client is built",
+        &Purpose::ALL,
+    ),
+    ("ip", &["iproute2"], "makes the network namespaces of tests and bench", &[Test, Bench]),
+    ("ps", &["procps"], "shows what a test left running", &[Test]),
+    ("curl", &["curl"], "sends the requests of the demo and of tests", &[Demo, Test]),
+    ("dockerd", &["docker.io"], "runs containers in the demo and in end-to-end tests", &[Demo, Test]),
+    ("docker", &["docker.io"], "talks to dockerd in the demo and in end-to-end tests", &[Demo, Test]),
+    ("nginx", &["nginx-light"], "a server in end-to-end tests, a peer in the bench", &[Test, Bench]),
+    ("haproxy", &["haproxy"], "a peer in the bench", &[Test, Bench]),
+    ("redis-server", &["redis-server"], "a server behind a tunnel in end-to-end tests", &[Test]),
+    ("redis-cli", &["redis-server"], "its client", &[Test]),
+    ("pg_ctlcluster", &["postgresql"], "PostgreSQL, a server behind a tunnel in end-to-end tests", &[Test]),
+    ("psql", &["postgresql"], "its client", &[Test]),
+    ("etcd", &["etcd-server"], "a registry in end-to-end tests and in the bench", &[Test, Bench]),
+    ("etcdctl", &["etcd-client"], "its client in end-to-end tests", &[Test]),
+    ("node", &["nodejs"], "a server in end-to-end tests", &[Test]),
+    ("npm", &["npm"], "fetches the WebSocket library of that server", &[Test]),
+    ("go", &["golang-go"], "compiles a server in end-to-end tests", &[Test]),
+    ("javac", &["default-jdk-headless"], "compiles a server in end-to-end tests", &[Test]),
+    ("java", &["default-jdk-headless"], "runs it", &[Test]),
+    ("python3", &["python3", "python3-venv"], "servers and protocol suites in end-to-end tests", &[Test]),
+    ("openssl", &["openssl"], "makes certificates in end-to-end tests", &[Test, Bench]),
+    ("bpftool", &["bpftool"], "shows the programs in the kernel to a developer", &[Test]),
+    (
+        "systemd-analyze",
+        &["systemd"],
+        "checks the units; beside it are the programs that make users and folders",
+        &[Test],
+    ),
+    ("checkmodule", &["checkpolicy"], "compiles the SELinux policy module", &[Test]),
+    ("semodule_package", &["semodule-utils"], "makes a package of it", &[Test]),
+    ("shellcheck", &["shellcheck"], "checks the scripts of the Debian package", &[Test]),
+    ("man", &["man-db"], "finds the manual pages that the units name", &[Test]),
+    ("mandoc", &["mandoc"], "checks the manual pages", &[Test]),
 ];
 
-/// All that is needed, with where it was found.
-pub(super) fn all() -> Vec<Item> {
+/// What one of `purposes` needs, with where it was found.
+pub(super) fn of(purposes: &[Purpose]) -> Vec<Item> {
+    let mut items = all();
+    items.retain(|item| item.purposes.iter().any(|purpose| purposes.contains(purpose)));
+    items
+}
+
+fn all() -> Vec<Item> {
     let compiler = toolchain::find().ok().map(|toolchain| toolchain.name);
     let mut items = vec![
         Item {
@@ -69,32 +106,53 @@ pub(super) fn all() -> Vec<Item> {
             why: "builds proxy-ebpf and its core library from source (none of rustup's nightlies here has rust-src)",
             found: compiler,
             fix: Fix::Packages(&["rustc-web", "cargo-web", "rust-web-src"]),
+            purposes: &Purpose::ALL,
         },
         Item {
             name: "bpf-linker",
             why: "makes one eBPF object of what the compiler emits",
             found: toolchain::linker().map(shown),
             fix: Fix::Linker,
+            purposes: &Purpose::ALL,
         },
     ];
-    items.extend(PROGRAMS.map(|(name, packages, why)| {
+    items.extend(PROGRAMS.map(|(name, packages, why, purposes)| {
         let found = command::find(name).map(shown);
-        Item { name, why, found, fix: Fix::Packages(packages) }
+        Item { name, why, found, fix: Fix::Packages(packages), purposes }
     }));
+    items.push(Item {
+        name: "protobuf's own types",
+        why: "are what etcd's protocol imports; protoc comes without them",
+        found: protobuf_types().map(shown),
+        fix: Fix::Packages(&["libprotobuf-dev"]),
+        purposes: &Purpose::ALL,
+    });
     let policy = Path::new("/usr/share/selinux/devel/Makefile");
     items.push(Item {
         name: "SELinux's reference policy",
         why: "is what the policy module is compiled against",
         found: policy.exists().then(|| shown(policy.to_owned())),
         fix: Fix::Packages(&["selinux-policy-dev"]),
+        purposes: &[Test],
     });
     items.push(Item {
         name: "static busybox",
         why: "is the whole content of the container images of demo and tests, since none is pulled",
         found: command::find("busybox").filter(|file| is_static(file)).map(shown),
         fix: Fix::Packages(&["busybox-static"]),
+        purposes: &[Demo, Test],
     });
     items
+}
+
+/// `google/protobuf/descriptor.proto` where protoc looks for it: in `PROTOC_INCLUDE` (prost-build's variable), or in the
+/// folder `include` beside the one that protoc is in.
+fn protobuf_types() -> Option<PathBuf> {
+    let given = std::env::var_os("PROTOC_INCLUDE").map(PathBuf::from);
+    let protoc = std::env::var_os("PROTOC").map(PathBuf::from).or_else(|| command::find("protoc"));
+    let beside = protoc.and_then(|protoc| Some(protoc.canonicalize().ok()?.parent()?.parent()?.join("include")));
+    let mut files = [given, beside].into_iter().flatten().map(|dir| dir.join("google/protobuf/descriptor.proto"));
+    files.find(|file| file.exists())
 }
 
 fn shown(path: PathBuf) -> String {
@@ -158,7 +216,21 @@ mod tests {
     #[test]
     fn each_item_says_what_it_is_for() {
         for item in all() {
-            assert!(!item.why.is_empty() && !item.name.is_empty());
+            assert!(!item.why.is_empty() && !item.name.is_empty() && !item.purposes.is_empty());
         }
+    }
+
+    #[test]
+    fn the_demo_is_small_and_the_tests_run_everything() {
+        let names = |purpose| of(&[purpose]).iter().map(|item| item.name).collect::<Vec<_>>();
+        let demo = names(Demo);
+        for large in ["go", "javac", "node", "haproxy", "nginx", "redis-server", "psql", "SELinux's reference policy"] {
+            assert!(!demo.contains(&large), "the demo does not need {large}");
+        }
+        for needed in ["cc", "protoc", "protobuf's own types", "bpf-linker", "dockerd", "curl", "static busybox"] {
+            assert!(demo.contains(&needed), "the demo needs {needed}");
+        }
+        let test = names(Test);
+        assert!([demo, names(Bench)].concat().iter().all(|name| test.contains(name)), "tests run demo and bench");
     }
 }
