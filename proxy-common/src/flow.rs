@@ -5,45 +5,44 @@
 
 /// An entry of the flow table, which the daemon maps into its memory.
 ///
-/// Who writes what, and when: while `relayed` differs from S's write sequence number the daemon owns `budget`, since the
-/// verdict then lets every message pass without looking any further; while they are equal the verdict owns it. The daemon
-/// hands over by its write to `relayed`, the verdict by letting a message pass.
+/// What may be written to C for a response is one budget, and whoever has the [turn](crate::turn) takes from it before
+/// writing: the daemon before it writes what it has read of U, the verdict before it redirects a message of S. The fields
+/// from `relayed` to `taken`, and `fast_bytes`, are read and written by the one whose turn it is, and by nobody else; the
+/// daemon reads `budget` and the counts at other times too, as what they are: numbers that may have moved on.
+///
+/// Nothing here rests on what the container can move: its program may hold CAP_NET_RAW and put bytes into U that S never
+/// sent, and drop, repeat or reorder what S did send.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flow {
-    /// The generation of the flow that is armed; 0: none. S remembers the generation that it was armed with, so that an
-    /// entry that was given to another flow means nothing to it.
-    pub armed: u32,
-    /// S's sequence number up to which the daemon has written to C everything that came through U.
+    /// Whose [turn](crate::turn) it is, and the generation of the flow. S remembers the generation that it was armed with,
+    /// so that an entry that was given to another flow means nothing to it.
+    pub turn: u64,
+    /// S's sequence number up to which the daemon has written to C everything that came through U. It keeps the bytes of a
+    /// server that does not lie in order, and nothing else depends on it.
     pub relayed: u32,
-    /// With [`Framing::Plain`], bytes that are still to come of the response's body; a message that would use up the rest
-    /// passes, so that the daemon, which must act on the end, gets to see it. With [`Framing::Chunked`], bytes before the
-    /// next chunk line: what is left of the chunk's data and the two octets behind it, or 0.
+    /// C's write sequence number when the flow was armed.
+    pub client_start: u32,
+    /// With [`Framing::Plain`], bytes that may still be written to C for this response; a message that would use up the
+    /// rest passes, so that the daemon, which must act on the end, gets to see it. With [`Framing::Chunked`], bytes before
+    /// the next chunk line: what is left of the chunk's data and the two octets behind it, or 0.
     pub budget: u64,
+    /// Bytes that were taken to be written to C since the flow was armed, either way. When all of them have arrived, C's
+    /// write sequence number has moved on by just as many.
+    pub taken: u64,
     /// C's address in the kernel, as it was when the flow was armed.
     pub client: u64,
     /// C's cookie: an address that has come to mean another socket is told by it.
     pub client_cookie: u64,
-    /// C's write sequence number when the flow was armed.
-    pub client_start: u32,
-    /// Bytes that the daemon has written to C since then, modulo 2^32.
-    pub slow_bytes: u32,
     /// How the response is framed, a [`Framing`].
     pub framing: u32,
     /// Not 0: S's descriptor is a blocking one.
     pub blocking: u32,
-    /// Not 0: a message has passed while another one, redirected before it, was still on its way to C. Both are messages of
-    /// different threads, or the first was not taken whole. What passed must wait for what did not.
-    pub crossed: u64,
 
     /// Whether the verdict has let a message pass since it last redirected one: 1 or 0.
     pub passing: u64,
     /// How often it redirected again after messages had passed.
     pub returned: u64,
-
-    /// Verdicts that are being reached at this moment: one of S's, since S is locked meanwhile, and such as come too late, of
-    /// a socket that the entry belonged to before.
-    pub inside: u64,
     /// Bytes redirected to C.
     pub fast_bytes: u64,
     /// Messages redirected to C.
@@ -71,7 +70,7 @@ pub enum Framing {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passed {
-    /// Bytes that went through U before it are not written to C yet, or the flow is not armed.
+    /// Bytes that went through U before it are not written to C yet, or it is the daemon's turn to write.
     Order = 0,
     /// C has too little room to take it whole.
     Full = 1,
@@ -204,7 +203,7 @@ impl Armed {
 pub struct SettleRequest {
     /// The entry of the flow table.
     pub slot: u32,
-    /// Not 0: the flow ends; S leaves its map, and once all is settled, C does.
+    /// Not 0: the flow has ended; S leaves its map, and once all is settled, C does.
     pub end: u32,
 }
 
@@ -306,7 +305,7 @@ impl Offsets {
     pub const NONE: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Flow>() == 152 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 144 && align_of::<Flow>() == 8);
 const _: () = assert!(core::mem::offset_of!(Flow, passing) == 56);
 const _: () = assert!(size_of::<Calls>() == 28);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);

@@ -15,6 +15,7 @@ mod counters;
 mod event;
 mod flow;
 mod listen;
+pub mod turn;
 
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};

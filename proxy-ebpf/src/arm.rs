@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, SettleRequest, TUPLE_V4, TUPLE_V6, settled, turn,
 };
 
 use crate::kernel::{self, offset};
@@ -80,21 +80,16 @@ pub fn arm(ctx: &TcContext) -> Armed {
                 (*flow).client = client_tcp;
                 (*flow).client_cookie = request.client_cookie;
                 (*flow).client_start = client_start;
-                (*flow).slow_bytes = 0;
+                (*flow).taken = 0;
                 (*flow).fast_bytes = 0;
                 (*flow).fast_messages = 0;
                 (*flow).blocking = u32::from(!is_nonblocking(tcp));
-                (*flow).crossed = 0;
             }
             let enlisted = enlist(server, slot, request.generation);
             if matches!(enlisted, Armed::Yes) {
-                // Last, so that no verdict can go by a flow that is not armed in the end. It is ordered behind the rest by
-                // the barrier in between, and by S's lock, which the kernel has taken and released meanwhile.
+                // Last, so that no verdict can go by a flow that is not armed in the end, and with a barrier behind the rest.
                 // SAFETY: as above.
-                unsafe {
-                    atomic::add_ordered(&raw mut (*flow).inside, 0);
-                    core::ptr::write_volatile(&raw mut (*flow).armed, request.generation);
-                }
+                unsafe { atomic::set(&raw mut (*flow).turn, turn::free(request.generation)) };
             }
             enlisted
         }
@@ -142,7 +137,7 @@ fn is_nonblocking(tcp: u64) -> bool {
     file != 0 && kernel::read::<u32>(file, offset!(file_flags)) & O_NONBLOCK != 0
 }
 
-/// C's write sequence number as it must be when all that was redirected has arrived, and all that passed is written.
+/// C's write sequence number as it must be when all that was taken has arrived there.
 ///
 /// # Safety
 /// `flow` points to a value of the flow table.
@@ -150,9 +145,9 @@ fn is_nonblocking(tcp: u64) -> bool {
 pub unsafe fn expected(flow: *mut Flow) -> u32 {
     // SAFETY: the caller vouches for the pointer; each of these is one load of an aligned integer.
     unsafe {
-        let fast = core::ptr::read_volatile(&raw const (*flow).fast_bytes) as u32;
-        let slow = core::ptr::read_volatile(&raw const (*flow).slow_bytes);
-        core::ptr::read_volatile(&raw const (*flow).client_start).wrapping_add(fast).wrapping_add(slow)
+        let taken = core::ptr::read_volatile(&raw const (*flow).taken) as u32;
+        // Sequence numbers wrap.
+        core::ptr::read_volatile(&raw const (*flow).client_start).wrapping_add(taken)
     }
 }
 
@@ -187,8 +182,8 @@ fn enlist(server: *mut bpf_sock, slot: u32, generation: u32) -> Armed {
     if updated == 0 { Armed::Yes } else { Armed::Refused }
 }
 
-/// Tells whether all that was redirected is in C's queue; a message whose verdict was reached on another CPU may still be on
-/// its way there. At the end of a flow, before which the daemon has set `armed` to 0, S leaves its map first.
+/// Tells whether all that was taken to be written to C has arrived there; a message whose verdict was reached on another CPU
+/// may still be on its way. The daemon has the turn, or has ended the flow; in the end S leaves its map first.
 #[inline(always)]
 pub fn settle(ctx: &TcContext) -> u32 {
     let Ok(SettleRequest { slot, end }) = ctx.load::<SettleRequest>(ARGUMENT) else { return settled::UNKNOWN };
@@ -196,11 +191,6 @@ pub fn settle(ctx: &TcContext) -> u32 {
     if end != 0 {
         // SAFETY: the map and the key are good; that S is gone already is no matter.
         unsafe { bpf_map_delete_elem((&raw const SERVERS).cast_mut().cast(), (&raw const slot).cast()) };
-        // With a barrier, so that what a verdict wrote before it went out is seen below.
-        // SAFETY: the pointer leads into a value of the flow table.
-        if unsafe { atomic::fetch_ordered(&raw mut (*flow).inside) } != 0 {
-            return settled::NOT_YET;
-        }
     }
     // SAFETY: as in `arm`.
     let client = unsafe { bpf_map_lookup_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
@@ -215,8 +205,7 @@ pub fn settle(ctx: &TcContext) -> u32 {
     }
     let written: u32 = kernel::read(tcp, offset!(write_seq));
     release(client.cast());
-    // SAFETY: a value of the flow table. No verdict writes to these now: the flow has ended, or a message that passed is in
-    // the daemon's hands.
+    // SAFETY: a value of the flow table. No verdict writes to it now: it has no turn.
     if written != unsafe { expected(flow) } {
         return settled::NOT_YET;
     }
@@ -258,4 +247,4 @@ fn release(sock: *mut bpf_sock) {
 }
 
 /// The size of the slot's entry is part of what both sides agree on.
-const _: () = assert!(size_of::<Flow>() == 152);
+const _: () = assert!(size_of::<Flow>() == 144);

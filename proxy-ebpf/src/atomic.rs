@@ -22,42 +22,44 @@ pub unsafe fn add(number: *mut u64, amount: u64) {
     }
 }
 
-/// Adds to a number and is a full memory barrier: what stands before it in the program has happened for all CPUs before
-/// what stands behind it.
+/// Replaces `old` by `new` if the number is `old`, and says whether it was. A full memory barrier: what stands before it in
+/// the program has happened for all CPUs before what stands behind it.
 ///
 /// # Safety
 ///
 /// `number` points to an aligned `u64` in a map.
 #[inline(always)]
-pub unsafe fn add_ordered(number: *mut u64, amount: u64) {
-    // SAFETY: the caller's promise is the same.
-    unsafe { fetch_add(number, amount) };
-}
-
-/// Reads a number, with a full memory barrier.
-///
-/// # Safety
-///
-/// As for [`add_ordered`].
-#[inline(always)]
-pub unsafe fn fetch_ordered(number: *mut u64) -> u64 {
-    // SAFETY: the caller's promise is the same.
-    unsafe { fetch_add(number, 0) }
-}
-
-#[inline(always)]
-unsafe fn fetch_add(number: *mut u64, amount: u64) -> u64 {
-    let mut value = amount;
-    // SAFETY: BPF_ATOMIC | BPF_ADD | BPF_FETCH, since Linux 5.12 (on arm64 later): fully ordered, as the instruction set's
-    // specification (RFC 9669, 5.3, and the kernel's Documentation/bpf) has it; without BPF_FETCH it would not be, but on
-    // x86. It reads and writes the eight bytes that the caller vouches for, and nothing else.
+pub unsafe fn replace(number: *mut u64, old: u64, new: u64) -> bool {
+    let mut found = old;
+    // SAFETY: BPF_ATOMIC | BPF_CMPXCHG | BPF_DW, since Linux 5.12 (on arm64 later): compares with r0, and leaves there what
+    // it found; fully ordered (RFC 9669, 5.3, and the kernel's Documentation/bpf). It reads and writes the eight bytes that
+    // the caller vouches for, and nothing else.
     unsafe {
         asm!(
-            "{value} = atomic_fetch_add((u64 *)({number} + 0), {value})",
+            "r0 = cmpxchg_64({number} + 0, r0, {new})",
             number = in(reg) number,
-            value = inout(reg) value,
+            new = in(reg) new,
+            inout("r0") found,
             options(nostack),
         );
     }
-    value
+    found == old
+}
+
+/// Sets a number, with a full memory barrier as above.
+///
+/// # Safety
+///
+/// As for [`replace`].
+#[inline(always)]
+pub unsafe fn set(number: *mut u64, new: u64) {
+    // SAFETY: BPF_ATOMIC | BPF_XCHG | BPF_DW, otherwise as above; what was there before is not of interest.
+    unsafe {
+        asm!(
+            "{new} = xchg_64({number} + 0, {new})",
+            number = in(reg) number,
+            new = inout(reg) new => _,
+            options(nostack),
+        );
+    }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::sk_action;
 use aya_ebpf::helpers::generated::{bpf_msg_redirect_map, bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::programs::SkMsgContext;
-use proxy_common::{Flow, Framing, Passed, Server};
+use proxy_common::{Flow, Framing, Passed, Server, turn};
 
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER};
@@ -36,61 +36,56 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
     let Server { slot, generation } = unsafe { *server.cast::<Server>() };
     let Some(flow) = FLOWS.get_ptr_mut(slot) else { return PASS };
 
-    // Before `armed` is read, and with a full barrier: who disarms waits for `inside` to be 0 afterwards, and then knows
-    // that no verdict goes by what was before.
     // SAFETY: the pointers lead into a value of the flow table, which has these fields.
-    unsafe { atomic::add_ordered(&raw mut (*flow).inside, 1) };
-    let verdict = decide(ctx, sk.cast(), flow, slot, generation);
-    // SAFETY: as above.
     unsafe {
-        if let Err(reason) = verdict
-            && core::ptr::read_volatile(&raw const (*flow).armed) == generation
-        {
-            let passed = (&raw mut (*flow).passed).cast::<u64>().add(reason as usize);
-            core::ptr::write_volatile(passed, core::ptr::read_volatile(passed) + 1);
+        let word = &raw mut (*flow).turn;
+        // The turn is taken before anything is believed, and given back when everything is written down. A message that
+        // comes while somebody else has it passes: the daemon, or another thread's message that still waits for S's lock.
+        let verdict = if atomic::replace(word, turn::free(generation), turn::verdict(generation)) {
+            let verdict = decide(ctx, sk.cast(), flow, slot);
+            if verdict.is_err() {
+                (*flow).passing = 1;
+            }
+            atomic::set(word, turn::free(generation));
+            verdict
+        } else if turn::is_of(core::ptr::read_volatile(word), generation) {
             (*flow).passing = 1;
+            Err(Passed::Order)
+        } else {
+            return PASS;
+        };
+        if let Err(reason) = verdict {
+            atomic::add((&raw mut (*flow).passed).cast::<u64>().add(reason as usize), 1);
         }
-        atomic::add_ordered(&raw mut (*flow).inside, u64::MAX);
     }
     PASS
 }
 
-/// Redirects the message, or says why it passes.
+/// Redirects the message, or says why it passes. It is the verdict's turn.
 #[inline(always)]
-fn decide(
-    ctx: &SkMsgContext,
-    sk: *mut core::ffi::c_void,
-    flow: *mut Flow,
-    slot: u32,
-    generation: u32,
-) -> Result<(), Passed> {
-    // SAFETY: `flow` points to a value of the flow table. The daemon writes to it meanwhile, through its own mapping; each
-    // of these is one load of an aligned integer.
-    let (armed, relayed) = unsafe {
-        (core::ptr::read_volatile(&raw const (*flow).armed), core::ptr::read_volatile(&raw const (*flow).relayed))
-    };
+fn decide(ctx: &SkMsgContext, sk: *mut core::ffi::c_void, flow: *mut Flow, slot: u32) -> Result<(), Passed> {
     // SAFETY: `sk` is a full socket.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
     if tcp == 0 {
         return Err(Passed::Unfit);
     }
-    // Everything that S ever sent the slow way must have reached C. S is locked, so its sequence number stands still.
-    if armed != generation || kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
-        return Err(Passed::Order);
-    }
-    // What the daemon wrote before `relayed` is to be seen below.
-    // SAFETY: the pointer leads into a value of the flow table.
-    unsafe { atomic::add_ordered(&raw mut (*flow).inside, 0) };
-    // SAFETY: as above.
-    let (client, client_cookie, budget, framing, expected) = unsafe {
+    // SAFETY: the pointers lead into a value of the flow table; each of these is one load of an aligned integer.
+    let (relayed, client, client_cookie, budget, taken, framing, expected) = unsafe {
         (
+            core::ptr::read_volatile(&raw const (*flow).relayed),
             core::ptr::read_volatile(&raw const (*flow).client),
             core::ptr::read_volatile(&raw const (*flow).client_cookie),
             core::ptr::read_volatile(&raw const (*flow).budget),
+            core::ptr::read_volatile(&raw const (*flow).taken),
             core::ptr::read_volatile(&raw const (*flow).framing),
             arm::expected(flow),
         )
     };
+    // Everything that S ever sent the slow way must have reached C, or its bytes would not be in order. S is locked, so its
+    // sequence number stands still. A program beside S may have moved it, which disorders its own response only.
+    if kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
+        return Err(Passed::Order);
+    }
     // The address was C's when the flow was armed. A socket that is another one by now is told by its cookie; were it
     // exchanged after this, the redirect would still go to what stands in the map, or fail.
     if kernel::read::<u64>(client, offset!(cookie)) != client_cookie {
@@ -99,8 +94,6 @@ fn decide(
     // S is not locked between a verdict and the message's arrival in C's queue, so the message of another thread may still
     // be on its way there. This one must not overtake it, neither here nor through the daemon.
     if kernel::read::<u32>(client, offset!(write_seq)) != expected {
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(&raw mut (*flow).crossed, 1) };
         return Err(Passed::Crossed);
     }
     // The kernel looks at none of this before it redirects.
@@ -122,20 +115,21 @@ fn decide(
     // Last, since it is what costs most.
     let budget = if framing == Framing::Chunked as u32 {
         chunked::follow(ctx, budget).ok_or(Passed::End)?
-    } else if size < budget {
-        budget - size
     } else {
-        return Err(Passed::End);
+        turn::behind(budget, size).ok_or(Passed::End)?
     };
+    let Some(taken) = taken.checked_add(size) else { return Err(Passed::End) };
     // SAFETY: both pointers are what the helper wants.
     let redirected =
         unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
     if redirected as u32 != PASS {
         return Err(Passed::Lost);
     }
-    // SAFETY: as above; while `relayed` is S's sequence number these fields are the verdict's own.
+    // The message sets out when this program has returned. By then it is taken from the budget, and the turn is given back.
+    // SAFETY: as above; these are the verdict's own as long as it has the turn.
     unsafe {
         core::ptr::write_volatile(&raw mut (*flow).budget, budget);
+        core::ptr::write_volatile(&raw mut (*flow).taken, taken);
         (*flow).returned += (*flow).passing;
         (*flow).passing = 0;
         (*flow).fast_messages += 1;

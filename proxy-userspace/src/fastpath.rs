@@ -23,6 +23,7 @@ mod object;
 mod proof;
 mod socket_map;
 mod table;
+mod turn;
 mod unavailable;
 
 use std::fmt;

@@ -43,8 +43,7 @@ pub struct Flows {
     pub(super) totals: Totals,
     clients: Sockets,
     generation: AtomicU32,
-    /// Kept, since the programs refer to it; S leaves it by the program `settle`.
-    _servers: SockMap<MapData>,
+    servers: Sockets,
 }
 
 impl std::fmt::Debug for Flows {
@@ -86,7 +85,7 @@ impl Flows {
             totals: Totals::default(),
             clients: Sockets::new(clients),
             generation: AtomicU32::new(1),
-            _servers: servers,
+            servers: Sockets::new(servers),
         };
         let registers = flows.find_registers(layout)?;
         settings
@@ -167,6 +166,11 @@ impl Flows {
     pub(super) fn remove_client(&self, slot: u32) {
         // It may be gone already: settled, or closed.
         let _ = self.clients.remove(slot);
+    }
+
+    pub(super) fn remove_server(&self, slot: u32) {
+        // It may be gone already, as above.
+        let _ = self.servers.remove(slot);
     }
 
     pub(super) fn arm(&self, netns: &Netns, argument: &ArmRequest) -> io::Result<Armed> {

@@ -4,22 +4,29 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use proxy_common::{
     ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Framing, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
 };
 use socket2::Socket;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::flows::Flows;
+use super::turn::NoTurn;
 use crate::netns::Netns;
 
 /// How long a message may be on its way between two sockets of one host. It takes microseconds, unless the server's
 /// thread is stopped in the middle of its system call.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// How often a wait asks again at once, before it sleeps: tokio's timer has no steps below a millisecond.
+const YIELDS: u32 = 20;
+/// How long it sleeps at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// What is to be armed.
 #[derive(Debug, Clone, Copy)]
@@ -94,22 +101,30 @@ impl fmt::Display for Refused {
     }
 }
 
-/// A message that a verdict has redirected did not reach C's queue in time, or C is gone.
+/// A message that a verdict has redirected did not reach C's queue in time, more or less than was allowed has reached it,
+/// or C is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsettled;
 
 /// A flow that was armed: messages of S may go straight to C.
 ///
-/// The daemon relays what passes to U, and tells it by [`Lane::relayed`]. When the response is over it calls
-/// [`Lane::settle`]; only then may anything else be written to C, since a redirected message may still be on its way.
-/// Dropped before, C must not be used any more.
+/// The daemon relays what passes to U. With such bytes at hand it [claims](Lane::claim) the turn, [takes](Lane::take) what it
+/// may write, writes it, and gives the turn [back](Lane::release). When the response is over it calls [`Lane::settle`]; only
+/// then may anything else be written to C, since a redirected message may still be on its way. Dropped before, C must not be
+/// used any more.
 #[derive(Debug)]
 pub struct Lane {
     flows: Arc<Flows>,
     slot: u32,
+    generation: u32,
+    /// The budget at first.
+    budget: u64,
+    framing: Framing,
     /// S has been put under the verdict.
     armed: AtomicBool,
-    /// It is known that all redirected bytes have arrived; S and C are out of the maps.
+    /// Bytes that were redirected when it was last known that all had arrived.
+    arrived: AtomicU64,
+    /// It is known that just what was allowed has arrived; S and C are out of the maps.
     settled: AtomicBool,
 }
 
@@ -119,16 +134,23 @@ impl Lane {
             flows.totals.armed(Err(Refused::TableFull));
             return Err(Refused::TableFull);
         };
-        let lane =
-            Self { flows: Arc::clone(flows), slot, armed: AtomicBool::new(false), settled: AtomicBool::new(false) };
+        let lane = Self {
+            flows: Arc::clone(flows),
+            slot,
+            generation: flows.next_generation(),
+            budget: request.budget,
+            framing: request.framing,
+            armed: AtomicBool::new(false),
+            arrived: AtomicU64::new(0),
+            settled: AtomicBool::new(false),
+        };
         let armed = lane.try_arm(request);
         flows.totals.armed(armed);
         armed.map(|()| lane)
     }
 
     fn try_arm(&self, request: &Request<'_>) -> Result<(), Refused> {
-        let entry = self.flows.table.entry(self.slot);
-        entry.reset_counts();
+        self.entry().reset_counts();
         let argument = self.argument(request).map_err(|error| {
             tracing::debug!(%error, "a flow's sockets cannot be asked");
             Refused::System
@@ -163,7 +185,7 @@ impl Lane {
         };
         Ok(ArmRequest {
             slot: self.slot,
-            generation: self.flows.next_generation(),
+            generation: self.generation,
             budget: request.budget,
             client_cookie: request.client.cookie()?,
             flags,
@@ -175,29 +197,71 @@ impl Lane {
         })
     }
 
-    /// What is to come, in the sense of [`Request::budget`]. While the daemon holds bytes that it read of U and has not
-    /// accounted for, this number stands still.
+    /// What is to come, in the sense of [`Request::budget`]. It stands still only while the daemon has the turn.
     pub fn budget(&self) -> u64 {
         self.entry().budget.load(Acquire)
     }
 
-    /// Notes that `n` bytes of a plain response that came through U are written to C.
-    pub fn relayed(&self, n: u64) {
-        self.wrote(n);
-        self.caught_up(n, self.budget().wrapping_sub(n));
+    /// To be called with bytes at hand that came through U, before any of them is written: from here on nothing is
+    /// redirected, and all that was has arrived.
+    ///
+    /// # Errors
+    /// [`Unsettled`], as for [`Lane::settle`].
+    pub async fn claim(&self) -> Result<(), Unsettled> {
+        self.wait(|| self.try_claim()).await
     }
 
-    /// Notes that `n` bytes were written to C, whatever they stand for.
-    pub fn wrote(&self, n: u64) {
-        self.entry().slow_bytes.fetch_add(n as u32, Relaxed);
+    /// As [`Lane::claim`], without waiting: `false` while a verdict is being reached, or a redirected message is still on its
+    /// way.
+    ///
+    /// # Errors
+    /// [`Unsettled`]: C cannot be asked any more, or the flow has ended.
+    pub fn try_claim(&self) -> Result<bool, Unsettled> {
+        match self.entry().claim(self.generation) {
+            Ok(()) => {}
+            Err(NoTurn::Busy) => return Ok(false),
+            Err(NoTurn::Closed) => return Err(Unsettled),
+        }
+        // What passed must wait for what did not: both may be messages of different threads. With chunks it must not matter
+        // who sent what: bytes that came through U would not be where the coding is, if others were still to come before.
+        let fast_bytes = self.fast_bytes();
+        if self.arrived.load(Relaxed) == fast_bytes {
+            return Ok(true);
+        }
+        let arrived = self.ask(false)?;
+        if arrived {
+            self.arrived.store(fast_bytes, Relaxed);
+        }
+        Ok(arrived)
     }
 
-    /// Notes that all of the next `n` bytes that came through U has been passed on to C, behind which `budget` is to come.
-    pub fn caught_up(&self, n: u64, budget: u64) {
-        let entry = self.entry();
-        entry.budget.store(budget, Relaxed);
-        // Last: the verdict goes by it, and owns the budget from here on.
-        entry.relayed.fetch_add(n as u32, Release);
+    /// Whether the daemon has the turn.
+    pub fn is_claimed(&self) -> bool {
+        self.entry().is_claimed(self.generation)
+    }
+
+    /// Takes up to `n` bytes from a plain response's budget; gives how many, and just so many must be written to C. Only with
+    /// the turn.
+    #[must_use]
+    pub fn take(&self, n: u64) -> u64 {
+        self.entry().take(n)
+    }
+
+    /// Notes that `n` bytes are about to be written to C that stand where the coding of a chunked response is. Only with the
+    /// turn.
+    pub fn writes(&self, n: u64) {
+        self.entry().count(n);
+    }
+
+    /// Gives the turn back, when of the next `read` bytes that came through U all that was taken is written to C.
+    pub fn release(&self, read: u64) {
+        self.entry().release(self.generation, read);
+    }
+
+    /// As [`Lane::release`], for a chunked response that has `place` bytes to go before the next chunk line.
+    pub fn release_at(&self, read: u64, place: u64) {
+        self.entry().budget.store(place, Relaxed);
+        self.release(read);
     }
 
     /// Bytes that have gone the fast way so far.
@@ -210,23 +274,7 @@ impl Lane {
         self.entry().passed.iter().map(|count| count.load(Relaxed)).sum()
     }
 
-    /// To be called with bytes at hand that have passed, before they are written: waits for such as were redirected before
-    /// them, if one of those may still be on its way.
-    ///
-    /// # Errors
-    /// [`Unsettled`], as for [`Lane::settle`].
-    pub async fn in_order(&self) -> Result<(), Unsettled> {
-        let crossed = &self.entry().crossed;
-        if crossed.load(Acquire) == 0 {
-            return Ok(());
-        }
-        self.wait(|| self.arrived()).await?;
-        // While what passed is not accounted for, no verdict looks at this.
-        crossed.store(0, Relaxed);
-        Ok(())
-    }
-
-    /// Ends the flow: from here on every message passes, and all that was redirected is in C's queue.
+    /// Ends the flow: from here on every message passes, and just what was taken from the budget is in C's queue.
     ///
     /// # Errors
     /// [`Unsettled`]: the connection must be cut, since nobody knows when the rest of it would turn up.
@@ -234,24 +282,26 @@ impl Lane {
         self.wait(|| self.try_settle()).await
     }
 
-    async fn wait(&self, arrived: impl Fn() -> Result<bool, Unsettled>) -> Result<(), Unsettled> {
-        let mut pause = Duration::from_micros(50);
+    async fn wait(&self, done: impl Fn() -> Result<bool, Unsettled>) -> Result<(), Unsettled> {
+        for _ in 0..YIELDS {
+            if done()? {
+                return Ok(());
+            }
+            yield_now().await;
+        }
+        let (mut pause, longest) = PAUSES;
         let deadline = Instant::now() + SETTLE;
-        while !arrived()? {
+        while !done()? {
             if Instant::now() >= deadline {
                 return Err(Unsettled);
             }
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+            pause = (pause * 2).min(longest);
         }
         Ok(())
     }
 
-    /// Whether all that was redirected so far is in C's queue.
-    pub(super) fn arrived(&self) -> Result<bool, Unsettled> {
-        self.ask(false)
-    }
-
+    /// Whether C's sequence number is where all that was taken brings it.
     fn ask(&self, end: bool) -> Result<bool, Unsettled> {
         match self.flows.settle(SettleRequest { slot: self.slot, end: u32::from(end) }) {
             Ok(settled::YES) => Ok(true),
@@ -266,25 +316,37 @@ impl Lane {
         self.entry().blocking.load(Relaxed) != 0
     }
 
-    /// As [`Lane::settle`], without waiting: `false` while a redirected message is still on its way.
+    /// As [`Lane::settle`], without waiting: `false` while a verdict is being reached, or a redirected message is still on its
+    /// way.
     ///
     /// # Errors
-    /// [`Unsettled`]: C cannot be asked any more.
+    /// [`Unsettled`]: C cannot be asked any more, or the sums differ.
     pub fn try_settle(&self) -> Result<bool, Unsettled> {
         if self.settled.load(Relaxed) {
             return Ok(true);
         }
-        // Sequentially consistent, against the barrier with which a verdict begins.
-        self.entry().armed.store(0, SeqCst);
+        if self.entry().close(self.generation).is_err() {
+            return Ok(false);
+        }
+        if !self.adds_up() {
+            return Err(Unsettled);
+        }
         let settled = self.ask(true)?;
         self.settled.store(settled, Relaxed);
         Ok(settled)
     }
 
-    /// Takes S out of its map at once, without waiting for what is on its way to C.
+    /// Whether what was taken is what the budget has lost.
+    fn adds_up(&self) -> bool {
+        let entry = self.entry();
+        self.framing == Framing::Chunked
+            || self.budget.checked_sub(entry.budget.load(Relaxed)) == Some(entry.taken.load(Relaxed))
+    }
+
+    /// Takes S out of its map at once, without waiting for what is on its way to C. It may be called while the daemon has the
+    /// turn for another task.
     pub fn withdraw(&self) {
-        // Whether all has arrived is asked again, when it matters.
-        let _ = self.try_settle();
+        self.flows.remove_server(self.slot);
     }
 
     fn entry(&self) -> &super::table::Entry {
@@ -294,11 +356,16 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        let settled = self.settled.load(Relaxed);
         if self.armed.load(Relaxed) {
-            self.withdraw();
+            if !settled {
+                self.withdraw();
+                // If a verdict has the turn, the entry remains open, and the table does not hand it out before that is over.
+                let _ = self.entry().close(self.generation);
+            }
             self.flows.totals.ended(self.entry());
         }
-        if !self.settled.load(Relaxed) {
+        if !settled {
             self.flows.remove_client(self.slot);
         }
         self.flows.table.put(self.slot);

@@ -13,19 +13,17 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) armed: AtomicU32,
+    pub(super) turn: AtomicU64,
     pub(super) relayed: AtomicU32,
+    pub(super) client_start: AtomicU32,
     pub(super) budget: AtomicU64,
+    pub(super) taken: AtomicU64,
     pub(super) client: AtomicU64,
     pub(super) client_cookie: AtomicU64,
-    pub(super) client_start: AtomicU32,
-    pub(super) slow_bytes: AtomicU32,
     pub(super) framing: AtomicU32,
     pub(super) blocking: AtomicU32,
-    pub(super) crossed: AtomicU64,
     pub(super) passing: AtomicU64,
     pub(super) returned: AtomicU64,
-    pub(super) inside: AtomicU64,
     pub(super) fast_bytes: AtomicU64,
     pub(super) fast_messages: AtomicU64,
     pub(super) passed: [AtomicU64; Passed::COUNT],
@@ -33,7 +31,7 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == size_of::<Flow>() && align_of::<Entry>() == align_of::<Flow>());
 const _: () = assert!(std::mem::offset_of!(Entry, budget) == std::mem::offset_of!(Flow, budget));
-const _: () = assert!(std::mem::offset_of!(Entry, slow_bytes) == std::mem::offset_of!(Flow, slow_bytes));
+const _: () = assert!(std::mem::offset_of!(Entry, taken) == std::mem::offset_of!(Flow, taken));
 const _: () = assert!(std::mem::offset_of!(Entry, passed) == std::mem::offset_of!(Flow, passed));
 
 impl Entry {
@@ -95,9 +93,9 @@ impl Table {
     /// Takes an entry that nobody uses; none if the table is full.
     pub(super) fn take(&self) -> Option<u32> {
         let mut free = self.free.lock();
-        // A verdict may still be inside an entry whose flow was dropped in the middle; it is passed over until that is out.
-        let settled = free.returned.iter().rposition(|&slot| self.entry(slot).inside.load(Relaxed) == 0);
-        if let Some(position) = settled {
+        // A verdict may still have the turn of an entry whose flow was dropped in the middle; it is passed over until then.
+        let closed = free.returned.iter().rposition(|&slot| self.entry(slot).close_any());
+        if let Some(position) = closed {
             return Some(free.returned.swap_remove(position));
         }
         let slot = free.untouched;
@@ -135,5 +133,40 @@ impl Drop for Table {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `map`; references to entries borrow the table and are gone.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), Self::bytes(self.entries)) };
+    }
+}
+
+#[cfg(test)]
+mod for_models {
+    use super::*;
+
+    impl From<&Flow> for Entry {
+        fn from(flow: &Flow) -> Self {
+            Self {
+                turn: flow.turn.into(),
+                relayed: flow.relayed.into(),
+                client_start: flow.client_start.into(),
+                budget: flow.budget.into(),
+                taken: flow.taken.into(),
+                client: flow.client.into(),
+                client_cookie: flow.client_cookie.into(),
+                framing: flow.framing.into(),
+                blocking: flow.blocking.into(),
+                passing: flow.passing.into(),
+                returned: flow.returned.into(),
+                fast_bytes: flow.fast_bytes.into(),
+                fast_messages: flow.fast_messages.into(),
+                passed: flow.passed.map(Into::into),
+            }
+        }
+    }
+
+    impl Entry {
+        /// Takes over what the daemon's side of a turn may have changed. `relayed` is left out: nothing depends on it.
+        pub(in super::super) fn copy_to(&self, flow: &mut Flow) {
+            flow.turn = self.turn.load(Relaxed);
+            flow.budget = self.budget.load(Relaxed);
+            flow.taken = self.taken.load(Relaxed);
+        }
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Download<'a> {
     pub(super) netns: Option<&'a Netns>,
     /// Set when the fast path leaves the container's connection unfit for another response.
     pub(super) spent: &'a AtomicBool,
+    /// Set when the container sent more than its response, so that the client's connection is unfit too.
+    pub(super) surplus: &'a AtomicBool,
 }
 
 /// What to do after a head.
@@ -105,7 +107,7 @@ impl Download<'_> {
                 Next::Body { framing, keep_client, keep_origin } => {
                     let all = self.body(framing, out).await?;
                     return Ok(Ended::Whole {
-                        keep_client,
+                        keep_client: keep_client && !self.surplus.load(Relaxed),
                         keep_origin: keep_origin && in_step && all && !self.spent.load(Relaxed),
                     });
                 }
@@ -273,6 +275,7 @@ impl Download<'_> {
             ready,
             talk: None,
             spent: self.spent,
+            surplus: self.surplus,
         }
     }
 

@@ -110,7 +110,7 @@ impl Exchange<'_> {
         let mut watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
         let sent = Sent::default();
         let retry = (self.origin.used && request.replayable).then(|| Retry::new(&self.origin.stream, head.len()));
-        let spent = AtomicBool::new(false);
+        let (spent, surplus) = (AtomicBool::new(false), AtomicBool::new(false));
         let mut upload = Upload {
             client: self.client,
             read: self.read,
@@ -137,6 +137,7 @@ impl Exchange<'_> {
             draining: self.draining,
             netns: lane_netns(&self.origin.container),
             spent: &spent,
+            surplus: &surplus,
         };
         let mut up = pin!(async {
             match upload.run(head, request.framing).await {

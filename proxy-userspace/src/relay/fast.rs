@@ -84,6 +84,9 @@ pub(crate) struct Response<'a> {
     pub(crate) talk: Option<&'a Talk>,
     /// Set when the server's connection must not carry another response.
     pub(crate) spent: &'a AtomicBool,
+    /// Set when more came than belongs to the response: it is delivered as it was announced, and the client's connection
+    /// is not used for another one either.
+    pub(crate) surplus: &'a AtomicBool,
 }
 
 impl Response<'_> {
@@ -115,6 +118,7 @@ impl Response<'_> {
                 // All of the response is through. What is behind it belongs to nothing, and neither does the connection.
                 Err(FlowError::Surplus) => {
                     self.spend();
+                    self.surplus.store(true, Relaxed);
                     break;
                 }
                 Err(error) => return Err(error),
@@ -129,10 +133,10 @@ impl Response<'_> {
             bulk = step.bulk;
         }
         if let Some(armed) = &lane {
+            self.leave(Some(Arc::clone(armed))).await?;
             left = armed.budget();
         }
-        self.leave(lane).await?;
-        Ok(limit - left)
+        limit.checked_sub(left).ok_or(FlowError::Unsettled)
     }
 
     /// Arms the flow, or notes whether that is worth another attempt.
@@ -192,13 +196,11 @@ pub(crate) struct ChunkedResponse<'a> {
     seen: Seen,
     /// Bytes that were taken and are not passed on in full.
     taken: u64,
-    /// Whether the kernel knows the place.
-    handed_over: bool,
 }
 
 impl<'a> ChunkedResponse<'a> {
     pub(crate) fn new(response: Response<'a>) -> Self {
-        Self { response, lane: None, seen: Seen::default(), taken: 0, handed_over: false }
+        Self { response, lane: None, seen: Seen::default(), taken: 0 }
     }
 
     /// To be called with bytes at hand that have passed, before they are decoded: where the kernel has come to, if it
@@ -207,18 +209,17 @@ impl<'a> ChunkedResponse<'a> {
     /// # Errors
     /// [`FlowError::Unsettled`], when what went past before does not arrive.
     pub(crate) async fn resumes(&mut self) -> Result<Option<u64>, FlowError> {
-        let Some(lane) = self.lane.as_ref().filter(|_| self.handed_over) else { return Ok(None) };
-        lane.in_order().await.map_err(|_| FlowError::Unsettled)?;
-        self.handed_over = false;
+        let Some(lane) = self.lane.as_ref().filter(|lane| !lane.is_claimed()) else { return Ok(None) };
+        lane.claim().await.map_err(|_| FlowError::Unsettled)?;
         Ok(Some(lane.budget()))
     }
 
-    /// So many bytes were decoded, and so many written for them.
+    /// So many bytes were decoded, and so many are about to be written for them.
     pub(crate) fn passed(&mut self, taken: usize, written: usize) {
         self.seen = self.seen.and(taken as u64);
         if let Some(lane) = &self.lane {
             self.taken += taken as u64;
-            lane.wrote(written as u64);
+            lane.writes(written as u64);
         }
     }
 
@@ -226,10 +227,7 @@ impl<'a> ChunkedResponse<'a> {
     pub(crate) fn drained(&mut self, until_line: Option<u64>) {
         let Some(place) = until_line else { return };
         match &self.lane {
-            Some(lane) if !self.handed_over => {
-                lane.caught_up(std::mem::take(&mut self.taken), place);
-                self.handed_over = true;
-            }
+            Some(lane) if lane.is_claimed() => lane.release_at(std::mem::take(&mut self.taken), place),
             Some(_) => {}
             None => self.try_enter(place),
         }
@@ -239,7 +237,6 @@ impl<'a> ChunkedResponse<'a> {
         let Some(fast) = &self.response.flow.engine.fast else { return };
         if fast.policy.allows(UNTIL_END, UNTIL_END, self.seen) && (self.response.ready)() {
             self.lane = self.response.enter(fast, Framing::Chunked, place, &mut self.seen);
-            self.handed_over = self.lane.is_some();
         }
     }
 

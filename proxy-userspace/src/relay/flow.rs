@@ -55,9 +55,8 @@ impl Gate<'_> {
     async fn read(&self, bytes: u64) -> Result<u64, FlowError> {
         match self {
             Self::Lane(lane) => {
-                lane.in_order().await.map_err(|_| FlowError::Unsettled)?;
-                // What is read is not relayed, so the kernel lets everything pass, and the budget stands still.
-                Ok(bytes.min(lane.budget()))
+                lane.claim().await.map_err(|_| FlowError::Unsettled)?;
+                Ok(lane.take(bytes))
             }
             Self::Talk(talk) => {
                 talk.interrupt();
@@ -66,10 +65,10 @@ impl Gate<'_> {
         }
     }
 
-    /// So many bytes were read and are written.
+    /// So many bytes were read, and those that may be are written.
     fn written(&self, bytes: u64) {
         if let Self::Lane(lane) = self {
-            lane.relayed(bytes);
+            lane.release(bytes);
         }
     }
 }

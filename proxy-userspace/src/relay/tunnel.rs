@@ -35,7 +35,10 @@ pub async fn tunnel(
     let talk = engine.fast.as_ref().filter(|fast| fast.flows.quirks().fionread).map(|_| Talk::default());
     let talk = talk.as_ref();
     let spent = AtomicBool::new(false);
-    let response = Response { flow: down, netns, server: ServerUse::Converses, ready: &|| true, talk, spent: &spent };
+    // A tunnel has no end but that of its connections, so there is nothing beyond it.
+    let surplus = AtomicBool::new(false);
+    let server = ServerUse::Converses;
+    let response = Response { flow: down, netns, server, ready: &|| true, talk, spent: &spent, surplus: &surplus };
     let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, talk.map(Gate::Talk))));
     let mut down = pin!(one_way(down, origin_read, &ended[1], response.run(UNTIL_END)));
     poll_fn(|cx| {

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::super::flows::Flows;
-use super::super::lane::{Lane, Refused, Request, ServerUse};
+use super::super::lane::{Lane, Refused, Request, ServerUse, Unsettled};
 use crate::netns::Netns;
 use proxy_common::{Flow, Framing};
 
@@ -103,7 +103,9 @@ pub(super) fn relay(four: &Four, lane: &Lane) -> Result<u64> {
             four.c.shutdown(std::net::Shutdown::Write)?;
             return Ok(relayed);
         }
-        let mut left = &buffer[..n];
+        claim(lane)?;
+        let mut left = &buffer[..lane.take(n as u64) as usize];
+        ensure!(left.len() == n, "{n} bytes came, and {} were to come", left.len());
         while !left.is_empty() {
             match four.c.send(left) {
                 Ok(sent) => left = &left[sent..],
@@ -111,15 +113,24 @@ pub(super) fn relay(four: &Four, lane: &Lane) -> Result<u64> {
                 Err(error) => return Err(error).context("the controller's side"),
             }
         }
-        lane.relayed(n as u64);
+        lane.release(n as u64);
         relayed += n as u64;
     }
 }
 
+/// Waits until it is the daemon's turn, and all that was redirected is with C.
+pub(super) fn claim(lane: &Lane) -> Result<()> {
+    until(|| lane.try_claim())
+}
+
 /// Waits until a flow is settled.
 pub(super) fn settle(lane: &Lane) -> Result<()> {
+    until(|| lane.try_settle())
+}
+
+fn until(done: impl Fn() -> Result<bool, Unsettled>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !lane.try_settle().map_err(|_| anyhow::anyhow!("the flow's end is unknown"))? {
+    while !done().map_err(|_| anyhow::anyhow!("what has reached C does not add up"))? {
         ensure!(Instant::now() < deadline, "redirected bytes did not arrive");
         std::thread::sleep(Duration::from_micros(100));
     }
