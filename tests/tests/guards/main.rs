@@ -2,6 +2,7 @@
 
 mod crash;
 mod crowds;
+mod injection;
 mod neighbours;
 mod used;
 
