@@ -11,6 +11,7 @@ use portsplice_fuzz::auth::{Authenticator, Channel, Keyring, Presented, ReplayMe
 
 const UUID: &str = "zzzzz-dz642-abcdefghijklmno";
 const NOW: u64 = 1_700_000_000;
+const EXPORTER: [u8; 32] = [7; 32];
 
 static ROOT: LazyLock<RootKey> = LazyLock::new(|| RootKey::new(b"root-secret"));
 static KEYRING: LazyLock<Arc<ArcSwap<Keyring>>> =
@@ -22,7 +23,7 @@ fn mac(text: &str) -> Option<String> {
     let signed = if let Some(rest) = text.strip_prefix("v1 t=") {
         let (t, rest) = rest.split_once(",n=")?;
         let (nonce, _) = rest.split_once(',')?;
-        sign::bound(&ROOT.container(UUID), &request, t.parse().ok()?, nonce, None)
+        sign::bound(&ROOT.container(UUID), &request, t.parse().ok()?, nonce, Some(&EXPORTER))
     } else if let Some((message, _)) = text.split_once(' ') {
         let (nonce, t) = message.split_once('+')?;
         sign::timestamp(&ROOT, t.parse().ok()?, nonce)
@@ -43,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
     let schemes = [Scheme::Certificate, Scheme::Timestamp, Scheme::Bound];
     let authenticator = Authenticator::new(&schemes, KEYRING.clone(), replay.clone(), Duration::from_secs(60));
     let presented = Presented { uuid: UUID, port: 8080, method: "GET", target: "/", authorization: &authorization };
-    let channel = Channel { exporter: None, certificate: Some(b"certificate") };
+    let channel = Channel::Tls { exporter: &EXPORTER, certificate: b"certificate" };
     match authenticator.check(&presented, &channel, NOW) {
         Ok(granted) => {
             assert!(signed, "granted without the key: {authorization}");

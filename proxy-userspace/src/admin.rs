@@ -19,7 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::listen;
 use crate::metrics::{self, Metrics};
@@ -31,8 +31,6 @@ const CONNECTIONS: usize = 32;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// From accept to close. Prometheus gives up after ten seconds by default.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long accepting rests after an error such as too many open files.
-const ERROR_PAUSE: Duration = Duration::from_millis(200);
 
 /// The admin server's socket, open and not served yet.
 #[derive(Debug)]
@@ -85,10 +83,7 @@ impl AdminListener {
                         drop(place);
                     });
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "the admin server cannot accept a connection");
-                    sleep(ERROR_PAUSE).await;
-                }
+                Err(error) => listen::after_failure(error).await?,
             }
         }
     }

@@ -24,13 +24,19 @@ pub use key::{ContainerKey, InvalidKey, RootKey};
 pub use keyring::{KeySources, Keyring, NODE, RegisteredKeys};
 pub use replay::ReplayMemory;
 
-/// What the connection, other than the request, contributes to a credential. Both are `None` on plain TCP.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Channel<'a> {
-    /// The TLS exporter of the connection (RFC 9266, label `EXPORTER-Channel-Binding`).
-    pub exporter: Option<&'a [u8; 32]>,
-    /// The leaf certificate that the gateway presented, DER.
-    pub certificate: Option<&'a [u8]>,
+/// What the connection, other than the request, contributes to a credential. A TLS connection without an exporter cannot
+/// be written down: it would take credentials that were signed for plain TCP.
+#[derive(Debug, Clone, Copy)]
+pub enum Channel<'a> {
+    /// Plain TCP contributes nothing.
+    Plain,
+    /// TLS.
+    Tls {
+        /// The exporter of the connection (RFC 9266, label `EXPORTER-Channel-Binding`).
+        exporter: &'a [u8; 32],
+        /// The leaf certificate that the gateway presented, DER.
+        certificate: &'a [u8],
+    },
 }
 
 /// What a request presents and a credential covers.

@@ -19,17 +19,16 @@ pub mod schema;
 pub mod socket;
 pub mod wire;
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::sleep;
 
 use crate::container::Containers;
 use crate::events::Events;
 use crate::fastpath::Fastpath;
+use crate::listen;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::node::connections::Connections;
@@ -44,8 +43,6 @@ use socket::Access;
 
 /// How many clients there can be at a time. Each may hold a line of [`wire::LIMIT`] bytes.
 const CLIENTS: usize = 128;
-/// How long accepting rests when the process has no descriptors left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The parts of the node that can be asked and told.
 #[derive(Clone)]
@@ -122,14 +119,11 @@ impl Control {
                     }
                 },
                 Err(error) => {
-                    log_failure(&error);
-                    sleep(EXHAUSTED_PAUSE).await;
+                    if let Err(error) = listen::after_failure(error).await {
+                        return tracing::error!("the control socket has ended: {error}");
+                    }
                 }
             }
         }
     }
-}
-
-fn log_failure(error: &io::Error) {
-    tracing::warn!(%error, "a client of the control socket cannot be accepted");
 }

@@ -6,9 +6,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::sleep;
 
 use crate::config::{ListenAddress, ListenConfig};
 
@@ -123,6 +125,72 @@ pub fn canonical(peer: SocketAddr) -> SocketAddr {
         // With its scope, which tells link-local addresses apart.
         IpAddr::V6(_) => peer,
     }
+}
+
+/// What an error of accept(2) says about the listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptFailure {
+    /// That one connection was gone, or its network had an error of its own: the next one may be there already.
+    Connection,
+    /// The process or the machine lacks something, or may not accept just now: it can be tried again after a rest, and
+    /// connections wait in the backlog meanwhile.
+    Resources,
+    /// The socket will never give a connection again.
+    Listener,
+}
+
+impl AcceptFailure {
+    /// Classifies `error`. What is not known rests: it neither spins nor ends a listener that may recover.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            // As accept(2) has it, "Error handling". Each of them has taken a connection out of the backlog, so that going
+            // on at once cannot spin.
+            Some(
+                libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EINTR
+                | libc::EAGAIN
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::ETIMEDOUT,
+            ) => Self::Connection,
+            // EINVAL: somebody with a copy of the descriptor has shut the socket down.
+            Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => Self::Listener,
+            _ => Self::Resources,
+        }
+    }
+}
+
+/// How long accepting rests when the process has no descriptors left.
+const REST: Duration = Duration::from_millis(100);
+
+/// What a loop that accepts connections does after accept(2) has failed, before it tries again.
+///
+/// # Errors
+/// `error`, when the listener has to end.
+pub async fn after_failure(error: io::Error) -> io::Result<()> {
+    match AcceptFailure::of(&error) {
+        AcceptFailure::Connection => tracing::debug!(%error, "a connection was gone before it was accepted"),
+        AcceptFailure::Resources => {
+            let advice = match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files or lower `limits.connections`",
+                _ => "",
+            };
+            tracing::warn!("cannot accept a connection now: {error}{advice}");
+            sleep(REST).await;
+        }
+        AcceptFailure::Listener => {
+            let text = format!("it can accept no connection any more (was it shut down by somebody else?): {error}");
+            return Err(io::Error::new(error.kind(), text));
+        }
+    }
+    Ok(())
 }
 
 /// `[::]` takes IPv4 too, unless another listener wants the IPv4 side of the port.

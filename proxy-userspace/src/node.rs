@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::container::Containers;
 use crate::http::{HeadLimits, ResponseLimits};
@@ -40,6 +41,9 @@ use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.
 const SPLICED_CHUNK: u64 = 64 * 1024;
+
+/// How many connections beyond the caps are told so at a time. Each keeps its socket for some three seconds at most.
+const TURNED_AWAY: usize = 16;
 
 /// What a node does with connections and requests; all of it can change while it runs and holds from the next request
 /// (or connection) on.
@@ -93,6 +97,8 @@ pub struct Node {
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
     heads: heads::UnfinishedHeads,
+    /// Connections beyond the caps that are told so at the same time; others are reset without a word.
+    turning_away: Arc<Semaphore>,
     table: Arc<Connections>,
     origins: route::Connector,
     workers: Workers,
@@ -134,6 +140,7 @@ impl Node {
             metrics,
             connections: ConnectionLimits::new(),
             heads: heads::UnfinishedHeads::default(),
+            turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             table: connections,
             origins: route::Connector::new(),
             workers,

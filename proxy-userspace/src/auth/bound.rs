@@ -23,7 +23,11 @@ pub(super) fn check<'a>(
 ) -> Result<(Timed<'a>, String), AuthFailure> {
     let parts = Parts::read(p.authorization).ok_or(AuthFailure::Malformed)?;
     let (key, derived) = keyring.find(p.uuid).ok_or(AuthFailure::Wrong)?;
-    let expected = mac(&key, parts.t, parts.nonce, p, channel.exporter);
+    let exporter = match channel {
+        Channel::Plain => None,
+        Channel::Tls { exporter, .. } => Some(*exporter),
+    };
+    let expected = mac(&key, parts.t, parts.nonce, p, exporter);
     if !equal(&expected, parts.mac) {
         return Err(AuthFailure::Wrong);
     }

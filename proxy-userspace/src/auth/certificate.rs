@@ -9,7 +9,7 @@ use super::{AuthFailure, Channel, Keyring, Presented};
 
 /// Checks the credential and returns the gateway's proof.
 pub(super) fn check(p: &Presented<'_>, channel: &Channel<'_>, keyring: &Keyring) -> Result<String, AuthFailure> {
-    let certificate = channel.certificate.ok_or(AuthFailure::Malformed)?;
+    let Channel::Tls { certificate, .. } = channel else { return Err(AuthFailure::Malformed) };
     let (key, derived) = keyring.find(p.uuid).ok_or(AuthFailure::Wrong)?;
     let expected = mac(&key, certificate);
     if !equal(&expected, p.authorization) {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -12,11 +12,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 use super::Edge;
 use super::records::Caller;
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Channel};
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::listen;
@@ -24,8 +24,6 @@ use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
 use crate::tls::{self, TlsSlot};
 
-/// How long accepting rests after an error such as too many open files.
-const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// Longest head of a request, in bytes; the longest that anybody needs is below 1 KiB.
 const HEAD_BYTES: usize = 16 * 1024;
 
@@ -66,10 +64,7 @@ impl Edge {
             };
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, listen::canonical(peer), &listening, &drain),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept: raise the limit of open files or lower `limits.connections`");
-                    sleep(ERROR_PAUSE).await;
-                }
+                Err(error) => listen::after_failure(error).await?,
             }
         }
     }
@@ -97,7 +92,7 @@ impl Edge {
         let _ = stream.set_nodelay(true);
         let authenticator = &*listening.authenticator;
         let Some(slot) = &listening.tls else {
-            return self.converse(stream, peer, Caller { authenticator, exporter: None }, drain).await;
+            return self.converse(stream, peer, Caller { authenticator, channel: Channel::Plain }, drain).await;
         };
         let identity = slot.load_full();
         let began = Instant::now();
@@ -112,9 +107,10 @@ impl Edge {
         };
         self.metrics.handshake(result, began.elapsed());
         let Some(stream) = stream else { return };
-        // On TLS a credential that covers no connection is never accepted.
+        // Nothing would tie the requests to a connection without one.
         let Some(exporter) = tls::exporter(stream.get_ref().1) else { return };
-        self.converse(stream, peer, Caller { authenticator, exporter: Some(&exporter) }, drain).await;
+        let channel = Channel::Tls { exporter: &exporter, certificate: &identity.certificate_der };
+        self.converse(stream, peer, Caller { authenticator, channel }, drain).await;
     }
 
     async fn converse(

@@ -25,7 +25,7 @@ const LARGE: u64 = 16 * 1024;
 /// What the connection adds to a request.
 pub(super) struct Caller<'a> {
     pub(super) authenticator: &'a Authenticator,
-    pub(super) exporter: Option<&'a [u8; 32]>,
+    pub(super) channel: Channel<'a>,
 }
 
 /// Why a request is not done.
@@ -196,9 +196,8 @@ fn authenticate(request: &Request<Incoming>, caller: &Caller<'_>) -> Result<(Cal
         return Err(Refused::bad(text));
     }
     let presented = Presented { uuid: identity, port: 0, method: request.method().as_str(), target, authorization };
-    let channel = Channel { exporter: caller.exporter, certificate: None };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let granted = caller.authenticator.check(&presented, &channel, now)?;
+    let granted = caller.authenticator.check(&presented, &caller.channel, now)?;
     Ok((call, granted.response))
 }
 

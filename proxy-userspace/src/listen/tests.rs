@@ -117,6 +117,30 @@ fn sockets_of_the_service_manager_are_found_by_name() {
     run_as_service("broken", "a:b", [OwnedFd::from(stream), OwnedFd::from(connected)]);
 }
 
+#[test]
+fn errors_of_accept_are_told_apart() {
+    use AcceptFailure::{Connection, Listener, Resources};
+    for (errno, failure) in [
+        (libc::ECONNABORTED, Connection),
+        (libc::ENETDOWN, Connection),
+        (libc::EINTR, Connection),
+        (libc::EMFILE, Resources),
+        (libc::ENFILE, Resources),
+        (libc::ENOBUFS, Resources),
+        (libc::ENOMEM, Resources),
+        // A security module or a filter of system calls refuses before it takes a connection: the same again at once.
+        (libc::EPERM, Resources),
+        (libc::EACCES, Resources),
+        (libc::EBADF, Listener),
+        (libc::EINVAL, Listener),
+        (libc::ENOTSOCK, Listener),
+    ] {
+        let error = std::io::Error::from_raw_os_error(errno);
+        assert_eq!(AcceptFailure::of(&error), failure, "{error}");
+    }
+    assert_eq!(AcceptFailure::of(&std::io::Error::other("unknown")), Resources);
+}
+
 fn as_service_named() {
     let inherited = Inherited::take().unwrap();
     let all = [listener("systemd:plain"), listener("systemd")];

@@ -7,25 +7,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Socket, TcpKeepalive};
-use tokio::time::{sleep, timeout_at};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout_at;
 
 use super::connections::Listed;
 use super::reply::{self, Reply, Wording};
-use super::session::{Session, linger};
+use super::session::{Secured, Session, linger};
 use super::{Node, NodeSettings};
 use crate::auth::Authenticator;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::limits::Admission;
+use crate::listen;
 use crate::metrics::{Handshake, ListenerMetrics};
-use crate::refusal::{Refusal, Scope};
+use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::sock::Sock;
 use crate::relay::{Meter, Stream};
 use crate::tls::{self, TlsIdentity, TlsSlot};
-
-/// How long accepting rests when the process has no descriptors left: connections wait in the backlog meanwhile.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A peer that does not answer for about five minutes is dead, and its connection with it.
 const KEEPALIVE: TcpKeepalive =
@@ -81,13 +80,7 @@ impl Node {
             };
             match accepted {
                 Ok((socket, peer)) => self.admit(socket, peer, listening, &drain),
-                Err(error) if is_exhaustion(&error) => {
-                    tracing::warn!(%error, "cannot accept: raise the limit of open files or lower `connections`");
-                    sleep(EXHAUSTED_PAUSE).await;
-                }
-                // The connection was gone before it was accepted, or the network had an error of its own: accept(2)
-                // says to try again for all of those.
-                Err(error) => tracing::debug!(%error, "a connection was gone before it was accepted"),
+                Err(error) => listen::after_failure(error).await?,
             }
         }
     }
@@ -97,7 +90,21 @@ impl Node {
         let settings = self.settings.load();
         let place = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
         // Here, so that numbers are in the order in which connections came.
-        let place = place.map(|place| (place, self.table.open(peer, listening.tls.is_some())));
+        let place = match place {
+            Ok(place) => Ok((place, self.table.open(peer, listening.tls.is_some()))),
+            Err(scope) => {
+                let refusal = Refusal::Busy(scope);
+                self.metrics.refusal(refusal.label());
+                match Arc::clone(&self.turning_away).try_acquire_owned() {
+                    Ok(turn) if listening.tls.is_none() => Err((turn, refusal)),
+                    _ => {
+                        // A reset leaves nothing of it in the kernel either.
+                        let _ = socket.set_linger(Some(Duration::ZERO));
+                        return;
+                    }
+                }
+            }
+        };
         let (node, listening, drain) = (self.clone(), listening.clone(), drain.clone());
         let (worker, share) = self.workers.least_busy();
         worker.spawn(async move {
@@ -108,7 +115,7 @@ impl Node {
             };
             match place {
                 Ok((place, listed)) => node.connection(sock, listed, listening, drain, place).await,
-                Err(scope) => node.turn_away(sock, listening, scope).await,
+                Err((turn, refusal)) => turn_away(sock, &refusal, turn).await,
             }
             drop(share);
         });
@@ -130,8 +137,7 @@ impl Node {
             let settings = self.settings.load_full();
             let identity = listening.tls.as_ref().map(|slot| slot.load_full());
             // Boxed, as all that a waiting connection does not need: its task is as small as that of the wait.
-            let Some((client, exporter)) = Box::pin(self.secure(sock, identity.as_deref(), &settings, peer)).await
-            else {
+            let Some((client, secured)) = Box::pin(self.secure(sock, identity, &settings, peer)).await else {
                 return;
             };
             let mut session = Session {
@@ -139,8 +145,7 @@ impl Node {
                 listening,
                 client,
                 peer,
-                exporter,
-                identity,
+                secured,
                 drain,
                 read: ReadBuffer::default(),
                 origin: None,
@@ -162,15 +167,22 @@ impl Node {
     async fn secure(
         &self,
         sock: Sock,
-        identity: Option<&TlsIdentity>,
+        identity: Option<Arc<TlsIdentity>>,
         settings: &NodeSettings,
         peer: SocketAddr,
-    ) -> Option<(Stream, Option<[u8; 32]>)> {
+    ) -> Option<(Stream, Option<Secured>)> {
         let Some(identity) = identity else { return Some((Stream::Plain(sock), None)) };
         let began = Instant::now();
         let accepted = timeout_at(deadline(settings.timeouts.handshake), identity.acceptor.accept(sock)).await;
         let (result, stream) = match accepted {
-            Ok(Ok(stream)) => (Handshake::Done, Some(stream)),
+            Ok(Ok(stream)) => match tls::exporter(stream.get_ref().1) {
+                Some(exporter) => (Handshake::Done, Some((stream, exporter))),
+                // Nothing would tie its requests to it.
+                None => {
+                    tracing::debug!(%peer, "TLS handshake without an exporter");
+                    (Handshake::Failed, None)
+                }
+            },
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "TLS handshake failed");
                 (Handshake::Failed, None)
@@ -181,35 +193,26 @@ impl Node {
             }
         };
         self.metrics.handshake(result, began.elapsed());
-        let stream = stream?;
-        let exporter = tls::exporter(stream.get_ref().1);
-        Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), exporter))
-    }
-
-    /// Tells a client beyond the caps to come back, if that can be said without a handshake.
-    async fn turn_away(self: Arc<Self>, sock: Sock, listening: Arc<Listening>, scope: Scope) {
-        let refusal = Refusal::Busy(scope);
-        self.metrics.refusal(refusal.label());
-        let client = Stream::Plain(sock);
-        if listening.tls.is_some() {
-            return;
-        }
-        if let Some(right) = Reply::default().begin() {
-            let wording = Wording { close: true, ..Wording::default() };
-            let meter = Meter::default();
-            let written = reply::refuse(right, &client, &meter, &refusal, wording);
-            // A fresh connection takes these few bytes at once or never.
-            let _ = tokio::time::timeout(Duration::from_secs(1), written).await;
-            if client.shutdown().await.is_ok() {
-                linger(&client).await;
-            }
-        }
+        let (stream, exporter) = stream?;
+        Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), Some(Secured { exporter, identity })))
     }
 }
 
-/// Whether `accept(2)` failed for want of resources of the process or the machine.
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Tells a client beyond the caps to come back. There is one `turn` for each that is told at a time: what a refused
+/// connection costs is no more bounded by the caps.
+async fn turn_away(sock: Sock, refusal: &Refusal, turn: OwnedSemaphorePermit) {
+    let client = Stream::Plain(sock);
+    if let Some(right) = Reply::default().begin() {
+        let wording = Wording { close: true, ..Wording::default() };
+        let meter = Meter::default();
+        let written = reply::refuse(right, &client, &meter, refusal, wording);
+        // A fresh connection takes these few bytes at once or never.
+        let _ = tokio::time::timeout(Duration::from_secs(1), written).await;
+        if client.shutdown().await.is_ok() {
+            linger(&client).await;
+        }
+    }
+    drop((client, turn));
 }
 
 #[cfg(test)]

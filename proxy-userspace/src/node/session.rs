@@ -41,14 +41,20 @@ pub(super) struct Session {
     pub(super) listening: Arc<Listening>,
     pub(super) client: Stream,
     pub(super) peer: SocketAddr,
-    /// RFC 9266 channel binding, on TLS.
-    pub(super) exporter: Option<[u8; 32]>,
-    /// What the listener presented to this connection.
-    pub(super) identity: Option<Arc<TlsIdentity>>,
+    /// What TLS contributes to credentials; `None` on plain TCP.
+    pub(super) secured: Option<Secured>,
     pub(super) drain: DrainWatch,
     pub(super) read: ReadBuffer,
     pub(super) origin: Option<Origin>,
     pub(super) connection: Arc<Connection>,
+}
+
+/// A connection after its TLS handshake.
+pub(super) struct Secured {
+    /// RFC 9266 channel binding.
+    pub(super) exporter: [u8; 32],
+    /// What the listener presented to this connection.
+    pub(super) identity: Arc<TlsIdentity>,
 }
 
 impl Drop for Session {
@@ -191,9 +197,9 @@ impl Session {
 
     /// Takes the head off the buffer: authenticated, and rewritten for the container.
     fn prepare(&mut self, settings: &NodeSettings, length: usize, summary: &mut Summary) -> Result<Request, Refusal> {
-        let channel = Channel {
-            exporter: self.exporter.as_ref(),
-            certificate: self.identity.as_ref().map(|i| &i.certificate_der[..]),
+        let channel = match &self.secured {
+            None => Channel::Plain,
+            Some(Secured { exporter, identity }) => Channel::Tls { exporter, certificate: &identity.certificate_der },
         };
         let head = &self.read.unread()[..length];
         let prepared = request::prepare(head, &settings.head, &self.listening.authenticator, &channel, summary);

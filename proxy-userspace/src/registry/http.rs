@@ -219,7 +219,9 @@ impl HttpClient {
         let name = ServerName::try_from(self.url.host.clone())?;
         let stream = connector.connect(name, stream).await?;
         let exporter = tls::client_exporter(stream.get_ref().1);
-        converse(stream, Channel { exporter }).await
+        // Without one, what is signed for this connection would hold on any plain one.
+        let exporter = exporter.ok_or_else(|| anyhow::anyhow!("the TLS connection has no exporter"))?;
+        converse(stream, Channel { exporter: Some(exporter) }).await
     }
 
     fn broken(&self, error: &dyn std::error::Error) -> HttpError {

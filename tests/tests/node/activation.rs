@@ -34,6 +34,23 @@ fn a_passed_socket_is_served() {
     }
 }
 
+/// A passed socket that its other holder shuts down gives no connection any more: the daemon says so and ends, rather than
+/// to ask for ever.
+#[test]
+fn a_passed_socket_that_is_shut_down_ends_the_daemon() {
+    if !privileged() {
+        return;
+    }
+    let passed = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut config = NodeConfig::new();
+    config.listen(vec![ListenOn { address: "systemd".into(), tls: false, credentials: vec!["bound"] }]);
+    let mut node = spawn_with_fd(&passed, config.site());
+    rustix::net::shutdown(&passed, rustix::net::Shutdown::Read).expect("it listens");
+    assert!(!node.wait().success());
+    let log = node.log();
+    assert!(log.contains(&format!("listener tcp {}", passed.local_addr().expect("bound"))), "{log}");
+}
+
 /// Starts the daemon as the service manager does: a listening socket is descriptor 3, LISTEN_PID is its own id.
 fn spawn_with_fd(socket: &TcpListener, site: Site) -> Node {
     use std::os::fd::AsRawFd;

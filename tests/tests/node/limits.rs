@@ -45,6 +45,37 @@ fn in_all() {
     }
 }
 
+/// Clients beyond the cap that never go away take few sockets of the daemon, and are told again once there is room for it.
+#[test]
+fn refused_connections_are_capped_too() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::with(Path::Splice, |config| {
+        config.set("limits", "connections", "1");
+    });
+    let _origin = rig.serve(contract::serve);
+    let mut conn = rig.connect();
+    assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
+    let node = rig.node();
+    let before = node.open_files();
+    // Those that are not told are reset, be it before they know that they are connected.
+    let connect = || TcpStream::connect(node.plain[0]).ok();
+    let flood: Vec<TcpStream> = (0..300).filter_map(|_| connect()).collect();
+    // All of them have been accepted once this one is read to its end.
+    let last = connect();
+    let _ = last.as_ref().map(|mut last| last.read_to_end(&mut Vec::new()));
+    let more = node.open_files().saturating_sub(before);
+    assert!(more <= 24, "300 refused connections hold {more} descriptors");
+    assert_eq!(conn.get("/bytes/5").body, pattern::bytes(5));
+    drop((flood, last));
+    wait::until_true("clients are told again", || {
+        let mut told = Vec::new();
+        let _ = connect().map(|mut conn| conn.read_to_end(&mut told));
+        told.starts_with(b"HTTP/1.1 503 ")
+    });
+}
+
 /// As many connections as one container may have, by configuration and by its own registration; others are not touched.
 #[test]
 fn for_a_container() {

@@ -44,7 +44,7 @@ fn signed(nonce: &str, time: u64, exporter: Option<&[u8; 32]>) -> String {
 #[test]
 fn bound_is_what_the_protocol_says() {
     let exporter = exporter();
-    let channel = Channel { exporter: Some(&exporter), certificate: None };
+    let channel = Channel::Tls { exporter: &exporter, certificate: b"certificate" };
     let over_tls =
         "v1 t=1700000000,n=0123456789abcdef,s=6593973716ae020fbec341ddd194bb611d34c95df589cd457b56ccb3dbec2532";
     let proof = "55fd4298d8cae032e77cf049b40953c27a72f9fa16314175c6e023a372c3a891";
@@ -55,13 +55,13 @@ fn bound_is_what_the_protocol_says() {
     let plain = "v1 t=1700000000,n=0123456789abcdef,s=2b30dd0dfcbf65566bf8f1a4555b4fef899a6432a192f971faa8369c66f2655a";
     let proof = "6fd2ec2d998ba49fcfa8857aa302b79ea7fb490cac75f4ad9e44d31d58ec8f3d";
     assert_eq!(signed(NONCE, NOW, None), plain);
-    let granted = with_root().check(&presented(plain), &Channel::default(), NOW).unwrap();
+    let granted = with_root().check(&presented(plain), &Channel::Plain, NOW).unwrap();
     assert_eq!(granted.response.as_deref(), Some(proof));
     assert!(sign::is_proof(&root().container(UUID), plain, proof));
     assert!(!sign::is_proof(&root().container("other"), plain, proof));
 
     assert_eq!(with_root().check(&presented(plain), &channel, NOW), Err(AuthFailure::Wrong));
-    assert_eq!(with_root().check(&presented(over_tls), &Channel::default(), NOW), Err(AuthFailure::Wrong));
+    assert_eq!(with_root().check(&presented(over_tls), &Channel::Plain, NOW), Err(AuthFailure::Wrong));
 }
 
 #[test]
@@ -74,11 +74,11 @@ fn bound_covers_the_whole_request() {
         Presented { method: "get", ..good },
         Presented { target: "/a?b=d", ..good },
     ] {
-        assert_eq!(with_root().check(&other, &Channel::default(), NOW), Err(AuthFailure::Wrong));
+        assert_eq!(with_root().check(&other, &Channel::Plain, NOW), Err(AuthFailure::Wrong));
     }
     for (from, to) in [("t=17", "t=16"), ("n=0", "n=1"), ("s=2", "s=3"), ("t=17", "t=017")] {
         let changed = authorization.replacen(from, to, 1);
-        assert_eq!(with_root().check(&presented(&changed), &Channel::default(), NOW), Err(AuthFailure::Wrong));
+        assert_eq!(with_root().check(&presented(&changed), &Channel::Plain, NOW), Err(AuthFailure::Wrong));
     }
 }
 
@@ -99,17 +99,17 @@ fn malformed_bound_credentials() {
         good[..good.len() - 1].to_owned(),
         good.replacen("v1 t", "v1  t", 1),
     ] {
-        assert_eq!(with_root().check(&presented(&bad), &Channel::default(), NOW), Err(AuthFailure::Malformed), "{bad}");
+        assert_eq!(with_root().check(&presented(&bad), &Channel::Plain, NOW), Err(AuthFailure::Malformed), "{bad}");
     }
     let upper = good.to_uppercase().replace("V1 T=", "v1 t=").replace(",N=", ",n=").replace(",S=", ",s=");
-    assert_eq!(with_root().check(&presented(&upper), &Channel::default(), NOW), Err(AuthFailure::Wrong));
+    assert_eq!(with_root().check(&presented(&upper), &Channel::Plain, NOW), Err(AuthFailure::Wrong));
 }
 
 #[test]
 fn time_and_nonce() {
     let authenticator = with_root();
     let check =
-        |authorization: &str, now| authenticator.check(&presented(authorization), &Channel::default(), now).map(|_| ());
+        |authorization: &str, now| authenticator.check(&presented(authorization), &Channel::Plain, now).map(|_| ());
     let authorization = signed(NONCE, NOW, None);
     assert_eq!(check(&authorization, NOW + 61), Err(AuthFailure::Stale));
     assert_eq!(check(&authorization, NOW - 61), Err(AuthFailure::Stale));
@@ -125,16 +125,16 @@ fn a_wrong_mac_uses_no_nonce_up() {
     let authenticator = with_root();
     let good = signed(NONCE, NOW, None);
     let wrong = good.replace("s=2b", "s=2c");
-    assert_eq!(authenticator.check(&presented(&wrong), &Channel::default(), NOW), Err(AuthFailure::Wrong));
+    assert_eq!(authenticator.check(&presented(&wrong), &Channel::Plain, NOW), Err(AuthFailure::Wrong));
     assert!(authenticator.replay.is_empty());
-    assert!(authenticator.check(&presented(&good), &Channel::default(), NOW).is_ok());
+    assert!(authenticator.check(&presented(&good), &Channel::Plain, NOW).is_ok());
     assert_eq!(authenticator.replay.len(), 1);
 }
 
 #[test]
 fn certificate_is_what_the_protocol_says() {
     let der = certificate();
-    let channel = Channel { exporter: None, certificate: Some(&der) };
+    let channel = Channel::Tls { exporter: &exporter(), certificate: &der };
     let request = "bb386379de6dd2b21169b123f7c970277e551c38608c7df80458019942085de3";
     let proof = "dce3d38c5b0c420d8bf7b3440530e8c0d4aa3446186e96193c2cf8cac2d8dd59";
     assert_eq!(sign::certificate(&root().container(UUID), &der), request);
@@ -144,9 +144,9 @@ fn certificate_is_what_the_protocol_says() {
         assert_eq!((granted.scheme, granted.response.as_deref()), (Scheme::Certificate, Some(proof)));
     }
     assert!(sign::is_proof(&root().container(UUID), request, proof));
-    let other = Channel { certificate: Some(&der[1..]), ..channel };
+    let other = Channel::Tls { exporter: &exporter(), certificate: &der[1..] };
     assert_eq!(authenticator.check(&presented(request), &other, NOW), Err(AuthFailure::Wrong));
-    assert_eq!(authenticator.check(&presented(request), &Channel::default(), NOW), Err(AuthFailure::Malformed));
+    assert_eq!(authenticator.check(&presented(request), &Channel::Plain, NOW), Err(AuthFailure::Malformed));
     for wrong in ["", &request[1..], &request.to_uppercase(), &format!("{request}0")] {
         assert_eq!(authenticator.check(&presented(wrong), &channel, NOW), Err(AuthFailure::Wrong));
     }
@@ -159,7 +159,7 @@ fn timestamp_is_what_the_protocol_says() {
         "0123456789abcdef0123456789abcdef+1700000000 087c0a2a7aa2c4d0db337c6c2ffc42d606154489ea7f9f4542894407e3878778";
     assert_eq!(sign::timestamp(&root(), NOW, nonce), authorization);
     let authenticator = with_root();
-    let check = |authorization: &str, now| authenticator.check(&presented(authorization), &Channel::default(), now);
+    let check = |authorization: &str, now| authenticator.check(&presented(authorization), &Channel::Plain, now);
     assert_eq!(check(authorization, NOW + 61), Err(AuthFailure::Stale));
     assert_eq!(check(authorization, NOW), Ok(Granted { response: None, scheme: Scheme::Timestamp }));
     assert_eq!(check(authorization, NOW), Err(AuthFailure::Replayed));
@@ -187,7 +187,10 @@ fn only_configured_schemes_count() {
             Scheme::Certificate => sign::certificate(&root().container(UUID), &der),
             Scheme::Timestamp => sign::timestamp(&root(), NOW, &sign::nonce()),
         };
-        let channel = Channel { exporter: None, certificate: Some(&der) };
+        let channel = match scheme {
+            Scheme::Certificate => Channel::Tls { exporter: &exporter(), certificate: &der },
+            Scheme::Timestamp | Scheme::Bound => Channel::Plain,
+        };
         assert_eq!(authenticator.check(&presented(&authorization), &channel, NOW), Err(AuthFailure::Malformed));
     }
     assert_eq!(Scheme::from_name("none"), None);
@@ -197,11 +200,11 @@ fn only_configured_schemes_count() {
 fn keys_of_single_containers() {
     let own = authenticator(&ALL, Keyring::from_keys([(UUID.to_owned(), ContainerKey::from_hex(KEY).unwrap())]));
     let authorization = signed(NONCE, NOW, None);
-    assert!(own.check(&presented(&authorization), &Channel::default(), NOW).is_ok());
+    assert!(own.check(&presented(&authorization), &Channel::Plain, NOW).is_ok());
     let other = Presented { uuid: "another", ..presented(&authorization) };
-    assert_eq!(own.check(&other, &Channel::default(), NOW), Err(AuthFailure::Wrong));
+    assert_eq!(own.check(&other, &Channel::Plain, NOW), Err(AuthFailure::Wrong));
     let needs_root = sign::timestamp(&root(), NOW, &sign::nonce());
-    assert_eq!(own.check(&presented(&needs_root), &Channel::default(), NOW), Err(AuthFailure::Wrong));
+    assert_eq!(own.check(&presented(&needs_root), &Channel::Plain, NOW), Err(AuthFailure::Wrong));
 }
 
 #[test]
@@ -209,8 +212,8 @@ fn nonces_fit_every_scheme() {
     let authenticator = with_root();
     for _ in 0..10 {
         let nonce = sign::nonce();
-        assert!(authenticator.check(&presented(&signed(&nonce, NOW, None)), &Channel::default(), NOW).is_ok());
+        assert!(authenticator.check(&presented(&signed(&nonce, NOW, None)), &Channel::Plain, NOW).is_ok());
         let timestamp = sign::timestamp(&root(), NOW, &nonce);
-        assert!(authenticator.check(&presented(&timestamp), &Channel::default(), NOW).is_ok());
+        assert!(authenticator.check(&presented(&timestamp), &Channel::Plain, NOW).is_ok());
     }
 }
