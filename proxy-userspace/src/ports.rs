@@ -63,6 +63,8 @@ struct Namespace {
     netns: Arc<Netns>,
     /// Whether the kernel tells of it.
     told: bool,
+    /// The kernel was found to keep silent of sockets of it.
+    silent: AtomicBool,
     /// `None` once it has gone: whoever is still at it must not bring its ports back.
     table: Mutex<Option<Table>>,
     ports: watch::Sender<Arc<[ListeningPort]>>,
@@ -141,6 +143,7 @@ impl Ports {
         let namespace = Arc::new(Namespace {
             netns: Arc::clone(netns),
             told,
+            silent: AtomicBool::new(false),
             table: Mutex::new(Some(Table::default())),
             ports: watch::Sender::default(),
             lost: AtomicU64::new(0),

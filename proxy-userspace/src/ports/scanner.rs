@@ -145,19 +145,22 @@ impl Ports {
                 return Seen { often: true, ..Seen::default() };
             }
         };
-        let was_told = namespace.told && !self.deaf.load(Ordering::Relaxed);
+        let was_told =
+            namespace.told && !self.deaf.load(Ordering::Relaxed) && !namespace.silent.load(Ordering::Relaxed);
         let mut silent = false;
         let seen = self.change(&namespace, |table| {
             let again = table.dumped(&dump, began, &Now::read());
             silent = was_told && table.is_silent();
             Seen { nameless: table.nameless(), often: !was_told || silent || table.has_untold(), again }
         });
-        if silent {
+        // Of this namespace alone: where others' processes are is another matter, and none may speak for them.
+        if silent && !namespace.silent.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 netns = %id,
-                "the eBPF program was not told of a port that listens: it is attached to a cgroup that not all containers are                  in (`bpf.cgroup`); ports are known only when they are looked for from now on"
+                "the eBPF program was not told of a port that listens in this namespace: its processes may be in a cgroup other \
+                 than the one that the program is attached to (`bpf.cgroup`); its ports are known only when they are looked for \
+                 from now on"
             );
-            self.deaf();
         }
         seen.unwrap_or_default()
     }

@@ -23,6 +23,9 @@ const SOCKETS: usize = 4096;
 const PORTS: usize = 1024;
 /// How long an end is remembered, in nanoseconds: much longer than a dump takes.
 const REMEMBERED: u64 = 10_000_000_000;
+/// Dumps in a row that have to show a socket before the kernel counts as silent of it: so long its event, or the news that it was
+/// lost, may be on its way.
+const PROOF: u32 = 3;
 /// Ends that are remembered.
 const ENDS: usize = 1024;
 
@@ -34,8 +37,10 @@ pub(super) struct Table {
     ports: BTreeMap<(u16, IpAddr), Port>,
     /// Sockets that ended, and when.
     ended: VecDeque<(u64, u64)>,
-    /// Dumps since it was last possible that something began to listen of which no event came.
-    dumps: u64,
+    /// The last dump told all that listened, and all of it is here: what the next one adds has begun since.
+    whole: bool,
+    /// There are sockets that found no room here, so that they are found by a dump once there is some.
+    overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -56,8 +61,10 @@ struct Socket {
     searched: bool,
     /// When the kernel told that it listens; `None` if a dump found it, so that its end may go untold.
     told: Option<u64>,
-    /// Which dump found it; 0 if an event told of it.
-    found: u64,
+    /// A dump found it although the one before was whole; else it may have listened all the time.
+    fresh: bool,
+    /// How many dumps in a row have shown it since without an event of it.
+    shown: u32,
     /// A dump that may have passed it over did not show it.
     missed: bool,
 }
@@ -108,7 +115,8 @@ impl Table {
                     inode: 0,
                     searched: false,
                     told: Some(event.time),
-                    found: 0,
+                    fresh: false,
+                    shown: 0,
                     missed: false,
                 };
                 self.insert(event.socket, socket, now.at(event.time));
@@ -119,7 +127,8 @@ impl Table {
 
     /// Takes a dump that began at `began` (nanoseconds of the kernel's events). Whether another one is needed.
     pub(super) fn dumped(&mut self, dump: &Listening, began: u64, now: &Now) -> bool {
-        self.dumps += 1;
+        let was_whole = std::mem::replace(&mut self.whole, false);
+        self.overflowed = false;
         let ended: HashSet<u64> = self.ended.iter().map(|&(_, cookie)| cookie).collect();
         for found in dump.sockets.iter().filter(|found| !ended.contains(&found.cookie)) {
             let (address, port) = (found.address.ip(), found.address.port());
@@ -128,6 +137,7 @@ impl Table {
                     known.dual_stack = Some(found.dual_stack);
                     known.inode = found.inode;
                     known.missed = false;
+                    known.shown = known.shown.saturating_add(1);
                     continue;
                 }
                 if known.told.is_some_and(|time| time >= began) {
@@ -143,11 +153,15 @@ impl Table {
                 inode: found.inode,
                 searched: false,
                 told: None,
-                found: self.dumps,
+                fresh: was_whole,
+                shown: 1,
                 missed: false,
             };
             self.insert(found.cookie, socket, now.wall.into());
         }
+        self.overflowed |= !dump.complete;
+        // One in pieces may have passed a socket over.
+        self.whole = dump.one_piece && !self.overflowed;
         if !dump.complete {
             return false; // what it does not show may be in the rest
         }
@@ -172,20 +186,20 @@ impl Table {
     /// Events were lost: what is remembered of ends may be out of date.
     pub(super) fn lost(&mut self) {
         self.ended.clear();
-        self.dumps = 0;
-        self.sockets.values_mut().for_each(|socket| socket.found = 0);
+        self.whole = false;
+        self.sockets.values_mut().for_each(|socket| socket.fresh = false);
     }
 
-    /// Whether something listens whose end the kernel may not tell.
+    /// Whether something listens whose end the kernel may not tell, or that is not known here for want of room.
     pub(super) fn has_untold(&self) -> bool {
-        self.sockets.values().any(|socket| socket.told.is_none())
+        self.overflowed || self.sockets.values().any(|socket| socket.told.is_none())
     }
 
-    /// Whether the kernel has kept silent of something: a dump found it that was not the first, and by the next one no event had
-    /// come either. So it is for sockets outside of the cgroup that the program is attached to.
+    /// Whether the kernel has kept silent of something: it was not in a dump that told all, was in each of the next ones, and no
+    /// event has come. So it is for sockets outside of the cgroup that the program is attached to. What a dump could have passed
+    /// over, or what found no room here before, proves nothing.
     pub(super) fn is_silent(&self) -> bool {
-        let silent = |socket: &Socket| socket.told.is_none() && socket.found > 1 && socket.found < self.dumps;
-        self.sockets.values().any(silent)
+        self.sockets.values().any(|socket| socket.told.is_none() && socket.fresh && socket.shown >= PROOF)
     }
 
     /// The inodes of sockets whose process's name is not known and was not looked for yet. They count as looked for now.
@@ -224,6 +238,7 @@ impl Table {
 
     fn insert(&mut self, cookie: u64, socket: Socket, since: Timestamp) {
         if self.sockets.len() >= SOCKETS {
+            (self.overflowed, self.whole) = (true, false);
             return;
         }
         let port = self.ports.entry((socket.port, socket.address)).or_insert(Port { since, cookies: Vec::new() });

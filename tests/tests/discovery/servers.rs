@@ -9,7 +9,7 @@ use portsplice_tests::servers::{Kind, Server};
 use portsplice_tests::{privileged, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{expect, rig};
+use crate::{by_news, expect, rig};
 
 fn looks(node: &Node) -> f64 {
     node.metric("portsplice_ports_dumps_total", &[])
@@ -215,6 +215,33 @@ time.sleep(600)
     assert!(rig.node().metric("portsplice_ports_events_lost_total", &[]) > 0.0, "that was more than is told");
     server.kill();
     expect(rig.node(), &[]);
+}
+
+/// A container with more listeners than are told of, of which some close: the kernel's news go on counting as complete.
+#[test]
+fn that_are_more_than_are_known() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::with(Path::Splice, |config| {
+        by_news(config);
+        config.set("ports", "rescan", "\"1s\"");
+    });
+    let script = r#"
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (6000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+many = [socket.create_server(("127.0.0.1", 10000 + n)) for n in range(4200)]
+print("open", flush=True)
+time.sleep(3)
+for server in many[:200]: server.close()
+print("closed", flush=True)
+time.sleep(600)
+"#;
+    let mut server = python(&rig, script);
+    server.line_with("closed");
+    let before = looks(rig.node());
+    wait::until_true("looks at what is left", || looks(rig.node()) > before + 5.0);
+    assert!(!rig.node().log().contains("was not told of a port"), "{}", rig.node().log());
 }
 
 /// What one container does is not told of another; containers that share a namespace share its ports.

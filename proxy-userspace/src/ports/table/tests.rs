@@ -120,6 +120,8 @@ fn a_kernel_that_keeps_silent_is_seen_through() {
     assert!(!table.is_silent(), "it may have listened before");
     table.dumped(&dump(&[(1, 80), (2, 81)]), 30, &now(31));
     assert!(!table.is_silent(), "its event may be on its way");
+    table.dumped(&dump(&[(1, 80), (2, 81)]), 35, &now(36));
+    assert!(!table.is_silent(), "so may be the news of its loss");
     table.dumped(&dump(&[(1, 80), (2, 81)]), 40, &now(41));
     assert!(table.is_silent());
     table.heard(&begins(2, 81, 29), &now(50));
@@ -300,5 +302,37 @@ proptest! {
         }
         world.dump_ends(&mut table);
         prop_assert_eq!(table.sockets.keys().copied().collect::<BTreeSet<_>>(), world.listening);
+    }
+}
+
+#[test]
+fn what_found_no_room_is_no_proof_of_silence() {
+    let mut table = Table::default();
+    let all: Vec<(u64, u16)> = (1..=4200_u64).map(|n| (n, 10_000 + n as u16)).collect();
+    for (time, &(cookie, port)) in (1..).zip(&all) {
+        table.heard(&begins(cookie, port, time), &now(time));
+    }
+    let pieces = |sockets: &[(u64, u16)]| Listening { one_piece: false, ..dump(sockets) };
+    table.dumped(&pieces(&all), 5000, &now(5001));
+    assert!(table.has_untold(), "there is more than is known here");
+    for (time, &(cookie, port)) in (6000..).zip(&all[..200]) {
+        table.heard(&ends(cookie, port, time), &now(time));
+    }
+    for (number, began) in [7000, 8000, 9000, 10_000, 11_000, 12_000].into_iter().enumerate() {
+        // Even if it came in one piece.
+        let left = &all[200..];
+        table.dumped(&if number < 3 { pieces(left) } else { dump(left) }, began, &now(began + 1));
+        assert!(!table.is_silent(), "look {number}");
+    }
+}
+
+#[test]
+fn what_a_dump_in_pieces_passed_over_is_no_proof_of_silence() {
+    let mut table = Table::default();
+    let pieces = |sockets: &[(u64, u16)]| Listening { one_piece: false, ..dump(sockets) };
+    table.dumped(&pieces(&[(1, 80)]), 10, &now(11));
+    for began in [20, 30, 40, 50, 60] {
+        table.dumped(&pieces(&[(1, 80), (2, 81)]), began, &now(began + 1));
+        assert!(!table.is_silent(), "{began}");
     }
 }
