@@ -97,7 +97,7 @@ struct Life {
 }
 
 impl Container {
-    fn new(id: String, name: String, netns: Arc<Netns>, policy: Policy) -> Self {
+    pub(crate) fn new(id: String, name: String, netns: Arc<Netns>, policy: Policy) -> Self {
         Self { id, name, netns, policy, life: Arc::default() }
     }
 

@@ -2,9 +2,11 @@
 //!
 //! Senders never wait. A receiver that is slow loses the oldest and is told how many
 //! ([`RecvError::Lagged`](tokio::sync::broadcast::error::RecvError::Lagged)); it then asks for the whole state again.
+//!
+//! News wait for as long as their slowest receiver likes, so none of them keeps a container, and with it its namespace, alive.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::Weak;
 
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
@@ -18,10 +20,16 @@ const BACKLOG: usize = 4096;
 /// A container or a port has come or gone.
 #[derive(Clone, Debug)]
 pub enum StateEvent {
-    /// A container runs that was not known, or a known one has another name or policy.
-    ContainerAdded(Arc<Container>),
+    /// A container runs that was not known, or a known one has another name or policy. Gone by the time
+    /// that this is read, it is told of in a later event.
+    ContainerAdded(Weak<Container>),
     /// A container has gone.
-    ContainerRemoved(Arc<Container>),
+    ContainerRemoved {
+        /// Its id.
+        id: String,
+        /// Its name.
+        name: String,
+    },
     /// A port listens in a namespace, which several containers may share; or more is known of one that does (its process's name),
     /// and this takes its place.
     PortOpened(NetnsId, ListeningPort),
@@ -43,8 +51,10 @@ pub enum ConnectionEvent {
     Routed {
         /// Its number.
         id: u64,
-        /// The container.
-        container: Arc<Container>,
+        /// The container's name.
+        container: String,
+        /// Its UUID, or what it has in its place.
+        uuid: String,
         /// The port.
         port: u16,
     },
@@ -89,5 +99,27 @@ impl Events {
         if self.connections.receiver_count() > 0 {
             let _ = self.connections.send(event());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::container::Policy;
+    use crate::netns::Netns;
+
+    #[test]
+    fn news_that_nobody_reads_keep_no_container() {
+        let events = Events::default();
+        let mut unread = events.state();
+        let netns = Netns::current().unwrap();
+        let container = Arc::new(Container::new("id".into(), "web".into(), Arc::new(netns), Policy::default()));
+        let netns = Arc::downgrade(&container.netns);
+        events.tell(StateEvent::ContainerAdded(Arc::downgrade(&container)));
+        drop(container);
+        assert!(netns.upgrade().is_none(), "its namespace is let go");
+        assert!(matches!(unread.try_recv(), Ok(StateEvent::ContainerAdded(gone)) if gone.upgrade().is_none()));
     }
 }

@@ -34,11 +34,11 @@ pub(super) struct Watcher {
 
 impl Observer for Watcher {
     fn appeared(&self, container: &Arc<Container>) {
-        self.events.tell(StateEvent::ContainerAdded(Arc::clone(container)));
+        self.events.tell(StateEvent::ContainerAdded(Arc::downgrade(container)));
     }
 
     fn vanished(&self, container: &Arc<Container>) {
-        self.events.tell(StateEvent::ContainerRemoved(Arc::clone(container)));
+        self.events.tell(StateEvent::ContainerRemoved { id: container.id.clone(), name: container.name.clone() });
     }
 
     fn added(&self, netns: &Arc<Netns>) {

@@ -88,10 +88,11 @@ impl News {
     fn state_event(&self, parts: &Parts, event: StateEvent, lines: &mut Vec<u8>) {
         match event {
             StateEvent::ContainerAdded(container) if self.wants(Topic::Containers) => {
-                write(lines, &Event::ContainerAdded { container: (&*container).into() });
+                if let Some(container) = container.upgrade() {
+                    write(lines, &Event::ContainerAdded { container: (&*container).into() });
+                }
             }
-            StateEvent::ContainerRemoved(container) if self.wants(Topic::Containers) => {
-                let (id, name) = (container.id.clone(), container.name.clone());
+            StateEvent::ContainerRemoved { id, name } if self.wants(Topic::Containers) => {
                 write(lines, &Event::ContainerRemoved { id, name });
             }
             StateEvent::PortOpened(netns, listening) if self.wants(Topic::Ports) => {
@@ -103,7 +104,7 @@ impl News {
                 closed.for_each(|event| write(lines, &event));
             }
             StateEvent::ContainerAdded(_)
-            | StateEvent::ContainerRemoved(_)
+            | StateEvent::ContainerRemoved { .. }
             | StateEvent::PortOpened(..)
             | StateEvent::PortClosed(..) => {}
         }
@@ -119,8 +120,8 @@ fn ports(parts: &Parts, netns: NetnsId, listening: &ListeningPort) -> impl Itera
 fn connection_event(event: ConnectionEvent) -> Event {
     match event {
         ConnectionEvent::Opened { id, peer } => Event::ConnectionOpened { id, peer: peer.to_string() },
-        ConnectionEvent::Routed { id, container, port } => {
-            Event::ConnectionRouted { id, place: Place::new(&container, port) }
+        ConnectionEvent::Routed { id, container, uuid, port } => {
+            Event::ConnectionRouted { id, place: Place { container, uuid, port } }
         }
         ConnectionEvent::Closed { id } => Event::ConnectionClosed { id },
     }

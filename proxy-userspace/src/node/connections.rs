@@ -218,8 +218,12 @@ impl Connection {
     /// It leads to `port` of `container` from now on.
     pub(super) fn leads_to(&self, container: &Arc<Container>, port: u16) {
         *self.place.lock() = Some((Arc::downgrade(container), port));
-        let (id, container) = (self.id, Arc::clone(container));
-        self.table.events.tell_connection(move || ConnectionEvent::Routed { id, container, port });
+        self.table.events.tell_connection(|| ConnectionEvent::Routed {
+            id: self.id,
+            container: container.name.clone(),
+            uuid: container.uuid().to_owned(),
+            port,
+        });
     }
 }
 

@@ -5,7 +5,8 @@
 //! container only the last is told; and what waits while the store is away takes no memory. After a failure it is not known
 //! what the store holds, so everything is reported again.
 //!
-//! News are collected for a moment (`registry.debounce`). Counts of connections and the time of the last activity change
+//! News are collected for a moment (`registry.debounce`), and a container that keeps changing is reported once in [`PACE`]: the
+//! first change after quiet at once, and the last one when the time has come. Counts of connections and the time of the last activity change
 //! all the time: they go with other changes, and every [`COUNTS`] by themselves. That a container has accepted its first
 //! connection is told at once.
 //!
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Change, Record, SharedRegistry, StoreError};
@@ -34,6 +35,8 @@ pub use status::Status;
 
 /// How often counts are reported though nothing else has changed.
 pub const COUNTS: Duration = Duration::from_secs(10);
+/// The shortest time between two reports of one container, but for its first connection.
+pub const PACE: Duration = Duration::from_secs(1);
 /// How long a container is left alone whose record the store does not take, for want of a key, say.
 const REFUSED: Duration = Duration::from_secs(15);
 /// Records in one report.
@@ -80,6 +83,8 @@ impl Publishing {
             status: Arc::clone(&status),
             reported: None,
             refused: HashMap::new(),
+            told: HashMap::new(),
+            put_off: None,
             backoff: Backoff::default(),
         };
         let task = tokio::spawn(publisher.run(news, first, stop.clone()));
@@ -120,6 +125,10 @@ struct Publisher {
     reported: Option<BTreeMap<String, Record>>,
     /// Containers whose last change the store has refused: until when they are left alone, and why.
     refused: HashMap<String, (Instant, String)>,
+    /// When containers were last reported, for as long as that matters.
+    told: HashMap<String, Instant>,
+    /// When a change is due that came too soon after the one before.
+    put_off: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -159,6 +168,7 @@ impl Publisher {
                         Scope::Changes
                     }
                 },
+                () = sleep_until(self.put_off.unwrap_or_else(Instant::now)), if self.put_off.is_some() => Scope::Changes,
                 _ = counts.tick() => Scope::All,
             };
             // What was told until now is in the state that is looked at next.
@@ -168,6 +178,7 @@ impl Publisher {
             ) {}
             while let Err(error) = self.report(scope).await {
                 self.reported = None;
+                self.told.clear();
                 self.status.failed(&error);
                 sleep(self.backoff.next()).await;
             }
@@ -187,7 +198,11 @@ impl Publisher {
             self.reported = Some(BTreeMap::new());
         }
         self.refused.retain(|uuid, _| running.contains_key(uuid));
+        let now = Instant::now();
+        self.told.retain(|_, told| *told + PACE > now);
         let changes = self.difference(&running, scope);
+        let (changes, early): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| self.may_be_told(change));
+        self.put_off = early.iter().filter_map(|change| self.told.get(change.uuid())).min().map(|told| *told + PACE);
         self.status.pending(changes.len());
         for (number, batch) in changes.chunks(BATCH).enumerate() {
             self.report_batch(batch).await?;
@@ -211,6 +226,19 @@ impl Publisher {
         let gone = reported.keys().filter(|uuid| !running.contains_key(*uuid));
         let changes = put.chain(gone.map(|uuid| Change::Remove(uuid.clone())));
         changes.filter(|change| !is_left_alone(change.uuid())).collect()
+    }
+
+    /// Whether the last report of a container is long enough ago for this one.
+    fn may_be_told(&self, change: &Change) -> bool {
+        let reported = self.reported.as_ref().and_then(|reported| reported.get(change.uuid()));
+        // Whoever waits for it is told at once, and it happens once.
+        let is_first_connection = match change {
+            Change::Put(record) => {
+                record.accepted_any_connection && reported.is_some_and(|before| !before.accepted_any_connection)
+            }
+            Change::Remove(_) => false,
+        };
+        is_first_connection || !self.told.contains_key(change.uuid())
     }
 
     /// A change that the store will not take must not keep it from taking the others.
@@ -240,7 +268,9 @@ impl Publisher {
 
     fn is_reported(&mut self, batch: &[Change]) {
         let Some(reported) = &mut self.reported else { return };
+        let now = Instant::now();
         for change in batch {
+            self.told.insert(change.uuid().to_owned(), now);
             self.refused.remove(change.uuid());
             match change {
                 Change::Put(record) => drop(reported.insert(record.uuid.clone(), (**record).clone())),

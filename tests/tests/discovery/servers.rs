@@ -4,7 +4,7 @@ use std::process::Command;
 
 use portsplice_tests::node::Node;
 use portsplice_tests::process::Process;
-use portsplice_tests::rig::Rig;
+use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::servers::{Kind, Server};
 use portsplice_tests::{privileged, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -237,7 +237,7 @@ for server in many[:200]: server.close()
 print("closed", flush=True)
 time.sleep(600)
 "#;
-    let mut server = python(&rig, script);
+    let server = python(&rig, script);
     server.line_with("closed");
     let before = looks(rig.node());
     wait::until_true("looks at what is left", || looks(rig.node()) > before + 5.0);

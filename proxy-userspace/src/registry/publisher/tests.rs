@@ -239,3 +239,30 @@ async fn the_end_does_not_wait_for_a_store_that_is_away() {
     sleep(Duration::from_secs(1)).await;
     rig.publishing.finish(Duration::from_secs(2)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_keeps_changing_is_told_once_a_second_and_its_last_state_too() {
+    let rig = Rig::new(Store::default(), &["a", "b"]);
+    rig.store.until_uuids(&["a", "b"]).await;
+    sleep(Duration::from_secs(30)).await;
+    let before = rig.store.reports.load(Ordering::Relaxed);
+    let changed = |n: u32| Record { container_request_uuid: Some(n.to_string()), ..record("a") };
+    for n in 0..150_u32 {
+        rig.set(changed(n));
+        rig.tell();
+        sleep(Duration::from_millis(200)).await;
+        if n == 0 {
+            assert_eq!(rig.store.records.lock()["a"], changed(0), "the first after quiet is told at once");
+        }
+        if n == 100 {
+            rig.set(Record { container_request_uuid: Some("x".into()), ..record("b") });
+            rig.tell();
+            sleep(Duration::from_millis(200)).await;
+            let told = rig.store.records.lock()["b"].container_request_uuid.clone();
+            assert_eq!(told.as_deref(), Some("x"), "another one does not wait for it");
+        }
+    }
+    rig.store.until(|records| records["a"] == changed(149)).await;
+    let reports = rig.store.reports.load(Ordering::Relaxed) - before;
+    assert!((25..=33).contains(&reports), "{reports} reports in 30 s");
+}
