@@ -28,6 +28,7 @@ pub mod ports;
 pub mod privileges;
 pub mod readiness;
 pub mod refusal;
+mod regular_file;
 pub mod registry;
 pub mod relay;
 mod replace_file;

@@ -4,7 +4,6 @@
 //! (`certificate`) or covers the connection's exporter (`bound`), so that a man in the middle, who would have another
 //! certificate and other keys, is found out at the first request.
 
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::config::CertificateFiles;
+use crate::regular_file;
 
 /// RFC 9266 section 2.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -188,9 +188,8 @@ fn since_epoch() -> Duration {
 
 fn read_pem(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>> {
     let shown = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    let file = regular_file::open(path).with_context(|| format!("cannot open {shown}"))?;
     let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
-    ensure!(metadata.is_file(), "{shown} is no regular file");
     if secret && metadata.permissions().mode() & 0o007 != 0 {
         bail!("{shown} holds a private key and everybody may access it; run: chmod o= {shown}");
     }

@@ -18,6 +18,7 @@ use crate::http::ContainerName;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
+use crate::regular_file;
 use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
 use crate::tls;
 
@@ -95,7 +96,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
         ("registry.token-file", &registry.token_file),
     ] {
         if let Some(path) = path {
-            std::fs::File::open(path).with_context(|| format!("`{key}` is {}", path.display()))?;
+            regular_file::open(path).with_context(|| format!("`{key}` is {}", path.display()))?;
         }
     }
     stores::check(registry)?;

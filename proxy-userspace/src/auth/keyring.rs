@@ -1,8 +1,6 @@
 //! Which keys this node holds, and where it reads them from.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::key::{ContainerKey, RootKey};
 use crate::http::ContainerName;
+use crate::regular_file;
 
 /// Where the secrets are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -213,25 +212,16 @@ fn load_keys(dir: &Path) -> anyhow::Result<HashMap<Box<str>, ContainerKey>> {
 
 /// Reads a secret, without the line end that editors add.
 fn read_secret(path: &Path, private: bool) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let mut file = File::open(path).with_context(|| format!("cannot open the secret file {}", path.display()))?;
+    let file = regular_file::open(path).with_context(|| format!("cannot open the secret file {}", path.display()))?;
     let metadata = file.metadata().with_context(|| format!("cannot examine the secret file {}", path.display()))?;
-    ensure!(metadata.is_file(), "{} is no file", path.display());
     ensure!(metadata.len() <= MAX_SECRET, "{} is too large to be a secret", path.display());
     if private && metadata.mode() & 0o077 != 0 {
         let mode = metadata.mode() & 0o777;
         bail!("{0} can be read by others (mode {mode:03o}): run `chmod 600 {0}`", path.display());
     }
-    // Sized in advance: a growing vector would leave copies of the secret behind.
-    let mut secret = Zeroizing::new(vec![0; metadata.len() as usize + 1]);
-    let mut length = 0;
-    loop {
-        match file.read(&mut secret[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e).with_context(|| format!("cannot read the secret file {}", path.display())),
-        }
-    }
+    let mut secret = regular_file::read_opened(&file, MAX_SECRET)
+        .with_context(|| format!("cannot read the secret file {}", path.display()))?;
+    let mut length = secret.len();
     while length > 0 && matches!(secret[length - 1], b'\n' | b'\r') {
         length -= 1;
     }

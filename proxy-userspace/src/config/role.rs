@@ -1,11 +1,15 @@
 //! What tells the configurations of the program's roles apart.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use super::error::ConfigError;
 use super::setting::AnySetting;
 use super::{Layers, Sources};
+use crate::regular_file;
+
+/// The largest configuration file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// A role that has a configuration of its own.
 pub struct Role {
@@ -76,7 +80,7 @@ impl Role {
     /// When the file cannot be read or is no TOML.
     pub(super) fn read(&'static self, sources: &Sources) -> Result<Layers, ConfigError> {
         let (path, required) = self.path(sources);
-        let text = match fs::read_to_string(&path) {
+        let text = match regular_file::read_text(&path, MAX_FILE) {
             Ok(text) => Some(text),
             Err(e) if e.kind() == io::ErrorKind::NotFound && !required => None,
             Err(e) => {
@@ -88,7 +92,7 @@ impl Role {
                 return Err(ConfigError { problems: vec![problem] });
             }
         };
-        Layers::of(self, text.as_deref().map(|text| (path.as_path(), text)), sources)
+        Layers::of(self, text.as_ref().map(|text| (path.as_path(), text.as_str())), sources)
     }
 
     /// The file to read, and whether it has to exist.

@@ -108,3 +108,13 @@ fn derived_keys_are_bounded() {
     }
     assert!(keyring.derived_keys() <= 4096);
 }
+
+#[test]
+fn a_fifo_among_the_keys_is_refused_and_waited_for_by_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("zzzzz-dz642-aaaaaaaaaaaaaaa");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let sources = KeySources { keys_dir: Some(dir.path().to_owned()), ..KeySources::default() };
+    let error = format!("{:#}", Keyring::load(&sources).unwrap_err());
+    assert!(error.contains("it is no regular file") && error.contains(fifo.to_str().unwrap()), "{error}");
+}

@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::registration::Registration;
+use crate::regular_file;
 use crate::registry::Timestamp;
 use crate::replace_file::{beside, replace};
+
+/// The largest file that is read, in bytes: more than a node can have containers.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
@@ -79,7 +83,7 @@ impl Ledger {
         if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
             return Err(wrong("others than its owner can write it, or it is no file".to_owned()));
         }
-        let text = Zeroizing::new(io::read_to_string(file)?);
+        let text = regular_file::text_of(&regular_file::read_opened(&file, MAX_FILE)?)?;
         let document: Document = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if document.version != VERSION {
             return Err(wrong(format!("it has version {} and not {VERSION}", document.version)));

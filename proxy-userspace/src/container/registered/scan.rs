@@ -11,10 +11,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use zeroize::Zeroizing;
 
 use super::description::{Description, Target};
 use super::place::{Failure, Meant, Place, Running, watch};
@@ -22,6 +23,7 @@ use super::{MetadataExt as _, writable_by_all};
 use crate::container::Entrance;
 use crate::container::cache::Cache;
 use crate::netns::NetnsId;
+use crate::regular_file;
 
 /// The largest file that is read, in bytes.
 const FILE: u64 = 64 * 1024;
@@ -66,6 +68,15 @@ enum State {
     Waiting(Description, String),
     /// Cannot be used until it is written anew: it is wrong, or its process has ended.
     Spent,
+}
+
+/// The text of a file, which may have taken the place of the one that was looked at.
+fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+    let file = regular_file::open(path).map_err(|e| e.to_string())?;
+    if writable_by_all(&file.metadata().map_err(|e| e.to_string())?) {
+        return Err(format!("may be written by anyone: chmod o-w {path:?}"));
+    }
+    regular_file::read_opened(&file, FILE).and_then(|text| regular_file::text_of(&text)).map_err(|e| e.to_string())
 }
 
 impl Scanner {
@@ -166,13 +177,7 @@ impl Scanner {
     /// The file is new, or was written anew over one that stood for `previous`.
     fn read(&self, name: &OsString, metadata: &Metadata, previous: Option<Running>) -> State {
         let path = self.directory.join(name);
-        let text = if metadata.size() > FILE {
-            Err(format!("is larger than {FILE} bytes"))
-        } else if writable_by_all(metadata) {
-            Err(format!("may be written by anyone: chmod o-w {path:?}"))
-        } else {
-            std::fs::read_to_string(&path).map_err(|e| e.to_string())
-        };
+        let text = read(&path);
         // An empty file is about to be written.
         let description = match text {
             Ok(text) if text.is_empty() => Err(None),

@@ -1,6 +1,5 @@
 //! Requests to Arvados's API, as its documentation has them: `doc/api/requests`, `methods`, `tokens` of Arvados.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::model::{HasUuid, Items};
 use crate::config::url::Url;
+use crate::regular_file;
 use crate::registry::StoreError;
 use crate::registry::http::{Bounds, HttpClient, HttpError, Trust};
 
@@ -230,9 +230,7 @@ impl Api {
     fn credential(&self) -> anyhow::Result<HeaderValue> {
         let path = &self.token_file;
         let shown = || format!("`registry.token-file` {}", path.display());
-        let size = fs::metadata(path).with_context(shown)?.len();
-        ensure!(size <= MAX_TOKEN, "{} is too large", shown());
-        let text = Zeroizing::new(fs::read_to_string(path).with_context(shown)?);
+        let text = regular_file::read_text(path, MAX_TOKEN).with_context(shown)?;
         let token = text.trim();
         let is_token = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
         ensure!(is_token, "{} must hold a token and nothing else", shown());

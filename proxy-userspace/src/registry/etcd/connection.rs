@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use crate::config::url::Url;
+use crate::regular_file;
 use crate::registry::StoreError;
 
 /// How long one call may take, a new connection and its authentication included.
@@ -94,9 +95,8 @@ impl Access {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-    ensure!(size <= MAX_FILE, "{} is too large ({size} bytes)", path.display());
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    let content = regular_file::read(path, MAX_FILE).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(content.to_vec())
 }
 
 /// A connection that is made when it is needed, and again when it has failed.

@@ -1,14 +1,17 @@
 //! Which containers have ever accepted a connection: known beyond the daemon's restart, for as long as they may run.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use crate::regular_file;
 use crate::replace_file::replace;
 
 /// Containers that are remembered, the youngest; some 64 bytes each.
 const REMEMBERED: usize = 16_384;
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 /// A set of container ids, with a copy in a file.
 #[derive(Debug, Default)]
@@ -24,9 +27,9 @@ impl Accepted {
     /// Reads the file, if there is one. One that cannot be read is no reason not to start: what is lost is a warning to
     /// schedulers.
     pub(super) fn load(path: Option<PathBuf>) -> Self {
-        let text = path.as_deref().map(fs::read_to_string);
+        let text = path.as_deref().map(|path| regular_file::read_text(path, MAX_FILE));
         let text = match text {
-            Some(Ok(text)) => text,
+            Some(Ok(text)) => text.to_string(),
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!("cannot read which containers have accepted connections: {error}");
                 String::new()
@@ -70,6 +73,8 @@ impl Accepted {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
