@@ -193,6 +193,8 @@ pub struct RelayConfig {
     pub pipe_bytes: usize,
     /// Pipes that are kept open though unused.
     pub idle_pipes: usize,
+    /// Bytes that may be held of what servers sent before their containers ended.
+    pub tail_bytes: usize,
 }
 
 /// The kernel programs.
@@ -344,6 +346,7 @@ impl Config {
                 path: l.get(&RELAY_PATH),
                 pipe_bytes: l.get(&PIPE_BYTES),
                 idle_pipes: l.get(&IDLE_PIPES),
+                tail_bytes: l.get(&TAIL_BYTES),
             },
             bpf: BpfConfig { mode: l.get(&BPF_MODE), cgroup: l.get(&BPF_CGROUP), max_flows: l.get(&BPF_MAX_FLOWS) },
             node: NodeConfig::of(l),

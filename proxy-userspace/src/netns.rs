@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use arc_swap::ArcSwapOption;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
 
@@ -74,7 +75,8 @@ impl fmt::Display for NetnsId {
 /// A network namespace, kept alive by an open descriptor.
 #[derive(Debug)]
 pub struct Netns {
-    fd: OwnedFd,
+    /// None once it was [let go](Netns::let_go).
+    fd: ArcSwapOption<OwnedFd>,
     id: NetnsId,
     cookie: Option<u64>,
 }
@@ -115,7 +117,7 @@ impl Netns {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a network namespace"));
         }
         let id = NetnsId::of(&fd)?;
-        let mut netns = Self { fd, id, cookie: None };
+        let mut netns = Self { fd: ArcSwapOption::from_pointee(fd), id, cookie: None };
         netns.cookie = netns.run(cookie_of_this_thread)?;
         Ok(netns)
     }
@@ -129,6 +131,12 @@ impl Netns {
     /// `None` before Linux 5.14.
     pub fn cookie(&self) -> Option<u64> {
         self.cookie
+    }
+
+    /// Keeps the namespace in being no longer, whoever still holds this: the container that it was of has gone. It keeps its
+    /// name here, and cannot be entered any more.
+    pub fn let_go(&self) {
+        self.fd.store(None);
     }
 
     /// Runs `inside` on this thread, in this namespace, and comes back to the thread's own namespace.
@@ -149,8 +157,9 @@ impl Netns {
             if already_here {
                 return Ok(inside());
             }
-            enter(self.fd.as_fd())?;
-            INSIDE.set(Some((self.fd.as_raw_fd(), self.id)));
+            let Some(fd) = self.fd.load_full() else { return Err(io::ErrorKind::NotFound.into()) };
+            enter(fd.as_fd())?;
+            INSIDE.set(Some((fd.as_raw_fd(), self.id)));
             let _way_back = WayBack { home: home.fd.as_fd(), outer };
             Ok(inside())
         })
@@ -165,12 +174,6 @@ impl Netns {
     /// It could not be entered, or the kernel refused to tell.
     pub fn listening(&self) -> io::Result<Listening> {
         self.run(listeners::listening)?
-    }
-}
-
-impl AsFd for Netns {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 
@@ -196,8 +199,8 @@ impl LazyHome {
 
 thread_local! {
     static HOME: LazyHome = LazyHome::default();
-    /// The namespace whose closure is running on this thread, if one is. The `Netns` behind the descriptor is borrowed by
-    /// that very call of `run`, so the descriptor is open for as long as it stands here.
+    /// The namespace whose closure is running on this thread, if one is. That very call of
+    /// `run` holds the descriptor, so it is open for as long as it stands here.
     static INSIDE: Cell<Option<(RawFd, NetnsId)>> = const { Cell::new(None) };
 }
 
@@ -210,7 +213,7 @@ struct WayBack<'a> {
 impl Drop for WayBack<'_> {
     fn drop(&mut self) {
         let back = match self.outer {
-            // SAFETY: see `INSIDE`: the outer call of `run` still borrows the `Netns` that owns this descriptor.
+            // SAFETY: see `INSIDE`: the outer call of `run` still holds this descriptor.
             Some((fd, _)) => unsafe { BorrowedFd::borrow_raw(fd) },
             None => self.home,
         };

@@ -6,16 +6,19 @@
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
 //! - `interim`: how many interim responses are borne; `heads`: how much is kept of heads that are not whole yet.
 //! - `retry`: whether a request may be sent a second time.
+//! - `parting`: what becomes of relays when their container goes; `ending`: how a client's connection is closed.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
 
 pub mod accept;
 mod access_log;
 pub mod connections;
 mod download;
+mod ending;
 mod exchange;
 mod heads;
 mod interim;
 mod origin;
+mod parting;
 mod reply;
 mod request;
 mod retry;
@@ -35,7 +38,7 @@ use crate::http::{HeadLimits, ResponseLimits};
 use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
-use crate::relay::Engine;
+use crate::relay::{Engine, Tails};
 use connections::Connections;
 use workers::Workers;
 
@@ -69,6 +72,8 @@ pub struct NodeSettings {
     pub access_log: bool,
     /// How bytes are moved.
     pub engine: Engine,
+    /// Bytes that may be held of what servers sent before their containers ended.
+    pub tail_bytes: u64,
 }
 
 /// How long the node waits for what; zero is for ever.
@@ -100,6 +105,7 @@ pub struct Node {
     /// Connections beyond the caps that are told so at the same time; others are reset without a word.
     turning_away: Arc<Semaphore>,
     table: Arc<Connections>,
+    tails: Arc<Tails>,
     origins: route::Connector,
     workers: Workers,
 }
@@ -142,6 +148,7 @@ impl Node {
             heads: heads::UnfinishedHeads::default(),
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             table: connections,
+            tails: Arc::default(),
             origins: route::Connector::new(),
             workers,
         })

@@ -49,6 +49,7 @@ pub(super) fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &F
         connections_per_container: limits.connections_per_container,
         access_log: config.log.access,
         engine: engine(&config.relay, pipes, fastpath),
+        tail_bytes: config.relay.tail_bytes as u64,
     }
 }
 

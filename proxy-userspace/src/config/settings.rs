@@ -126,6 +126,9 @@ settings! {
         "a number of bytes from 4096 to 16777216";
     /// Pipes that are kept open though unused.
     IDLE_PIPES: usize = "relay.idle-pipes", "64", Number, size::<0, 65_536>, "a number from 0 to 65536";
+    /// What may be held in all of answers whose containers have ended, for clients that read slowly.
+    TAIL_BYTES: usize = "relay.tail-bytes", "268435456", Number, size::<0, 68_719_476_736>,
+        "a number of bytes from 0 to 68719476736; of an ended container's answers more than this is lost after 10 s";
 
     /// Whether kernel programs are loaded.
     BPF_MODE: BpfMode = "bpf.mode", "auto", Text, keyword,

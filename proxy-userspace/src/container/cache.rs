@@ -94,6 +94,9 @@ impl Cache {
         if let Some(old) = &replaced {
             self.unobserve(&mut table, old);
         }
+        if let Some(old) = vanished {
+            table.let_go(old);
+        }
         self.observer.appeared(&container);
     }
 
@@ -108,6 +111,7 @@ impl Cache {
         if let Some(old) = table.members.remove(&container.id) {
             self.snapshot.store(Arc::new(Snapshot::of(&table)));
             self.unobserve(&mut table, &old.container);
+            table.let_go(&old.container);
             self.observer.vanished(&old.container);
         }
     }
@@ -145,8 +149,20 @@ impl Cache {
             *members -= 1;
             if *members == 0 {
                 self.observer.removed(netns);
+                netns.let_go();
                 table.namespaces.remove(&container.netns.id());
             }
+        }
+    }
+}
+
+impl Table {
+    /// Does not keep the namespace of `gone` in being, whoever still holds that container. What all of a namespace's
+    /// containers share goes with the last of them.
+    fn let_go(&self, gone: &Container) {
+        let shared = self.namespaces.get(&gone.netns.id());
+        if shared.is_none_or(|(_, netns)| !Arc::ptr_eq(netns, &gone.netns)) {
+            gone.netns.let_go();
         }
     }
 }

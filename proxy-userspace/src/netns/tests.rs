@@ -96,7 +96,7 @@ fn each_thread_comes_back_to_its_own_namespace() {
     let (a, b) = (bare(), bare());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            move_into_link_name_space(a.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            move_into_link_name_space(a.fd.load_full().unwrap().as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             b.run(|| ()).unwrap();
             assert_eq!(Netns::current().unwrap().id(), a.id());
         });

@@ -11,8 +11,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 
 use super::connections::Listed;
+use super::ending::linger;
 use super::reply::{self, Reply, Wording};
-use super::session::{Secured, Session, linger};
+use super::session::{Secured, Session};
 use super::{Node, NodeSettings};
 use crate::auth::Authenticator;
 use crate::deadline::deadline;

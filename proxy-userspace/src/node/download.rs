@@ -213,6 +213,11 @@ impl Download<'_> {
 
     /// Relays the body behind the head in `out`; whether the container's connection is in step afterwards.
     async fn body(&mut self, framing: ResponseFraming, mut out: Vec<u8>) -> Result<bool, DownloadError> {
+        let old_client = self.asked.version == Version::Http10;
+        if framing == ResponseFraming::UntilClose || old_client && framing == ResponseFraming::Chunked {
+            // Such a body is whole if the connection ends in order, which it must not do if this process is killed.
+            self.client.reset_on_close();
+        }
         match framing {
             ResponseFraming::Length(length) => self.raw(out, length).await?,
             ResponseFraming::UntilClose => self.raw(out, UNTIL_END).await?,

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 use super::connections::{Activity, Connection};
 use super::download::{Download, DownloadError, Ended, Seen};
 use super::origin::Origin;
+use super::parting::{FIRST_LOOK, Parting};
 use super::reply::Reply;
 use super::request::Request;
 use super::retry::Retry;
@@ -21,11 +23,10 @@ use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
-use crate::relay::{Meter, Stream, tunnel};
+use crate::relay::{Meter, Stream, Tails, tunnel};
 
-/// How often a relay looks whether its container is still there, and how long one to a container that is gone is kept
-/// when nothing moves.
-const GONE_GRACE: Duration = Duration::from_secs(10);
+/// How often it is noted that a container is in use, by what goes on for long.
+const TOUCH: Duration = Duration::from_secs(10);
 
 /// How an exchange ended.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(super) enum Outcome {
     Refused(Refusal),
     /// The response cannot be completed: both connections are reset.
     Cut(&'static str),
+    /// Access to the container ended, while its server could still send: both connections are reset at once.
+    Withdrawn,
     /// The client's connection broke.
     ClientGone,
 }
@@ -73,6 +76,8 @@ pub(super) struct Exchange<'a> {
     pub(super) origin: &'a mut Origin,
     pub(super) connection: &'a Connection,
     pub(super) settings: &'a NodeSettings,
+    /// What containers that ended have left.
+    pub(super) tails: &'a Arc<Tails>,
     pub(super) metrics: &'a Metrics,
     pub(super) reply: &'a Reply,
     pub(super) seen: &'a mut Seen,
@@ -107,7 +112,7 @@ impl Exchange<'_> {
 
     async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
         let meter = self.connection.meter();
-        let mut watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
+        let mut watch = Watch::new(self.settings, meter, (&self.origin.container, &self.origin.stream), self.tails);
         let sent = Sent::default();
         let retry = (self.origin.used && request.replayable).then(|| Retry::new(&self.origin.stream, head.len()));
         let (spent, surplus) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -174,7 +179,8 @@ impl Exchange<'_> {
             }
             match ended {
                 // The rest of a request that was answered early still has to go where it belongs.
-                Some(Ended::Whole { keep_client: true, keep_origin: true }) if !sent.whole() && !sent.stopped() => {}
+                Some(Ended::Whole { keep_client: true, keep_origin: true })
+                    if !sent.whole() && !sent.stopped() && !watch.parting.has_parted() => {}
                 Some(Ended::Whole { keep_client, keep_origin }) => {
                     let whole = sent.whole();
                     let ended = Ended::Whole {
@@ -212,9 +218,12 @@ impl Exchange<'_> {
     /// Relays an opaque connection: after a 101 of the container's, or of the gateway itself for a raw tunnel.
     async fn opaque(&mut self, alarm: &mut Alarm<'_>) -> Outcome {
         let meter = self.connection.meter();
-        let watch = Watch::new(self.settings, meter, &self.origin.container, &self.origin.stream);
+        let mut watch = Watch::new(self.settings, meter, (&self.origin.container, &self.origin.stream), self.tails);
         self.connection.does(Activity::Tunnel);
         let _counted = self.metrics.tunnel();
+        // Nothing but its end tells whether what came is all. So neither may look like one if this process is killed.
+        self.client.reset_on_close();
+        self.origin.stream.reset_on_close();
         let origin = (&self.origin.stream, &mut self.origin.read);
         let mut relay = pin!(tunnel(
             (self.client, self.read),
@@ -257,7 +266,7 @@ impl Overdue {
             Self::Answer if !begun => Outcome::Refused(Refusal::AnswerTimeout),
             Self::Body | Self::Answer | Self::Idle => Outcome::Cut("nothing moved for the idle timeout"),
             Self::Gone if !begun => Outcome::Refused(Refusal::EarlyEnd),
-            Self::Gone => Outcome::Cut("the container is gone"),
+            Self::Gone => Outcome::Withdrawn,
         }
     }
 }
@@ -267,14 +276,20 @@ struct Watch<'a> {
     timeouts: &'a Timeouts,
     meter: &'a Meter,
     container: &'a Container,
-    origin: &'a Stream,
+    parting: Parting<'a>,
     /// When the final response's head must be there; none while the request is not sent, or without such a timeout.
     answer_by: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(settings: &'a NodeSettings, meter: &'a Meter, container: &'a Container, origin: &'a Stream) -> Self {
-        Self { timeouts: &settings.timeouts, meter, container, origin, answer_by: None }
+    fn new(
+        settings: &'a NodeSettings,
+        meter: &'a Meter,
+        (container, origin): (&'a Container, &'a Stream),
+        tails: &'a Arc<Tails>,
+    ) -> Self {
+        let parting = Parting::new(container, origin, tails, settings.tail_bytes);
+        Self { timeouts: &settings.timeouts, meter, container, parting, answer_by: None }
     }
 
     /// The request is sent, and an answer to it owed from now on; or, after all, more of it is to come. What comes before
@@ -286,20 +301,27 @@ impl<'a> Watch<'a> {
 
     /// Ready when something is overdue; `check` is when to look next.
     fn poll(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         alarm: &mut Alarm<'_>,
         check: &mut Instant,
         sent: bool,
         answered: bool,
     ) -> Poll<Overdue> {
+        if self.parting.poll(cx).is_ready() {
+            return Poll::Ready(Overdue::Gone);
+        }
         while alarm.poll(cx, *check).is_ready() {
             if let Some(overdue) = self.overdue(sent, answered) {
                 return Poll::Ready(overdue);
             }
             // What goes on for long is activity of its container long before it ends.
-            if self.meter.idle_for() < GONE_GRACE {
+            if self.meter.idle_for() < TOUCH {
                 self.container.touch();
+            }
+            self.parting.look();
+            if self.parting.poll(cx).is_ready() {
+                return Poll::Ready(Overdue::Gone);
             }
             *check = self.next_check(sent, answered);
             alarm.again(*check);
@@ -313,8 +335,9 @@ impl<'a> Watch<'a> {
         let left = |timeout: Duration| (!timeout.is_zero()).then(|| timeout.saturating_sub(idle));
         let answer =
             self.answer_by.filter(|_| sent && !answered).map(|by| by.saturating_duration_since(Instant::now()));
-        let until = [Some(GONE_GRACE), left(self.timeouts.idle), answer];
-        let soonest = until.into_iter().flatten().min().unwrap_or(GONE_GRACE);
+        let look = if self.parting.is_young() { FIRST_LOOK } else { TOUCH };
+        let until = [left(self.timeouts.idle), answer];
+        let soonest = until.into_iter().flatten().fold(look, Duration::min);
         // The meter counts milliseconds: a timer that goes off within one of them would find nothing due yet.
         Instant::now() + soonest.max(Duration::from_millis(2))
     }
@@ -323,11 +346,6 @@ impl<'a> Watch<'a> {
     fn overdue(&self, sent: bool, answered: bool) -> Option<Overdue> {
         let idle = self.meter.idle_for();
         let over = |timeout: Duration| !timeout.is_zero() && idle >= timeout;
-        // What a server sent before it died is delivered, however slowly the client reads. One that still can send
-        // belongs to a container that was unregistered: access to it has ended.
-        if self.container.is_gone() && (idle >= GONE_GRACE || !self.origin.peer_has_ended()) {
-            return Some(Overdue::Gone);
-        }
         if sent && !answered && self.answer_by.is_some_and(|by| Instant::now() >= by) {
             return Some(Overdue::Answer);
         }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 use super::accept::Listening;
 use super::access_log::Line;
 use super::connections::{Activity, Connection};
 use super::download::Seen;
+use super::ending;
 use super::exchange::{Alarm, Exchange, Outcome};
 use super::origin::Origin;
 use super::reply::{self, Reply, Wording};
@@ -29,11 +30,6 @@ use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::{Direction, Stream};
 use crate::tls::TlsIdentity;
-
-/// How long, and for how many bytes, a connection is read after its last response, so that the peer gets to see it:
-/// closing with unread bytes would send RST, which may destroy the response on its way (RFC 9112, 9.6).
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// A controller's connection.
 pub(super) struct Session {
@@ -80,7 +76,10 @@ enum Next {
 enum After {
     KeepAlive,
     Close,
+    /// The client has not got all: its connection is reset, behind what it has to get.
     Cut,
+    /// It is reset at once: what is on its way is no longer the client's.
+    Abort,
 }
 
 /// How a request ended, for the log.
@@ -111,7 +110,8 @@ impl Session {
             match after {
                 After::KeepAlive => {}
                 After::Close => return Box::pin(self.close(settings.timeouts.idle)).await,
-                After::Cut => return self.cut(),
+                After::Cut => return Box::pin(self.cut(settings.timeouts.idle)).await,
+                After::Abort => return self.client.reset_on_close(),
             }
         }
     }
@@ -243,6 +243,7 @@ impl Session {
                 origin: &mut origin,
                 connection: &self.connection,
                 settings,
+                tails: &self.node.tails,
                 metrics: &self.node.metrics,
                 reply: &reply,
                 seen,
@@ -321,7 +322,15 @@ impl Session {
                 }
                 Report { after: if keep_client { After::KeepAlive } else { After::Close }, note: None }
             }
-            Outcome::Tunneled => Report { after: After::Close, note: None },
+            Outcome::Tunneled => {
+                origin.stream.end_on_close();
+                Report { after: After::Close, note: None }
+            }
+            Outcome::Withdrawn => {
+                origin.stream.reset_on_close();
+                tracing::debug!(container = %summary.container, port = summary.port, "connection cut: the container is gone");
+                Report { after: After::Abort, note: Some("the container is gone") }
+            }
             Outcome::Refused(refusal) => {
                 origin.stream.reset_on_close();
                 drop(origin);
@@ -407,45 +416,20 @@ impl Session {
     async fn close(&mut self, patience: Duration) {
         self.origin = None;
         self.connection.does(Activity::Closing);
-        // With TLS the last record may have to wait for a slow reader, like any other.
-        if !matches!(timeout_at(deadline(patience), self.client.shutdown()).await, Ok(Ok(()))) {
-            return;
-        }
-        linger(&self.client).await;
+        ending::in_order(&self.client, patience).await;
     }
 
-    /// Ends the connection so that the client knows that bytes are missing.
-    fn cut(&self) {
-        self.client.reset_on_close();
+    /// Ends the connection so that the client knows that bytes are missing, after those that came.
+    async fn cut(&mut self, patience: Duration) {
+        self.origin = None;
+        self.connection.does(Activity::Closing);
+        ending::broken_off(&self.client, patience).await;
     }
 }
 
 /// What the gateway itself writes waits for a slow reader no longer than a relay would.
 async fn in_time(patience: Duration, written: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
     timeout_at(deadline(patience), written).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-}
-
-/// Reads a connection that was shut down until the peer has ended it too, for a while and a number of bytes. Beyond these
-/// it is no longer read, but not closed before the time is over: the closed window stops a peer that still sends, and
-/// the RST that it gets in the end cannot overtake the response.
-pub(super) async fn linger(client: &Stream) {
-    let discard = async {
-        let mut left = LINGER_BYTES;
-        // Holds memory only while it reads.
-        let mut discarded = ReadBuffer::default();
-        while left > 0 {
-            match poll_fn(|cx| discarded.poll_fill(cx, client)).await {
-                Ok(n @ 1..) => {
-                    left = left.saturating_sub(n);
-                    discarded.consume(n);
-                }
-                Ok(0) | Err(_) => return,
-            }
-        }
-        pending().await
-    };
-    // Running out of time is an ordinary end here.
-    let _ = timeout(LINGER, discard).await;
 }
 
 /// What a request's line and counters are made of.

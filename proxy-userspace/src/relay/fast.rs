@@ -148,7 +148,7 @@ impl Response<'_> {
             return None;
         };
         let request =
-            Request { netns, client: to.socket(), upstream: from.socket(), framing, budget, server: self.server };
+            Request { netns, client: &to.socket(), upstream: &from.socket(), framing, budget, server: self.server };
         match fast.flows.open(&request) {
             Ok(lane) => {
                 seen.tried = false;

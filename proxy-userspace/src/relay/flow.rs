@@ -130,7 +130,8 @@ impl<'a> Flow<'a> {
 
     /// The sockets and the pipes between them, where splice(2) can serve.
     fn pipes_between(&self) -> Option<(&'a PipePool, &'a Sock, &'a Sock)> {
-        Some((self.engine.pipes.as_deref()?, self.from.plain()?, self.to.plain()?))
+        let from = self.from.plain().filter(|from| !from.has_tail())?;
+        Some((self.engine.pipes.as_deref()?, from, self.to.plain()?))
     }
 
     async fn splice(
@@ -143,6 +144,11 @@ impl<'a> Flow<'a> {
     ) -> Result<Step, FlowError> {
         let mut taken = None;
         let filled = poll_fn(|cx| {
+            if from.has_tail() {
+                // What is in memory can only be copied.
+                taken = None;
+                return Poll::Ready(Ok(Some(0)));
+            }
             let pipe = match &mut taken {
                 Some(pipe) => pipe,
                 None => match pipes.take() {
@@ -166,7 +172,7 @@ impl<'a> Flow<'a> {
         };
         if moved == 0 {
             // At the mark of urgent data a read goes on; and splice(2) does not know of a reset that a write was told of.
-            return self.copy(limit, false, gate).await;
+            return self.copy(limit, from.has_tail(), gate).await;
         }
         if let Some(mut pipe) = taken {
             let allowed = allowed(gate, moved).await?;

@@ -7,23 +7,30 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustix::net::{SocketFlags, acceptfrom_with};
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+use super::tails::{Parted, Tail, Tails};
 
 /// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
 #[derive(Debug)]
 pub struct Sock {
-    /// Shared with whoever waits for the connection to break, see [`Sock::breakage`].
-    fd: Arc<AsyncFd<Socket>>,
+    /// Another one takes its place when the connection is [parted](Sock::part) from.
+    fd: ArcSwap<AsyncFd<Socket>>,
+    /// What was taken out of it then.
+    tail: OnceLock<Box<Mutex<Tail>>>,
     /// Connected a moment ago: it takes bytes, though the reactor has not yet had the time to say so.
     fresh: AtomicBool,
     /// A write was told of the peer's reset. The kernel tells it once, and a read would afterwards see an orderly end.
@@ -63,11 +70,20 @@ impl Sock {
     /// # Errors
     /// The error of `epoll_ctl(2)`.
     pub fn register(socket: Socket) -> io::Result<Self> {
+        let fd = Self::registered(socket)?;
+        Ok(Self {
+            fd: ArcSwap::from_pointee(fd),
+            tail: OnceLock::new(),
+            fresh: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+        })
+    }
+
+    fn registered(socket: Socket) -> io::Result<AsyncFd<Socket>> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR | Interest::PRIORITY;
         // SAFETY: `Socket` owns its descriptor, always returns the same one, and `AsyncFd` drops its registration before
         // the socket; nothing here ever gives out a mutable reference with which the socket could be replaced.
-        let fd = unsafe { AsyncFd::register_with_interest(socket, interest) }?;
-        Ok(Self { fd: Arc::new(fd), fresh: AtomicBool::new(false), reset: AtomicBool::new(false) })
+        Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
     }
 
     /// Connects `socket`, a non-blocking one, to `peer`; the socket decides in which network namespace.
@@ -90,8 +106,8 @@ impl Sock {
             Err(e) => return Err(e),
         }
         let sock = Self::register(socket)?;
-        poll_fn(|cx| sock.fd.poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await?;
-        match sock.fd.get_ref().take_error()? {
+        poll_fn(|cx| sock.fd.load().poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await?;
+        match sock.socket().take_error()? {
             Some(error) => Err(error),
             None => Ok(sock),
         }
@@ -105,9 +121,15 @@ impl Sock {
 
     /// Reads into `buf`; 0 is the end of the stream.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Some(tail) = self.tail.get()
+            && let Some(result) = tail.lock().read(buf)
+        {
+            return Poll::Ready(result);
+        }
+        let fd = self.fd.load();
         loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
-            match self.fd.get_ref().read(buf) {
+            let mut guard = ready!(fd.poll_read_ready(cx))?;
+            match fd.get_ref().read(buf) {
                 Ok(0) if self.reset.load(Relaxed) && !buf.is_empty() => {
                     return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
                 }
@@ -134,13 +156,13 @@ impl Sock {
     /// only a read that says `WouldBlock` proves that nothing waits. What the reactor does not know of yet, it still has
     /// to tell, and that wakes the reader.
     pub fn had_urgent_data(&self) -> bool {
-        self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+        self.fd.load().try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
     /// Writes from `buf`; may take less than all of it.
     pub fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.fresh.swap(false, Relaxed) {
-            match self.fd.get_ref().write(buf) {
+            match (&*self.socket()).write(buf) {
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 result => return Poll::Ready(self.noting_reset(result)),
             }
@@ -150,6 +172,9 @@ impl Sock {
 
     /// Looks at the next byte without taking it: `Ok(true)` when there is one, `Ok(false)` at the end of the stream.
     pub fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Some(more) = self.tail.get().and_then(|tail| tail.lock().peek()) {
+            return Poll::Ready(Ok(more));
+        }
         self.poll_readable(cx, |socket| {
             let mut byte = [std::mem::MaybeUninit::<u8>::uninit()];
             socket.peek(&mut byte).map(|n| n > 0)
@@ -162,9 +187,10 @@ impl Sock {
         cx: &mut Context<'_>,
         mut call: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
+        let fd = self.fd.load();
         loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
-            match call(self.fd.get_ref()) {
+            let mut guard = ready!(fd.poll_read_ready(cx))?;
+            match call(fd.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -178,9 +204,13 @@ impl Sock {
         cx: &mut Context<'_>,
         mut call: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
+        if self.has_parted() {
+            return Poll::Pending;
+        }
+        let fd = self.fd.load();
         loop {
-            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
-            match call(self.fd.get_ref()) {
+            let mut guard = ready!(fd.poll_write_ready(cx))?;
+            match call(fd.get_ref()) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(self.noting_reset(result)),
@@ -200,7 +230,7 @@ impl Sock {
     /// # Errors
     /// The error of `shutdown(2)` other than `ENOTCONN`.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        match self.fd.get_ref().shutdown(Shutdown::Write) {
+        match self.socket().shutdown(Shutdown::Write) {
             Err(e) if e.kind() == ErrorKind::NotConnected => Ok(()),
             result => result,
         }
@@ -208,12 +238,12 @@ impl Sock {
 
     /// Waits until the kernel reports an error on the socket, such as a reset; gives it where it can still be read.
     pub async fn broken(&self) -> Option<io::Error> {
-        broken(&self.fd).await
+        broken(&self.fd.load_full()).await
     }
 
     /// The same for whoever cannot borrow the socket as long. It keeps the descriptor open.
     pub fn breakage(&self) -> impl Future<Output = Option<io::Error>> + use<> {
-        let fd = Arc::clone(&self.fd);
+        let fd = self.fd.load_full();
         async move { broken(&fd).await }
     }
 
@@ -246,13 +276,98 @@ impl Sock {
         Some(Flight { sent, unacknowledged: sent.saturating_sub(acknowledged) })
     }
 
-    /// Whether the peer can send nothing more: its FIN or RST has come, read or not (`tcp_info.tcpi_state`, tcp(7)).
+    /// Whether the peer can send nothing more: its FIN or RST has come, read or not.
     pub fn peer_has_ended(&self) -> bool {
         // include/net/tcp_states.h; libc has no names for them.
         const ESTABLISHED: u8 = 1;
         const FIN_WAIT1: u8 = 4;
         const FIN_WAIT2: u8 = 5;
-        // The state is the first octet of the structure, and the kernel gives as much of it as is asked for.
+        self.has_parted() || self.state().is_some_and(|state| !matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
+    }
+
+    /// Whether the receive queue holds something, or the end, that the reactor may not have told of yet.
+    pub fn has_news(&self) -> bool {
+        let mut octet = [std::mem::MaybeUninit::<u8>::uninit()];
+        if self.has_tail() {
+            return true;
+        }
+        let peeked = self.socket().peek(&mut octet);
+        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Makes the coming close an abort (RST) instead of an orderly end, so that the peer learns that bytes are missing.
+    pub fn reset_on_close(&self) {
+        // Failing here means the connection is already gone, and then there is nobody left to tell.
+        let _ = self.socket().set_linger(Some(Duration::ZERO));
+    }
+
+    /// Makes the coming close an orderly one again, see [`Sock::reset_on_close`].
+    pub fn end_on_close(&self) {
+        // As above.
+        let _ = self.socket().set_linger(None);
+    }
+
+    /// Bytes that the peer's kernel has not acknowledged; none once the connection is gone (`SIOCOUTQ`, tcp(7)).
+    pub fn unsent(&self) -> usize {
+        // include/net/tcp_states.h
+        const CLOSE: u8 = 7;
+        if self.state() == Some(CLOSE) {
+            return 0;
+        }
+        let mut unsent: libc::c_int = 0;
+        // SAFETY: the kernel writes one int, which outlives the call.
+        let result = unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+        if result == 0 { usize::try_from(unsent).unwrap_or(0) } else { 0 }
+    }
+
+    /// Takes out what the connection still holds, up to its end, and lets go of the socket then: its peer's container has
+    /// ended, and the namespace that the socket is in is to end too. Reads go on with what was taken out; nothing more can be
+    /// written. `limit` is what all of `tails` may use.
+    ///
+    /// Gives whether anything was taken out, and whether it is done; while neither the end has come nor the memory is used up,
+    /// the task is woken when there is more.
+    pub fn part(&self, cx: &mut Context<'_>, tails: &Arc<Tails>, limit: u64) -> (bool, Poll<Parted>) {
+        let mut tail = self.tail.get_or_init(Box::default).lock();
+        let mut taken = false;
+        let parted = loop {
+            let filled = self.poll_readable(cx, |socket| {
+                tail.fill(tails, limit, |buf| match (&*socket).read(buf) {
+                    Ok(0) if self.reset.load(Relaxed) => Err(ErrorKind::ConnectionReset.into()),
+                    result => result,
+                })
+            });
+            match filled {
+                Poll::Ready(Ok(None)) => taken = true,
+                Poll::Ready(Ok(Some(parted))) => break parted,
+                // `fill` keeps what a read fails with; what is left is the reactor's, at the end of its runtime.
+                Poll::Ready(Err(_)) | Poll::Pending => return (taken, Poll::Pending),
+            }
+        };
+        if parted == Parted::Whole
+            && let Ok(Ok(other)) = Socket::new(Domain::IPV4, Type::STREAM, None).map(|socket| {
+                socket.set_nonblocking(true)?;
+                Self::registered(socket)
+            })
+        {
+            // One that is connected to nothing, on which every call is harmless.
+            self.fd.store(Arc::new(other));
+        }
+        (taken, Poll::Ready(parted))
+    }
+
+    /// Whether a part of the stream, its end at least, is in memory: calls of the caller's own on the socket would miss it.
+    pub fn has_tail(&self) -> bool {
+        self.tail.get().is_some_and(|tail| tail.lock().peek().is_some())
+    }
+
+    /// Whether the connection has ended and all of it is in memory, or was.
+    pub fn has_parted(&self) -> bool {
+        self.tail.get().is_some_and(|tail| tail.lock().has_ended())
+    }
+
+    /// The state of the connection (`tcp_info.tcpi_state`, tcp(7)).
+    fn state(&self) -> Option<u8> {
+        // It is the first octet of the structure, and the kernel gives as much of it as is asked for.
         let mut state = 0_u8;
         let mut length: libc::socklen_t = 1;
         // SAFETY: the kernel writes at most `length` octets to `state`, and both outlive the call.
@@ -265,25 +380,12 @@ impl Sock {
                 &raw mut length,
             )
         };
-        result == 0 && !matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2)
-    }
-
-    /// Whether the receive queue holds something, or the end, that the reactor may not have told of yet.
-    pub fn has_news(&self) -> bool {
-        let mut octet = [std::mem::MaybeUninit::<u8>::uninit()];
-        let peeked = self.fd.get_ref().peek(&mut octet);
-        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
-    }
-
-    /// Makes the coming close an abort (RST) instead of an orderly end, so that the peer learns that bytes are missing.
-    pub fn reset_on_close(&self) {
-        // Failing here means the connection is already gone, and then there is nobody left to tell.
-        let _ = self.fd.get_ref().set_linger(Some(Duration::ZERO));
+        (result == 0).then_some(state)
     }
 
     /// The socket itself, for options and addresses.
-    pub fn socket(&self) -> &Socket {
-        self.fd.get_ref()
+    pub fn socket(&self) -> impl Deref<Target = Socket> + use<> {
+        Held(self.fd.load_full())
     }
 }
 
@@ -303,15 +405,20 @@ async fn broken(fd: &AsyncFd<Socket>) -> Option<io::Error> {
     }
 }
 
-impl AsFd for Sock {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.get_ref().as_fd()
+/// A socket that stays open while this is held.
+struct Held(Arc<AsyncFd<Socket>>);
+
+impl Deref for Held {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        self.0.get_ref()
     }
 }
 
 impl AsRawFd for Sock {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.get_ref().as_raw_fd()
+        self.fd.load().as_raw_fd()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use parking_lot::Mutex;
@@ -11,6 +12,7 @@ use tokio_rustls::TlsStream;
 
 use super::meter::{Direction, Meter};
 use super::sock::{Flight, Sock};
+use super::tails::{Parted, Tails};
 
 /// A connection that two futures of one task may read and write through a shared reference.
 #[derive(Debug)]
@@ -43,14 +45,23 @@ impl Stream {
         }
     }
 
-    /// Reads into `buf`; 0 is the end of the stream. A TLS stream that ends without close_notify is an error.
+    /// Reads into `buf`; 0 is the end of the stream.
+    ///
+    /// Over TLS the end should be told by close_notify. A client's connection that ends without is broken. Many servers leave it
+    /// out, though, and what they sent counts all the same, for curl and for browsers: where the body is framed, its framing
+    /// tells whether it is whole; else FIN ends it as it does without TLS, and only a reset breaks it off.
     pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(sock) => sock.poll_recv(cx, buf),
             Self::Tls(tls) => {
                 let mut buf = ReadBuf::new(buf);
-                ready!(Pin::new(&mut *tls.lock()).poll_read(cx, &mut buf))?;
-                Poll::Ready(Ok(buf.filled().len()))
+                let mut tls = tls.lock();
+                match ready!(Pin::new(&mut *tls).poll_read(cx, &mut buf)) {
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && is_servers(&tls) => {
+                        Poll::Ready(Ok(0))
+                    }
+                    result => Poll::Ready(result.map(|()| buf.filled().len())),
+                }
             }
         }
     }
@@ -175,4 +186,29 @@ impl Stream {
     pub fn reset_on_close(&self) {
         self.with_sock(Sock::reset_on_close);
     }
+
+    /// Makes the coming close an orderly one again.
+    pub fn end_on_close(&self) {
+        self.with_sock(Sock::end_on_close);
+    }
+
+    /// Bytes that are not with the peer, see [`Sock::unsent`].
+    pub fn unsent(&self) -> usize {
+        self.with_sock(Sock::unsent)
+    }
+
+    /// Takes out what a connection still holds whose peer's container has ended, see [`Sock::part`].
+    pub fn part(&self, cx: &mut Context<'_>, tails: &Arc<Tails>, limit: u64) -> (bool, Poll<Parted>) {
+        self.with_sock(|sock| sock.part(cx, tails, limit))
+    }
+
+    /// Whether the connection has ended and all of it is in memory, or was.
+    pub fn has_parted(&self) -> bool {
+        self.with_sock(Sock::has_parted)
+    }
+}
+
+/// Whether the other end is a server's.
+fn is_servers(tls: &TlsStream<Sock>) -> bool {
+    matches!(tls, TlsStream::Client(_))
 }

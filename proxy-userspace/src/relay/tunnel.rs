@@ -48,7 +48,9 @@ pub async fn tunnel(
                 return Poll::Ready(Err(error));
             }
         }
-        if ended.iter().all(|ended| ended.load(Relaxed)) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        // A server that is gone, with its container, reads nothing more.
+        let over = ended[Direction::Up as usize].load(Relaxed) || origin.has_parted();
+        if over && ended[Direction::Down as usize].load(Relaxed) { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
 }

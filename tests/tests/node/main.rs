@@ -13,6 +13,7 @@ mod credentials;
 mod databases;
 mod drain;
 mod early;
+mod endings;
 mod framing;
 mod heads;
 mod idle;

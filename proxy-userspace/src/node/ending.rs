@@ -1,0 +1,89 @@
+//! How a client's connection is closed. A reset is ahead of whatever waits in a socket's queues and destroys it there; so
+//! nothing is reset before all that belongs to the client has left, however slowly it reads.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::deadline::deadline;
+use crate::relay::Stream;
+use crate::relay::buffer::ReadBuffer;
+
+/// How long, and for how many bytes, a connection is read after its last response, so that the peer gets to see it:
+/// closing with unread bytes would send RST, which may destroy the response on its way (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// A client that takes nothing for so long will not be waited for.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a client has taken everything: the kernel does not tell.
+const LOOKS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
+
+/// Ends the connection so that the last response arrives.
+pub(super) async fn in_order(client: &Stream, patience: Duration) {
+    client.end_on_close();
+    // With TLS the last record may have to wait for a slow reader, like any other.
+    if !matches!(timeout_at(deadline(patience), client.shutdown()).await, Ok(Ok(()))) {
+        return;
+    }
+    linger(client).await;
+    // What was not read makes the close a reset.
+    if client.has_news() {
+        flushed(client, patience).await;
+    }
+}
+
+/// Ends the connection so that the client knows that bytes are missing, after those that came.
+pub(super) async fn broken_off(client: &Stream, patience: Duration) {
+    // First, in case that this is not waited for to its end.
+    client.reset_on_close();
+    flushed(client, patience).await;
+}
+
+/// Waits until the client's kernel has all that was written.
+async fn flushed(client: &Stream, patience: Duration) {
+    let patience = if patience.is_zero() { STALLED } else { patience.min(STALLED) };
+    let (mut left, mut since, mut pause) = (client.unsent(), Instant::now(), LOOKS[0]);
+    let waiting = async {
+        while left > 0 && since.elapsed() < patience {
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOKS[1]);
+            let now = client.unsent();
+            if now != left {
+                (left, since) = (now, Instant::now());
+            }
+        }
+    };
+    let mut waiting = pin!(waiting);
+    let mut broken = pin!(client.broken());
+    // A client that is gone takes nothing more.
+    poll_fn(
+        |cx| if broken.as_mut().poll(cx).is_ready() { std::task::Poll::Ready(()) } else { waiting.as_mut().poll(cx) },
+    )
+    .await;
+}
+
+/// Reads a connection that was shut down until the peer has ended it too, for a while and a number of bytes. Beyond these
+/// it is no longer read, but not closed before the time is over: the closed window stops a peer that still sends.
+pub(super) async fn linger(client: &Stream) {
+    let discard = async {
+        let mut left = LINGER_BYTES;
+        // Holds memory only while it reads.
+        let mut discarded = ReadBuffer::default();
+        while left > 0 {
+            match poll_fn(|cx| discarded.poll_fill(cx, client)).await {
+                Ok(n @ 1..) => {
+                    left = left.saturating_sub(n);
+                    discarded.consume(n);
+                }
+                Ok(0) | Err(_) => return,
+            }
+        }
+        pending().await
+    };
+    // Running out of time is an ordinary end here.
+    let _ = timeout(LINGER, discard).await;
+}
