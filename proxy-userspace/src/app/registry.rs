@@ -18,8 +18,8 @@ use crate::http::ContainerName;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
-use crate::regular_file;
 use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
+use crate::regular_file;
 use crate::tls;
 
 /// How long the registry is waited for when the node ends.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::registration::Registration;
-use crate::regular_file;
 use crate::registry::Timestamp;
+use crate::regular_file;
 use crate::replace_file::{beside, replace};
 
 /// The largest file that is read, in bytes: more than a node can have containers.

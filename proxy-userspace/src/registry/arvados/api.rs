@@ -18,9 +18,9 @@ use zeroize::Zeroizing;
 
 use super::model::{HasUuid, Items};
 use crate::config::url::Url;
-use crate::regular_file;
 use crate::registry::StoreError;
 use crate::registry::http::{Bounds, HttpClient, HttpError, Trust};
+use crate::regular_file;
 
 /// How many objects are asked for at once. The server may give fewer and says how many it would.
 const PAGE: usize = 500;

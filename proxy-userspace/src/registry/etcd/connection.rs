@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use crate::config::url::Url;
-use crate::regular_file;
 use crate::registry::StoreError;
+use crate::regular_file;
 
 /// How long one call may take, a new connection and its authentication included.
 pub(super) const CALL: Duration = Duration::from_secs(4);
