@@ -1,7 +1,7 @@
 //! One line a request, with target `portsplice::access` at level info.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::download::Seen;
 use super::request::Summary;
@@ -24,7 +24,7 @@ pub(super) struct Line<'a> {
 
 impl Line<'_> {
     pub(super) fn write(&self) {
-        let milliseconds = |at: Instant| at.duration_since(self.began).as_secs_f64() * 1e3;
+        let milliseconds = |at: Instant| milliseconds(at.duration_since(self.began));
         tracing::info!(
             target: "portsplice::access",
             client = %self.client,
@@ -44,7 +44,31 @@ impl Line<'_> {
     }
 }
 
+/// Milliseconds to the microsecond. Dividing whole microseconds gives the number that is nearest to three decimals, which is
+/// printed with three; a product of fractions would show its rounding in a dozen more.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
+}
+
 /// The share of the fast path in what went down, rounded down: 100 means all of it.
 fn fast_percent(fast: u64, all: u64) -> u64 {
     (u128::from(fast) * 100).checked_div(u128::from(all)).map_or(0, |percent| percent as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_three_decimals_at_most() {
+        for (nanoseconds, shown) in
+            [(60_063_409_737, "60063.409"), (1_100_000, "1.1"), (999, "0"), (86_399_999_999_999, "86399999.999")]
+        {
+            assert_eq!(milliseconds(Duration::from_nanos(nanoseconds)).to_string(), shown);
+        }
+        for microseconds in (1..100_000_000).step_by(997) {
+            let shown = milliseconds(Duration::from_micros(microseconds)).to_string();
+            assert!(shown.split('.').nth(1).is_none_or(|decimals| decimals.len() <= 3), "{shown}");
+        }
+    }
 }

@@ -42,6 +42,14 @@ impl Embedded {
         Ok(Self { database: Database::open(path)?, node: node.to_owned() })
     }
 
+    /// Whether [`Embedded::open`] would take the file, as far as can be told without opening or changing it.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub fn check(path: &Path) -> Result<(), StoreError> {
+        schema::check(path)
+    }
+
     /// Writes what `node` reports, under leases of `ttl` seconds.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ pub enum StoreError {
     /// What it holds cannot be understood.
     #[error("the registry holds what this version does not understand: {0}")]
     Corrupt(String),
+    /// A fault of this program.
+    #[error("this is a fault of Portsplice; please report it: {0}")]
+    Internal(String),
 }
 
 impl StoreError {

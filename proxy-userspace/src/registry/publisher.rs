@@ -104,8 +104,12 @@ impl Publishing {
     /// Takes this node's records away and ends, within `patience`.
     pub async fn finish(mut self, patience: Duration) {
         self.stop.cancel();
-        if timeout(patience, &mut self.task).await.is_err() {
-            tracing::warn!("the registry could not be told in time that this node ends");
+        match timeout(patience, &mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!("the registry was not told that this node ends: the task failed: {error}")
+            }
+            Err(_) => tracing::warn!("the registry could not be told in time that this node ends"),
         }
     }
 }
@@ -189,7 +193,10 @@ impl Publisher {
     /// Brings the store to what runs now.
     async fn report(&mut self, scope: Scope) -> Result<(), StoreError> {
         let source = Arc::clone(&self.source);
-        let Ok(running) = tokio::task::spawn_blocking(move || source.records()).await else { return Ok(()) };
+        // Nothing was told when they could not be made, so that is no success.
+        let running = tokio::task::spawn_blocking(move || source.records())
+            .await
+            .map_err(|e| StoreError::Internal(format!("what runs here could not be listed: {e}")))?;
         let running: BTreeMap<String, Record> = running.into_iter().map(|r| (r.uuid.clone(), r)).collect();
         if self.reported.is_none() {
             self.status.pending(running.len());

@@ -37,14 +37,14 @@ pub(super) fn open(
     })
 }
 
-/// Reads the files of the store, as [`open`] would.
+/// Reads the files of the store, as [`open`] would, and changes none: a daemon may run on them.
 ///
 /// # Errors
 /// What the node would not start with.
 pub(super) fn check(config: &RegistryConfig) -> Result<()> {
     match config.store {
         RegistryStore::None | RegistryStore::Edge => Ok(()),
-        RegistryStore::Embedded if config.path.exists() => Ok(Embedded::open(&config.path, "").map(drop)?),
+        RegistryStore::Embedded if config.path.exists() => Ok(Embedded::check(&config.path)?),
         RegistryStore::Embedded => Ok(()),
         RegistryStore::Etcd => etcd(config).check(),
         RegistryStore::Arvados => ArvadosRegistry::new(&arvados(config)?, None).map(drop),

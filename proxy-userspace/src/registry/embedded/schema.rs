@@ -1,7 +1,7 @@
 //! What the file looks like, and how an older one becomes a present one.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +13,10 @@ use crate::registry::StoreError;
 
 /// "pspr": what tells our files from those of others (PRAGMA application_id).
 const APPLICATION: i32 = 0x7073_7072;
+
+/// Size of the header of SQLite's files; the numbers that [`check`] reads in it are the schema's cookie (40), the user's version
+/// (60) and the application (68). <https://www.sqlite.org/fileformat.html>
+const HEADER: u64 = 100;
 
 /// Commits are in the operating system's hands when they are acknowledged; the disk is waited for at checkpoints only.
 pub(super) const SYNCHRONOUS: &str = "NORMAL";
@@ -70,6 +74,7 @@ pub(super) fn open(path: &Path, busy: Duration) -> Result<Connection, StoreError
         StoreError::Unavailable(e) => StoreError::Unavailable(format!("{shown}: {e}")),
         StoreError::Refused(e) => StoreError::Refused(format!("{shown}: {e}")),
         StoreError::Corrupt(e) => StoreError::Corrupt(format!("{shown}: {e}")),
+        StoreError::Internal(e) => StoreError::Internal(format!("{shown}: {e}")),
     };
     prepare(&mut connection, busy).map_err(in_file)?;
     Ok(connection)
@@ -113,6 +118,39 @@ fn version(connection: &Connection) -> Result<usize, StoreError> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let is_empty = !connection.prepare("SELECT 1 FROM sqlite_schema")?.exists([])?;
+    known_version(application, version, is_empty)
+}
+
+/// Whether [`open`] would take the file, as far as its header tells. SQLite is kept away from it: a database that is opened
+/// gets files beside it, and locks that a daemon which uses it would meet; and nothing is migrated.
+pub(super) fn check(path: &Path) -> Result<(), StoreError> {
+    let shown = path.display();
+    let refused = |e: &dyn std::fmt::Display| {
+        StoreError::Refused(format!("cannot read {shown}: {e}; choose another registry file"))
+    };
+    // A fifo would be waited for.
+    if !fs::metadata(path).map_err(|e| refused(&e))?.is_file() {
+        return Err(refused(&"it is no file"));
+    }
+    let mut header = Vec::new();
+    fs::File::open(path).and_then(|file| file.take(HEADER).read_to_end(&mut header)).map_err(|e| refused(&e))?;
+    let number = |at: usize| Some(i32::from_be_bytes(header.get(at..at + 4)?.try_into().ok()?));
+    // Before its first transaction a database is an empty file.
+    let version = match (number(40), number(60), number(68)) {
+        _ if header.is_empty() => Ok(0),
+        (Some(schema), Some(version), Some(application)) if header.starts_with(b"SQLite format 3\0") => {
+            known_version(application, version.into(), schema == 0)
+        }
+        _ => Err(StoreError::Corrupt("the file is not a database; choose another registry file".into())),
+    };
+    version.map(drop).map_err(|error| match error {
+        StoreError::Corrupt(e) => StoreError::Corrupt(format!("{shown}: {e}")),
+        other => other,
+    })
+}
+
+/// Our version, by what SQLite's header holds for its user.
+fn known_version(application: i32, version: i64, is_empty: bool) -> Result<usize, StoreError> {
     let known = MIGRATIONS.len();
     match usize::try_from(version) {
         Ok(0) if application == 0 && is_empty => Ok(0),
@@ -121,5 +159,41 @@ fn version(connection: &Connection) -> Result<usize, StoreError> {
             "the file is of version {version}, this program knows versions up to {known}; start the newer program, or choose another registry file"
         ))),
         _ => Err(StoreError::Corrupt("the file is another program's database; choose another registry file".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+        let entries = fs::read_dir(folder).unwrap().flatten();
+        let mut files: Vec<_> =
+            entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn checking_tells_what_opening_would_and_touches_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry");
+        assert!(check(&path).is_err(), "it is not there");
+        fs::write(&path, "").unwrap();
+        check(&path).unwrap();
+        drop(open(&path, Duration::from_secs(1)).unwrap());
+        let older = Connection::open(&path).unwrap();
+        for (version, good) in [(1, true), (MIGRATIONS.len() as i64, true), (MIGRATIONS.len() as i64 + 1, false)] {
+            older.pragma_update(None, "user_version", version).unwrap();
+            older.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            let before = files(folder.path());
+            assert_eq!(check(&path).is_ok(), good, "version {version}");
+            assert!(files(folder.path()) == before, "the file was touched");
+        }
+        drop(older);
+        assert!(open(&path, Duration::from_secs(1)).is_err(), "nor does opening take a newer one");
+        fs::write(&path, "text").unwrap();
+        assert!(check(&path).unwrap_err().to_string().contains("not a database"));
+        assert!(check(folder.path()).unwrap_err().to_string().contains("no file"));
     }
 }

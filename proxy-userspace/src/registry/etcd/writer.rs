@@ -351,5 +351,6 @@ fn copy(error: &StoreError) -> StoreError {
         StoreError::Unavailable(text) => StoreError::Unavailable(text.clone()),
         StoreError::Refused(text) => StoreError::Refused(text.clone()),
         StoreError::Corrupt(text) => StoreError::Corrupt(text.clone()),
+        StoreError::Internal(text) => StoreError::Internal(text.clone()),
     }
 }

@@ -10,12 +10,14 @@ use crate::events::Events;
 use crate::netns::Netns;
 use crate::registry::{Actor, ConnectionCounts, Hostname, Link, LinkError, ListeningPort, Registry, State, Update};
 
-/// A store in memory that can be away, and refuses what is named `bad`.
+/// A store in memory that can be away or give no answer, and refuses what is named `bad`.
 #[derive(Debug, Default)]
 struct Store {
     records: Mutex<BTreeMap<String, Record>>,
     away: AtomicBool,
     reports: AtomicUsize,
+    listed: AtomicUsize,
+    silent: AtomicBool,
     told: Notify,
 }
 
@@ -63,7 +65,13 @@ impl Registry for Store {
     }
 
     fn records(&self) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
-        Box::pin(async move { self.away().map(|()| self.records.lock().values().cloned().collect()) })
+        Box::pin(async move {
+            self.listed.fetch_add(1, Ordering::Relaxed);
+            if self.silent.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            self.away().map(|()| self.records.lock().values().cloned().collect())
+        })
     }
 
     fn link<'a>(&'a self, _: &'a Hostname) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
@@ -88,10 +96,11 @@ impl Registry for Store {
 }
 
 #[derive(Default)]
-struct Running(Mutex<BTreeMap<String, Record>>);
+struct Running(Mutex<BTreeMap<String, Record>>, AtomicBool);
 
 impl Source for Running {
     fn records(&self) -> Vec<Record> {
+        assert!(!self.1.load(Ordering::Relaxed), "fails on purpose");
         self.0.lock().values().cloned().collect()
     }
 }
@@ -233,11 +242,42 @@ async fn the_first_connection_is_told_at_once_and_counts_in_time() {
     rig.store.until(|records| records["a"].connections.total == 2).await;
 }
 
+/// The clock stands still but for timers, so that the times here are exact whatever the machine does.
 #[tokio::test(start_paused = true)]
 async fn the_end_does_not_wait_for_a_store_that_is_away() {
     let rig = Rig::new(Store { away: true.into(), ..Store::default() }, &["a"]);
     sleep(Duration::from_secs(1)).await;
+    let before = rig.store.listed.load(Ordering::Relaxed);
+    assert!(before > 0, "it tries");
+    let began = Instant::now();
     rig.publishing.finish(Duration::from_secs(2)).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "it ends by itself, in {:?}", began.elapsed());
+    assert_eq!(rig.store.listed.load(Ordering::Relaxed), before + 1, "it tries to say goodbye, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_does_not_wait_long_for_a_store_that_never_answers() {
+    let rig = Rig::new(Store::default(), &["a"]);
+    rig.store.until_uuids(&["a"]).await;
+    rig.store.silent.store(true, Ordering::Relaxed);
+    let began = Instant::now();
+    timeout(Duration::from_secs(60), rig.publishing.finish(Duration::from_secs(2))).await.expect("it ends");
+    assert_eq!(began.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_cannot_be_made_are_no_success() {
+    let rig = Rig::new(Store::default(), &["a"]);
+    rig.store.until_uuids(&["a"]).await;
+    rig.running.1.store(true, Ordering::Relaxed);
+    rig.set(record("b"));
+    rig.tell();
+    while rig.publishing.status().problem().is_none() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(rig.publishing.status().problem().unwrap().contains("fails on purpose"));
+    rig.running.1.store(false, Ordering::Relaxed);
+    rig.store.until_uuids(&["a", "b"]).await; // and it tries again
 }
 
 #[tokio::test(start_paused = true)]
