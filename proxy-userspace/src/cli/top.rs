@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,6 +25,8 @@ use model::{Look, Model, Order, Show};
 
 /// How soon a signal or a key is noticed.
 const TICK: Duration = Duration::from_millis(100);
+/// How long the terminal may take to be restored once the end was asked for.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What `portsplice top` takes.
 #[derive(Debug, Args)]
@@ -61,6 +65,11 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
     // Also restores it when this panics.
     let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
     let shown = show(&mut terminal, &mut daemon, &mut model, args.interval, &ended);
+    if is_gone(Some(&Timespec::default())) {
+        // It takes no restoring, and nobody is there to read that; dropping would say so, to a stderr that is gone too.
+        std::mem::forget(terminal);
+        return Ok(());
+    }
     ratatui::try_restore().context("the terminal cannot be restored; `reset` does it")?;
     shown
 }
@@ -109,7 +118,10 @@ fn look(daemon: &mut Connect) -> Result<Look, Failure> {
     })
 }
 
-/// Notes signals that ask for an end, so that the terminal is restored first.
+/// Notes signals that ask for an end, and a terminal that is gone, so that the terminal is restored first.
+///
+/// What reads and writes the terminal need not come back from one that is gone (crossterm reads on and on when reading
+/// fails) or stopped; so the process ends anyway, a little later.
 fn on_signals() -> io::Result<Arc<AtomicBool>> {
     let ended = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&ended);
@@ -126,9 +138,36 @@ fn on_signals() -> io::Result<Arc<AtomicBool>> {
             let waiting = signals.iter_mut().flatten().map(|signal| Box::pin(signal.recv()));
             futures_util::future::select_all(waiting).await;
         });
-        noted.store(true, Relaxed);
+        end(&noted);
+    });
+    let noted = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        is_gone(None);
+        end(&noted);
     });
     Ok(ended)
+}
+
+/// Whether the terminal is gone, which is waited for as long as `timeout` tells: poll(2) tells that, and nothing else, when
+/// it is asked for nothing.
+fn is_gone(timeout: Option<&Timespec>) -> bool {
+    let stdin = io::stdin();
+    loop {
+        match rustix::event::poll(&mut [PollFd::new(&stdin, PollFlags::empty())], timeout) {
+            Ok(0) if timeout.is_some() => return false,
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
+}
+
+/// Asks for the end, and sees to it. When all goes well the process has ended before this returns.
+fn end(noted: &AtomicBool) {
+    noted.store(true, Relaxed);
+    std::thread::sleep(GRACE);
+    // By settings alone; to write what else it takes may be what does not come back.
+    let _ = ratatui::crossterm::terminal::disable_raw_mode();
+    std::process::exit(0);
 }
 
 impl Model {

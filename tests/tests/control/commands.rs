@@ -203,6 +203,34 @@ fn top() {
 
 use terminal::Terminal;
 
+/// `top` ends when its terminal is gone, with a signal or without; it used to take a whole core then.
+#[test]
+fn top_ends_with_its_terminal() {
+    use std::io::Read;
+
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let node = rig.node();
+    for signal in [None, Some(rustix::process::Signal::TERM)] {
+        // In no session of its own, so that the kernel sends no SIGHUP when the terminal closes.
+        let (mut process, master) = terminal::Terminal::open(portsplice(node, &["top"]).stdin(Stdio::inherit()));
+        let mut screen = std::fs::File::from(master);
+        let mut seen = String::new();
+        while !seen.contains(&rig.name) && !seen.contains("CONTAINER") {
+            let mut part = [0; 4096];
+            let n = screen.read(&mut part).expect("the screen");
+            seen.push_str(&String::from_utf8_lossy(&part[..n]));
+        }
+        drop(screen);
+        if let Some(signal) = signal {
+            process.signal(signal);
+        }
+        assert!(process.wait().success(), "it has done what it was asked");
+    }
+}
+
 /// A program in a terminal of its own.
 mod terminal {
     use std::fs::File;
@@ -243,8 +271,11 @@ mod terminal {
     }
 
     impl Terminal {
-        pub(super) fn start(command: &mut Command) -> Self {
-            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        /// Runs a program in a terminal, and gives the side of it where people sit.
+        pub(super) fn open(command: &mut Command) -> (Guarded, OwnedFd) {
+            // The program must not hold the other side of its own terminal open.
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            let master = openpt(flags).expect("a terminal");
             grantpt(&master).expect("granted");
             unlockpt(&master).expect("unlocked");
             let name = ptsname(&master, Vec::new()).expect("its name").into_string().expect("UTF-8");
@@ -255,7 +286,11 @@ mod terminal {
             command.stdin(another()).stdout(another()).stderr(another()).env("TERM", "xterm");
             command.process_group(0);
             let process = Guarded(command.spawn().expect("it runs"));
-            drop(slave);
+            (process, master)
+        }
+
+        pub(super) fn start(command: &mut Command) -> Self {
+            let (process, master) = Self::open(command);
             let seen = Arc::<Mutex<String>>::default();
             let mut screen = File::from(master.try_clone().expect("another handle"));
             let written = seen.clone();
