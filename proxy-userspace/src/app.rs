@@ -362,12 +362,14 @@ async fn resolvers(
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
-    let ContainersConfig { docker, docker_optional, directory, allow_host_network, .. } = config.containers.clone();
+    let ContainersConfig { docker, docker_optional, directory, allow_host_network, trust_image_labels, .. } =
+        config.containers.clone();
     let settings = ContainersSettings {
         docker,
         docker_optional,
         directory,
         allow_host_network,
+        trust_image_labels,
         registrar: control::registrar(&config.control, keys),
     };
     let pending = readiness.pending("containers");

@@ -168,6 +168,8 @@ pub struct ContainersConfig {
     pub directory: Option<PathBuf>,
     /// Whether containers that share the host's network may be reached.
     pub allow_host_network: bool,
+    /// Whether labels that come from an image may claim names and publish ports.
+    pub trust_image_labels: bool,
     /// How long a request waits for a port that nothing listens on yet.
     pub hold: Duration,
 }
@@ -335,6 +337,7 @@ impl Config {
                 docker_optional: l.text(&DOCKER).1 == Source::Default,
                 directory: l.get(&DIRECTORY),
                 allow_host_network: l.get(&ALLOW_HOST_NETWORK),
+                trust_image_labels: l.get(&TRUST_IMAGE_LABELS),
                 hold: l.get(&HOLD),
             },
             auth: AuthConfig {

@@ -21,12 +21,15 @@ use crate::relay::sock::Sock;
 
 mod cache;
 mod docker;
+mod peer;
 pub mod policy;
 mod process;
 mod publication;
 mod registered;
 mod traffic;
 
+pub use docker::version as engine_version;
+pub use peer::Peer;
 pub use policy::{Denied, OriginScheme, Policy, PortSet, Publication};
 
 pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
@@ -52,6 +55,8 @@ pub struct ContainersSettings {
     pub directory: Option<PathBuf>,
     /// Whether containers that share the node's own network may be connected to.
     pub allow_host_network: bool,
+    /// Whether labels that come from an image may claim names and publish ports.
+    pub trust_image_labels: bool,
     /// Registration while the daemon runs; `None` is none.
     pub registrar: Option<RegistrarSettings>,
 }
@@ -76,6 +81,8 @@ pub struct Container {
     pub netns: Arc<Netns>,
     /// What the owner allows.
     pub policy: Policy,
+    /// When it began to claim its names, as time since the machine's start: of two that claim one name the first has it.
+    since: Duration,
     /// What goes on when the same container gets another name or another policy.
     life: Arc<Life>,
 }
@@ -98,7 +105,11 @@ struct Life {
 
 impl Container {
     pub(crate) fn new(id: String, name: String, netns: Arc<Netns>, policy: Policy) -> Self {
-        Self { id, name, netns, policy, life: Arc::default() }
+        Self { id, name, netns, policy, since: process::uptime(), life: Arc::default() }
+    }
+
+    fn claiming_since(self, since: Duration) -> Self {
+        Self { since, ..self }
     }
 
     fn renamed(&self, name: String) -> Self {
@@ -107,6 +118,7 @@ impl Container {
             name,
             netns: self.netns.clone(),
             policy: self.policy.clone(),
+            since: self.since,
             life: self.life.clone(),
         }
     }
@@ -276,7 +288,7 @@ pub enum ResolveError {
     /// No running container of this node goes by the name.
     #[error("the container does not run on this node")]
     NotHere,
-    /// Several do, and guessing is not done.
+    /// What was given is the beginning of the ids of several, and guessing is not done.
     #[error("several running containers go by this name")]
     Ambiguous,
     /// The engine does not answer, so nothing is known of a container by this name.
@@ -318,7 +330,12 @@ impl Containers {
         });
         if let Some(socket) = &settings.docker {
             let (source, desk) = Source::new("docker");
-            docker::start(socket, settings.docker_optional, entrance, cache.clone(), desk, shutdown).await;
+            let engine = docker::Settings {
+                socket: socket.clone(),
+                optional: settings.docker_optional,
+                trust_image_labels: settings.trust_image_labels,
+            };
+            docker::start(engine, entrance, cache.clone(), desk, shutdown).await;
             sources.push(source);
         }
         Ok(Arc::new(Self { cache, sources, registrar }))
@@ -355,6 +372,14 @@ impl Containers {
                 Err(ResolveError::NotHere)
             }
             Lookup::Missing => Err(ResolveError::EngineUnavailable),
+        }
+    }
+
+    /// The running container that has `name` now, as far as is known already.
+    pub fn holder(&self, name: &str) -> Option<Arc<Container>> {
+        match self.cache.lookup(name) {
+            Lookup::Found(container) => Some(container),
+            Lookup::Ambiguous | Lookup::Missing => None,
         }
     }
 

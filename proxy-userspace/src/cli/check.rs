@@ -167,17 +167,15 @@ fn docker(report: &mut Report, config: Option<&Config>) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let answer = runtime.block_on(async {
-        let address = socket.display().to_string();
-        let client = bollard::Docker::connect_with_unix(&address, DOCKER.as_secs(), bollard::API_DEFAULT_VERSION)?;
-        tokio::time::timeout(DOCKER, client.version()).await.unwrap_or(Err(bollard::errors::Error::RequestTimeoutError))
+        let late = || anyhow::anyhow!("it does not answer within {} s", DOCKER.as_secs());
+        tokio::time::timeout(DOCKER, crate::container::engine_version(&socket)).await.unwrap_or_else(|_| Err(late()))
     });
     match answer {
         Ok(version) => {
-            let version = version.version.unwrap_or_default();
             report.line(Mark::Ok, &format!("Docker: engine {version} at {}", socket.display()));
         }
         Err(error) => {
-            let text = format!("Docker: no engine answers at {}: {error}", socket.display());
+            let text = format!("Docker: no engine answers at {}: {error:#}", socket.display());
             report.line(Mark::Note, &text);
         }
     }

@@ -105,6 +105,8 @@ settings! {
         r#"the path of a directory with one TOML file for each registered container, or "" to do without"#, restart;
     /// Whether containers that share the host's network may be reached.
     ALLOW_HOST_NETWORK: bool = "containers.allow-host-network", "false", Switch, switch, "true or false", restart;
+    /// Whether labels of images may claim names and publish ports.
+    TRUST_IMAGE_LABELS: bool = "containers.trust-image-labels", "false", Switch, switch, "true or false", restart;
     /// How long a request waits for a listener.
     HOLD: Duration = "containers.hold", "0s", Text, duration,
         r#"a time such as "10s" that a request waits for a port that nothing listens on yet; "0s" does not wait"#;

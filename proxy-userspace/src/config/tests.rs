@@ -61,6 +61,8 @@ fn defaults_are_those_of_the_documentation() {
     let named = good(&format!("{SECRET}[containers]\ndocker = \"/var/run/docker.sock\"\n"));
     assert!(!named.containers.docker_optional, "an engine that is named is expected");
     assert!(!config.containers.allow_host_network && config.log.access);
+    assert!(!config.containers.trust_image_labels);
+    assert!(good(&format!("{SECRET}[containers]\ntrust-image-labels = true\n")).containers.trust_image_labels);
     assert_eq!(config.auth.replay_entries, 4_194_304);
     let [listen] = config.listen.as_slice() else { panic!("{:?}", config.listen) };
     assert!(listen.tls, "plain TCP must be asked for");

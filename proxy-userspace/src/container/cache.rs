@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::process::uptime;
 use super::{Container, Observer};
 use crate::netns::{Netns, NetnsId};
 
@@ -18,7 +20,7 @@ const ID_PREFIX: usize = 12;
 #[derive(Debug)]
 pub(super) enum Lookup {
     Found(Arc<Container>),
-    /// Several running containers go by this name.
+    /// The ids of several running containers begin like this.
     Ambiguous,
     Missing,
 }
@@ -41,12 +43,20 @@ struct Table {
 #[derive(Clone)]
 struct Member {
     container: Arc<Container>,
-    names: Vec<String>,
+    claims: Vec<Claim>,
+}
+
+/// A name that a container goes by, and since when (after the machine's start).
+#[derive(Clone)]
+struct Claim {
+    name: String,
+    since: Duration,
 }
 
 #[derive(Default)]
 struct Snapshot {
-    by_name: HashMap<Box<str>, Vec<Arc<Container>>>,
+    /// Those who claim a name, the first first.
+    by_name: HashMap<Box<str>, Vec<(Duration, Arc<Container>)>>,
     /// Sorted by id.
     by_id: Vec<Arc<Container>>,
 }
@@ -56,16 +66,23 @@ impl Cache {
         Self { snapshot: ArcSwap::default(), table: Mutex::default(), observer }
     }
 
-    /// Finds the one running container that goes by `name`: its name, one of its labels, or the beginning of its id.
-    /// All of these count alike, so that nobody can take over another container's name by a better kind of name.
+    /// Finds the running container that goes by `name`: its name, one of its labels, or the beginning of its id. All of
+    /// these count alike, and the first who claims a name has it for as long as it runs: so nobody can take over another
+    /// container's name, nor make it useless by claiming it too.
     pub(super) fn lookup(&self, name: &str) -> Lookup {
         let snapshot = self.snapshot.load();
         let named = snapshot.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
-        let mut candidates = named.iter().chain(snapshot.with_id(name)).filter(|c| !c.is_gone());
-        match candidates.next() {
-            None => Lookup::Missing,
-            Some(first) if candidates.all(|other| Arc::ptr_eq(first, other)) => Lookup::Found(first.clone()),
-            Some(_) => Lookup::Ambiguous,
+        let named = named.iter().find(|(_, container)| !container.is_gone());
+        let mut with_id = snapshot.with_id(name).iter().filter(|container| !container.is_gone());
+        match (named, with_id.next(), with_id.next()) {
+            (None, None, _) => Lookup::Missing,
+            (None, Some(container), None) => Lookup::Found(container.clone()),
+            (Some((since, container)), with_id, other) => match [with_id, other].into_iter().flatten().next() {
+                Some(first) if first.since < *since && other.is_none() => Lookup::Found(first.clone()),
+                Some(first) if first.since < *since => Lookup::Ambiguous,
+                _ => Lookup::Found(container.clone()),
+            },
+            (None, Some(_), Some(_)) => Lookup::Ambiguous,
         }
     }
 
@@ -80,8 +97,10 @@ impl Cache {
         self.warn_of_doubles(&container, &names);
         let mut table = self.table.lock();
         self.observe(&mut table, &container);
-        let member = Member { container: container.clone(), names };
-        let replaced = table.members.insert(container.id.clone(), member).map(|old| old.container);
+        let old = table.members.remove(&container.id);
+        let claims = claims(&container, names, old.as_ref());
+        table.members.insert(container.id.clone(), Member { container: container.clone(), claims });
+        let replaced = old.map(|old| old.container);
         let vanished = replaced.as_ref().filter(|old| !old.is_same_as(&container));
         if let Some(old) = vanished {
             old.mark_gone();
@@ -120,10 +139,10 @@ impl Cache {
         let snapshot = self.snapshot.load();
         for name in names {
             let mut others = snapshot.by_name.get(name.as_str()).into_iter().flatten();
-            if let Some(other) = others.find(|other| other.id != container.id && !other.is_gone()) {
+            if let Some((_, other)) = others.find(|(_, other)| other.id != container.id && !other.is_gone()) {
                 tracing::warn!(
-                    name, first = %other.id, second = %container.id,
-                    "two running containers go by one name: requests for it are refused until one of them has another"
+                    name, one = %other.id, another = %container.id,
+                    "two running containers claim one name: the first of them has it, and requests for it go there alone"
                 );
             }
         }
@@ -167,14 +186,27 @@ impl Table {
     }
 }
 
+/// What `container` claims. A name that it has had before, in the same run, it has had since then.
+fn claims(container: &Container, names: Vec<String>, before: Option<&Member>) -> Vec<Claim> {
+    let before = before.filter(|before| before.container.is_same_as(container));
+    let since = |name: &String| match before {
+        None => container.since,
+        Some(before) => before.claims.iter().find(|claim| claim.name == *name).map_or_else(uptime, |claim| claim.since),
+    };
+    names.into_iter().map(|name| Claim { since: since(&name), name }).collect()
+}
+
 impl Snapshot {
     fn of(table: &Table) -> Self {
-        let mut by_name: HashMap<Box<str>, Vec<Arc<Container>>> = HashMap::with_capacity(table.members.len() * 2);
+        let mut by_name: HashMap<Box<str>, Vec<(Duration, Arc<Container>)>> =
+            HashMap::with_capacity(table.members.len() * 2);
         for member in table.members.values() {
-            for name in &member.names {
-                by_name.entry(name.as_str().into()).or_default().push(member.container.clone());
+            for Claim { name, since } in &member.claims {
+                by_name.entry(name.as_str().into()).or_default().push((*since, member.container.clone()));
             }
         }
+        // Stable: of two that came in the same moment the one with the lower id is the first.
+        by_name.values_mut().for_each(|claimants| claimants.sort_by_key(|(since, _)| *since));
         Self { by_name, by_id: table.members.values().map(|member| member.container.clone()).collect() }
     }
 
@@ -248,17 +280,26 @@ mod tests {
     }
 
     #[test]
-    fn one_name_of_two_containers_is_refused_until_one_goes() {
+    fn the_first_who_claims_a_name_has_it_until_it_goes() {
         let (cache, _) = cache();
         let (a, b) = (container(A), container(B));
-        cache.insert(a.clone(), names(&["web", "same"]));
+        // In whatever order they are found, after a restart of the daemon say.
         cache.insert(b.clone(), names(&["same", A]));
-        assert!(matches!(cache.lookup("same"), Lookup::Ambiguous));
-        assert!(matches!(cache.lookup(A), Lookup::Ambiguous), "another one's name is this one's id");
-        assert!(found(&cache, "web").is_some());
-        cache.remove(&b);
-        assert!(Arc::ptr_eq(&found(&cache, "same").unwrap(), &a));
-        assert!(b.is_gone() && !a.is_gone());
+        cache.insert(a.clone(), names(&["web", "same"]));
+        for name in ["same", "web", A] {
+            assert!(Arc::ptr_eq(&found(&cache, name).unwrap(), &a), "{name}");
+        }
+        // A container that takes another name claims that from now on, however long it has run.
+        let renamed = Arc::new(a.renamed("db".into()));
+        cache.insert(renamed.clone(), names(&["db", "same"]));
+        let c = container("c");
+        cache.insert(c.clone(), names(&["new"]));
+        cache.insert(Arc::new(renamed.renamed("new".into())), names(&["new", "same"]));
+        assert!(Arc::ptr_eq(&found(&cache, "new").unwrap(), &c));
+        assert!(found(&cache, "same").unwrap().is_same_as(&a));
+        cache.remove(&a);
+        assert!(Arc::ptr_eq(&found(&cache, "same").unwrap(), &b));
+        assert!(a.is_gone() && !b.is_gone());
     }
 
     #[test]

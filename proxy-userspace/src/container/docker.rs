@@ -2,18 +2,15 @@
 //!
 //! The engine's events only say where to look: every piece of news makes the container be inspected, and what the
 //! inspection says is what counts, so that lost, doubled or reordered events do no harm. While the engine is away the
-//! containers found before stay: their processes are watched by pidfd, without the engine.
+//! containers found before stay: their processes are watched by pidfd, without the engine. A container of which the engine
+//! does not tell is that container's trouble alone, and is asked for again at its next event, or with the next list.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use bollard::query_parameters::{EventsOptionsBuilder, ListContainersOptions};
-use bollard::{API_DEFAULT_VERSION, Docker};
-use futures_util::{Stream, StreamExt as _};
+use anyhow::anyhow;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,30 +19,44 @@ use super::cache::Cache;
 use super::{Ask, Container, Desk, Entrance};
 use crate::backoff::Backoff;
 
+mod api;
 mod identify;
+mod images;
 mod inspections;
 
+use api::{Api, Event};
 use identify::{Known, Outcome};
+use images::Images;
 use inspections::Inspections;
 
-/// How long one answer of the engine may take, in seconds.
-const ANSWER: u64 = 10;
 /// How often the list is compared although no event said so.
 const RESYNC: Duration = Duration::from_secs(60);
 /// The least time between two lists asked for by requests for unknown names.
 const LIST_PAUSE: Duration = Duration::from_millis(200);
 /// How long the start of the daemon waits for the first list.
 const START: Duration = Duration::from_secs(3);
-/// How far back events are asked for, so that none falls between subscribing and listing.
-const OVERLAP: Duration = Duration::from_secs(2);
 /// What must have gone well for this long, before the pause after the next loss is short again.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// Follows the engine at `socket` until `shutdown`. Returns when its containers are known, or it has failed, or
-/// [`START`] is over. With `optional` there may be none; one that comes later is followed like any other.
+/// How an engine is followed.
+pub(super) struct Settings {
+    pub(super) socket: PathBuf,
+    /// There may be none; one that comes later is followed like any other.
+    pub(super) optional: bool,
+    pub(super) trust_image_labels: bool,
+}
+
+/// The version of the engine at `socket`.
+///
+/// # Errors
+/// Why it does not answer.
+pub async fn version(socket: &Path) -> anyhow::Result<String> {
+    Ok(Api::connect(socket.to_owned()).await?.version)
+}
+
+/// Follows the engine until `shutdown`. Returns when its containers are known, or it has failed, or [`START`] is over.
 pub(super) async fn start(
-    socket: &Path,
-    optional: bool,
+    Settings { socket, optional, trust_image_labels }: Settings,
     entrance: Entrance,
     cache: Arc<Cache>,
     desk: Desk,
@@ -54,13 +65,15 @@ pub(super) async fn start(
     *desk.health.lock() = Some(Err("not connected yet".into()));
     let (ready, first_list) = oneshot::channel();
     let resolver = Resolver {
-        socket: socket.to_owned(),
+        socket,
         optional,
+        images: Images::new(trust_image_labels),
         entrance,
         cache,
         desk,
         known: HashMap::new(),
         complaints: HashMap::new(),
+        names: HashMap::new(),
         waiting: Vec::new(),
         ready: Some(ready),
     };
@@ -77,6 +90,7 @@ struct Resolver {
     socket: PathBuf,
     /// Nobody expects an engine here, and none was seen yet.
     optional: bool,
+    images: Images,
     entrance: Entrance,
     cache: Arc<Cache>,
     desk: Desk,
@@ -84,6 +98,8 @@ struct Resolver {
     known: HashMap<String, Known>,
     /// What was already said about containers that cannot be entered, by id.
     complaints: HashMap<String, String>,
+    /// What the engine's list calls its containers, by id.
+    names: HashMap<String, String>,
     waiting: Vec<Ask>,
     ready: Option<oneshot::Sender<()>>,
 }
@@ -160,42 +176,52 @@ impl Resolver {
 
     /// Returns only when the engine is lost, with the reason.
     async fn connect_and_follow(&mut self) -> anyhow::Error {
-        match connect(&self.socket).await {
-            Ok(docker) => match self.follow(&docker).await {
+        match Api::connect(self.socket.clone()).await {
+            Ok(api) => match self.follow(&api).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
-            Err(error) => error,
+            Err(error) => {
+                anyhow::Error::new(error).context(format!("asking for its version at {}", self.socket.display()))
+            }
         }
     }
 
-    async fn follow(&mut self, docker: &Docker) -> anyhow::Result<std::convert::Infallible> {
-        let mut events = pin!(events(docker));
-        let mut inspections = Inspections::new(docker.clone(), self.entrance.clone());
+    async fn follow(&mut self, api: &Api) -> anyhow::Result<std::convert::Infallible> {
+        let (mut events, _following) = api.events();
+        let mut inspections = Inspections::new(api.clone(), self.images.clone(), self.entrance.clone());
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
         // Set when a list is to be made, to the time it may be.
         let mut list_due = Some(Instant::now());
         let mut last_list = Instant::now();
         loop {
-            if list_due.is_none() && inspections.is_idle() {
+            if list_due.is_none() && inspections.is_settled() {
                 self.up_to_date();
             }
             tokio::select! {
                 () = sleep_until(list_due.unwrap_or_else(Instant::now)), if list_due.is_some() => {
                     list_due = None;
                     last_list = Instant::now();
-                    self.list(docker, &mut inspections).await?;
+                    self.list(api, &mut inspections).await?;
                 }
-                event = events.next() => {
-                    let id = event.ok_or_else(|| anyhow!("it ended the stream of events"))??;
-                    inspections.want(id, &self.known);
-                }
-                done = inspections.next(), if !inspections.is_idle() => {
-                    let (id, outcome) = done?;
-                    // In this order: another inspection must know of the outcome, or it would find the same run anew.
-                    self.apply(id.clone(), outcome)?;
-                    inspections.finished(&id, &self.known);
-                }
+                event = events.recv() => match event.ok_or_else(|| anyhow!("it ended the stream of events"))?? {
+                    Event::Container(id, name) => {
+                        if let Some(name) = name {
+                            self.names.insert(id.clone(), name);
+                        }
+                        inspections.want(id, &self.known);
+                    }
+                    Event::Unclear => list_due = list_due.or(Some(last_list + LIST_PAUSE)),
+                },
+                done = inspections.next(), if !inspections.is_idle() => match done? {
+                    Some((id, outcome)) => {
+                        let troubled = matches!(outcome, Outcome::Troubled(_));
+                        // In this order: another inspection must know of the outcome, or it would find the same run anew.
+                        self.apply(id.clone(), outcome)?;
+                        inspections.finished(&id, troubled, &self.known);
+                    }
+                    None => inspections.go_on(&self.known),
+                },
                 Some(ask) = self.desk.asks.recv() => {
                     self.waiting.push(ask);
                     list_due = list_due.or(Some(last_list + LIST_PAUSE));
@@ -219,14 +245,19 @@ impl Resolver {
     }
 
     /// Inspects what the engine lists and is not known, or is known and not listed.
-    async fn list(&mut self, docker: &Docker, inspections: &mut Inspections) -> anyhow::Result<()> {
-        let listed = docker.list_containers(None::<ListContainersOptions>).await.context("listing containers")?;
+    async fn list(&mut self, api: &Api, inspections: &mut Inspections) -> anyhow::Result<()> {
+        let (listed, without) =
+            api.list().await.map_err(|error| anyhow::Error::new(error).context("listing containers"))?;
+        if without > 0 {
+            tracing::debug!(containers = without, "the engine lists containers without an id that can be understood");
+        }
         let mut names = HashMap::with_capacity(listed.len());
         for container in listed {
-            if let Some(id) = container.id {
-                names.insert(id, container.names.unwrap_or_default());
-            }
+            names.insert(container.id, container.names.unwrap_or_default());
         }
+        let name = |names: &Vec<String>| names.first().map(|name| name.trim_start_matches('/').to_owned());
+        self.names = names.iter().filter_map(|(id, names)| Some((id.clone(), name(names)?))).collect();
+        inspections.retain(|id| names.contains_key(id));
         self.complaints.retain(|id, _| names.contains_key(id));
         let vanished: Vec<_> = self.known.keys().filter(|id| !names.contains_key(*id)).cloned().collect();
         for id in vanished {
@@ -237,7 +268,7 @@ impl Resolver {
                 let name = &known.container.name;
                 !known.container.is_gone() && names.iter().any(|listed| listed.strip_prefix('/') == Some(name))
             });
-            if !is_known {
+            if !is_known || inspections.is_troubled(&id) {
                 inspections.want(id, &self.known);
             }
         }
@@ -259,6 +290,7 @@ impl Resolver {
                     known.container = Arc::new(known.container.renamed(name));
                     self.cache.insert(known.container.clone(), names);
                 }
+                self.complaints.remove(&id);
             }
             Outcome::Running { known, process, names } => {
                 let container = known.container.clone();
@@ -286,6 +318,18 @@ impl Resolver {
                     self.complaints.insert(id, reason);
                 }
             }
+            // One that was found before stays: its process is watched.
+            Outcome::Troubled(reason) => {
+                if self.complaints.get(&id) != Some(&reason) {
+                    let name = self.names.get(&id).map_or("", String::as_str);
+                    tracing::warn!(
+                        container = name,
+                        id = short(&id),
+                        "the engine does not tell about this container, which is asked for again later: {reason}"
+                    );
+                    self.complaints.insert(id, reason);
+                }
+            }
             Outcome::EngineLost(error) => return Err(error),
         }
         Ok(())
@@ -302,28 +346,4 @@ impl Resolver {
 /// An id as people know it.
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
-}
-
-async fn connect(socket: &Path) -> anyhow::Result<Docker> {
-    let path = socket.to_str().context("the path of the engine's socket is not UTF-8")?;
-    let docker = Docker::connect_with_unix(path, ANSWER, API_DEFAULT_VERSION)?;
-    docker.negotiate_version().await.context("asking for its version")
-}
-
-/// The ids of containers of which there is news.
-fn events(docker: &Docker) -> impl Stream<Item = anyhow::Result<String>> + use<> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(OVERLAP);
-    let only = |values: &[&str]| values.iter().map(|&v| v.to_owned()).collect::<Vec<_>>();
-    let filters = HashMap::from([
-        ("type".to_owned(), only(&["container"])),
-        ("event".to_owned(), only(&["start", "die", "destroy", "rename"])),
-    ]);
-    let options = EventsOptionsBuilder::new()
-        .since(&format!("{}.{:09}", since.as_secs(), since.subsec_nanos()))
-        .filters(&filters)
-        .build();
-    docker.events(Some(options)).filter_map(async |event| match event {
-        Ok(event) => event.actor.and_then(|actor| actor.id).map(Ok),
-        Err(error) => Some(Err(anyhow::Error::new(error).context("following its events"))),
-    })
 }

@@ -25,6 +25,8 @@ pub mod label {
     pub const SCHEME_PREFIX: &str = "portsplice.scheme.";
     /// The container request that the container runs for; links from host names refer to it.
     pub const REQUEST: &str = "portsplice.request";
+    /// Whose the container is. Not read yet, and so never taken from an image.
+    pub const OWNER: &str = "portsplice.owner";
     /// `true`: the container is a service, meant to be used over the network for as long as it runs.
     pub const SERVICE: &str = "portsplice.service";
     /// `portsplice.publish.PORT` = `public` or `private`; with `.label` and `.path` after the port, what people are shown

@@ -1,7 +1,9 @@
 //! A process held by pidfd: its namespaces can be opened without mistaking another process for it, and its end is seen.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +18,24 @@ use crate::netns::Netns;
 /// The unit of times in /proc, in Hz: `USER_HZ`, part of the kernel's interface (include/asm-generic/param.h).
 const USER_HZ: u64 = 100;
 
+/// The parent of a namespace (linux/nsfs.h): `_IO(0xb7, 2)`.
+const NS_GET_PARENT: libc::c_ulong = 0xb702;
+
+/// The identity of a pid namespace: device and inode of its nsfs file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PidNamespace(u64, u64);
+
+impl PidNamespace {
+    /// The one that this process is in.
+    pub(super) fn own() -> io::Result<Self> {
+        Ok(Self::of(&File::open("/proc/self/ns/pid")?.metadata()?))
+    }
+
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
+    }
+}
+
 /// A process that was alive when this was made.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -29,10 +49,68 @@ impl Process {
     pub(super) fn open(pid: u32) -> io::Result<Self> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(ended)?;
         match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { pid, pidfd }),
+            // Asked again what it is called: /proc may be that of another pid namespace, where the pid is somebody else's.
+            Ok(pidfd) => match Self::of_pidfd(pidfd)? {
+                process if process.pid == pid => Ok(process),
+                _ => Err(io::Error::other(
+                    "/proc does not belong to the daemon's own pid namespace: mount one that does",
+                )),
+            },
             Err(rustix::io::Errno::SRCH) => Err(ended()),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The process of a pidfd.
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended; another error when it is in a pid namespace that is not seen from here.
+    pub(super) fn of_pidfd(pidfd: OwnedFd) -> io::Result<Self> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i64>().ok());
+        match pid.map(u32::try_from) {
+            Some(Ok(pid)) if pid > 0 => Ok(Self { pid, pidfd }),
+            Some(Err(_)) => Err(ended()),
+            _ => Err(io::Error::other("the process is in a pid namespace that is not below the daemon's")),
+        }
+    }
+
+    /// All processes that are seen from here, one after the other.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub(super) fn all() -> io::Result<impl Iterator<Item = Self>> {
+        let names = std::fs::read_dir("/proc")?.flatten();
+        Ok(names.filter_map(|entry| Self::open(entry.file_name().to_str()?.parse().ok()?).ok()))
+    }
+
+    /// What it is called in each pid namespace that it is in, from the daemon's own to its innermost.
+    pub(super) fn pids(&self) -> io::Result<Vec<u32>> {
+        let status = self.read(|proc| std::fs::read_to_string(proc.join("status")))?;
+        let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let pids = pids.and_then(|pids| pids.split_ascii_whitespace().map(|pid| pid.parse().ok()).collect());
+        pids.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// The innermost pid namespace that it is in.
+    pub(super) fn pid_namespace(&self) -> io::Result<PidNamespace> {
+        Ok(PidNamespace::of(&self.read(|proc| File::open(proc.join("ns/pid")))?.metadata()?))
+    }
+
+    /// Whether `namespace` is that of its pid namespaces that is `depth` below the daemon's own.
+    pub(super) fn is_in(&self, namespace: &PidNamespace, depth: usize) -> io::Result<bool> {
+        let Some(up) = self.pids()?.len().checked_sub(depth + 1) else { return Ok(false) };
+        let mut innermost = self.read(|proc| File::open(proc.join("ns/pid")))?;
+        for _ in 0..up {
+            // SAFETY: takes no argument, and gives a descriptor that nobody else knows of, or an error.
+            let parent = unsafe { libc::ioctl(innermost.as_raw_fd(), NS_GET_PARENT) };
+            if parent < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: as above: it is open, and ours alone.
+            innermost = unsafe { File::from_raw_fd(parent) };
+        }
+        Ok(PidNamespace::of(&innermost.metadata()?) == *namespace)
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -106,10 +184,24 @@ fn start_ticks_of(stat: &str) -> Option<u64> {
 
 /// The time of day at which a process with these [`Process::start_ticks`] started, as today's clock would have shown it.
 pub(super) fn time_of_start(ticks: u64) -> SystemTime {
+    let boot = SystemTime::now().checked_sub(uptime());
+    boot.and_then(|boot| boot.checked_add(start_after_boot(ticks))).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// How long after the machine a process with these [`Process::start_ticks`] started.
+pub(super) fn start_after_boot(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(1000 / USER_HZ))
+}
+
+/// How long after the machine's start it was `time`, by today's clock; zero if it was before.
+pub(super) fn after_boot(time: SystemTime) -> Duration {
+    uptime().saturating_sub(SystemTime::now().duration_since(time).unwrap_or_default())
+}
+
+/// How long the machine has been running.
+pub(super) fn uptime() -> Duration {
     let since_boot = clock_gettime(ClockId::Boottime);
-    let since_boot = Duration::new(since_boot.tv_sec.unsigned_abs(), since_boot.tv_nsec.unsigned_abs() as u32);
-    let start = Duration::from_millis(ticks.saturating_mul(1000 / USER_HZ));
-    SystemTime::now().checked_sub(since_boot).and_then(|boot| boot.checked_add(start)).unwrap_or(SystemTime::UNIX_EPOCH)
+    Duration::new(since_boot.tv_sec.unsigned_abs(), since_boot.tv_nsec.unsigned_abs() as u32)
 }
 
 #[cfg(test)]

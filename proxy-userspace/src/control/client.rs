@@ -11,6 +11,7 @@ use super::Control;
 use super::methods::After;
 use super::news::News;
 use super::wire::{Answer, Call, Fault, Frame, Frames, Id, LIMIT, code};
+use crate::container::Peer;
 
 /// How long a client may take no byte of what is written to it.
 const UNREAD: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ pub(super) struct Client {
     stream: UnixStream,
     frames: Frames,
     news: News,
+    peer: Peer,
 }
 
 /// What a client waits for.
@@ -35,7 +37,8 @@ enum Next {
 
 impl Client {
     pub(super) fn new(control: Arc<Control>, stream: UnixStream) -> Self {
-        Self { control, stream, frames: Frames::default(), news: News::default() }
+        let peer = Peer::of(&stream);
+        Self { control, stream, frames: Frames::default(), news: News::default(), peer }
     }
 
     /// Serves it until it goes, or does not read.
@@ -62,7 +65,7 @@ impl Client {
     }
 
     async fn next(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
-        let Self { control, stream, frames, news } = self;
+        let Self { control, stream, frames, news, .. } = self;
         let unfinished = async {
             match frames.pending() {
                 0 => std::future::pending().await,
@@ -87,7 +90,7 @@ impl Client {
         match Call::parse(&line) {
             Ok(call) => {
                 let id = call.id.clone();
-                let (result, after) = self.control.call(call, &mut self.news).await;
+                let (result, after) = self.control.call(call, &mut self.news, &self.peer).await;
                 if let Some(id) = id {
                     self.write(&Answer::new(id, result).line()).await?;
                 }

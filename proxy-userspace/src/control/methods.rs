@@ -15,7 +15,7 @@ use super::news::News;
 use super::wire::{Call, Fault, code};
 use super::{Control, Parts};
 use crate::build_info;
-use crate::container::{Container, Registration, ResolveError, Traffic};
+use crate::container::{Container, Peer, Registration, ResolveError, Traffic};
 use crate::node::connections::Connections;
 
 pub(super) mod log;
@@ -47,15 +47,15 @@ pub(super) enum After {
 }
 
 impl Control {
-    /// Does what `call` asks for.
-    pub(super) async fn call(&self, call: Call, news: &mut News) -> (Result<Value, Fault>, After) {
+    /// Does what `call` of `caller` asks for.
+    pub(super) async fn call(&self, call: Call, news: &mut News, caller: &Peer) -> (Result<Value, Fault>, After) {
         let Call { method, params, .. } = call;
         tracing::debug!(method, "control");
         let parts = &self.parts;
         let result = match method.as_str() {
             "hello" => with(params, |_: Empty| Ok(hello())),
             "container.register" => match read::<Registration>(params) {
-                Ok(registration) => parts.register(registration).await.and_then(result),
+                Ok(registration) => parts.register(registration, caller).await.and_then(result),
                 Err(fault) => Err(fault),
             },
             "container.unregister" => match read::<Named>(params) {

@@ -23,7 +23,7 @@ impl Engine {
         let directory = tempfile::Builder::new().prefix("portsplice-docker-").tempdir().unwrap();
         let mut engine = Self { directory, daemon: None };
         engine.resume();
-        engine.import_image();
+        engine.import_image(IMAGE, &[]);
         engine
     }
 
@@ -71,16 +71,10 @@ impl Engine {
         }
     }
 
-    fn import_image(&self) {
-        let root = self.path("image/bin");
-        fs::create_dir_all(&root).unwrap();
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
-        let busybox = busybox.expect("no busybox: apt-get install busybox-static, or PORTSPLICE_SKIP_PRIVILEGED=1");
-        fs::copy(busybox, root.join("busybox")).unwrap();
-        let archive = self.path("image.tar");
-        let status = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(self.path("image")).arg(".").status();
-        assert!(status.unwrap().success());
-        self.docker(&["import", archive.to_str().unwrap(), IMAGE]);
+    /// Makes an image of busybox, changed as `docker import` can.
+    pub(crate) fn import_image(&self, name: &str, changes: &[&str]) {
+        let archive = archive_of_busybox(self.directory.path());
+        self.docker(&[&["import"], changes, &[archive.to_str().unwrap(), name]].concat());
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -110,6 +104,19 @@ impl Engine {
     pub(crate) fn pid_of(&self, name: &str) -> i32 {
         self.docker(&["inspect", "--format", "{{.State.Pid}}", name]).parse().unwrap()
     }
+}
+
+/// What an image with nothing but busybox is imported from, made in `directory`.
+pub(crate) fn archive_of_busybox(directory: &Path) -> PathBuf {
+    let root = directory.join("image/bin");
+    fs::create_dir_all(&root).unwrap();
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
+    let busybox = busybox.expect("no busybox: apt-get install busybox-static, or PORTSPLICE_SKIP_PRIVILEGED=1");
+    fs::copy(busybox, root.join("busybox")).unwrap();
+    let archive = directory.join("image.tar");
+    let status = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(directory.join("image")).arg(".").status();
+    assert!(status.unwrap().success());
+    archive
 }
 
 impl Drop for Engine {

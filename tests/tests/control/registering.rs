@@ -311,3 +311,49 @@ fn nowhere_to_keep_it() {
         "{sources}"
     );
 }
+
+/// Sends one request from a process in a pid namespace of its own, after `script` has run there; `$pid` in the parameters is
+/// the shell's variable of that name.
+fn from_another_pid_namespace(node: &Node, script: &str) -> String {
+    let send = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+        s.sendall(sys.argv[2].encode() + b'\\n')\nprint(s.makefile().readline())";
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", script]);
+    command.env("SEND", send).env("SOCKET", node.site.control());
+    portsplice_tests::process::run(&mut command, None)
+}
+
+/// A caller in another pid namespace means its own processes, whatever has the same pid here.
+#[test]
+fn pids_are_the_callers() {
+    if !privileged() {
+        return;
+    }
+    let (own, other) = (Netns::new(), Netns::new());
+    let origin = Origin::start(&own, "127.0.0.1:0", contract::serve);
+    let victim = pause(&other);
+    let mut node = NodeConfig::new().start();
+    // The caller's process gets the very pid that a process of another container has here.
+    let params = r#"'{"jsonrpc":"2.0","id":1,"method":"container.register","params":{"name":"mine","pid":'$pid'}}'"#;
+    let script = format!(
+        "echo {before} > /proc/sys/kernel/ns_last_pid; ip netns exec {netns} sleep 60 > /dev/null & pid=$!\n\
+         [ $pid = {victim} ] || echo wrong pid $pid; sleep 0.5; python3 -c \"$SEND\" \"$SOCKET\" {params}\n\
+         nsenter -t $pid --net readlink /proc/self/ns/net; sleep 0.1; kill $pid; wait",
+        before = victim.pid() - 1,
+        victim = victim.pid(),
+        netns = own.path().file_name().expect("a name").to_string_lossy(),
+    );
+    let out = from_another_pid_namespace(&node, &script);
+    let answer: Value = serde_json::from_str(out.lines().next().expect("an answer")).expect("JSON");
+    assert_eq!(answer["result"]["container"]["netns"].as_str(), out.lines().rfind(|line| !line.is_empty()), "{out}");
+    wait::until_true("the registration ends with its process", || status(&node, "mine", origin.port()) == 421);
+
+    // Pids that there are here only mean nobody.
+    let params = format!(
+        r#"'{{"jsonrpc":"2.0","id":1,"method":"container.register","params":{{"name":"x","pid":{}}}}}'"#,
+        victim.pid()
+    );
+    let out = from_another_pid_namespace(&node, &format!("python3 -c \"$SEND\" \"$SOCKET\" {params}"));
+    assert!(out.contains("-32013") && out.contains("in your pid namespace"), "{out}");
+    assert!(node.process().running());
+}

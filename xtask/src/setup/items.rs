@@ -47,7 +47,7 @@ impl Purpose {
 }
 
 /// Programs that are used as they are: name, Debian packages, what for, and for which purposes.
-const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 31] = [
+const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 32] = [
     ("git", &["git"], "tells the commit that a binary is built from", &[Test, Bench, Package]),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets", &[Test]),
     ("cc", &["gcc"], "compiles SQLite, the store of a single host", &Purpose::ALL),
@@ -62,6 +62,7 @@ const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 31] = [
     ("curl", &["curl"], "sends the requests of the demo and of tests", &[Demo, Test]),
     ("dockerd", &["docker.io"], "runs containers in the demo and in end-to-end tests", &[Demo, Test]),
     ("docker", &["docker.io"], "talks to dockerd in the demo and in end-to-end tests", &[Demo, Test]),
+    ("podman", &["podman"], "another engine in tests", &[Test]),
     ("nginx", &["nginx-light"], "a server in end-to-end tests, a peer in the bench", &[Test, Bench]),
     ("haproxy", &["haproxy"], "a peer in the bench", &[Test, Bench]),
     ("redis-server", &["redis-server"], "a server behind a tunnel in end-to-end tests", &[Test]),

@@ -9,12 +9,10 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::InspectContainerOptions;
-
+use super::api::{Api, Failure, Inspected};
+use super::images::Images;
 use crate::container::policy::{self, label};
-use crate::container::process::Process;
+use crate::container::process::{Process, start_after_boot};
 use crate::container::{Container, Denied, Entrance, Policy};
 
 /// A container of the engine as it is in the cache.
@@ -41,58 +39,92 @@ pub(super) enum Outcome {
     Running { known: Known, process: Process, names: Vec<String> },
     /// It runs but cannot be entered, for this reason.
     Unusable(String),
-    /// The engine does not answer.
+    /// The engine does not tell about this container, for this reason.
+    Troubled(String),
+    /// There is no engine any more.
     EngineLost(anyhow::Error),
 }
 
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotFound => Self::NotRunning,
+            Failure::Away(_) => Self::EngineLost(anyhow::Error::new(failure).context("inspecting a container")),
+            Failure::Unclear(error) => Self::Troubled(format!("{error:#}")),
+        }
+    }
+}
+
 /// Inspects container `id`, of which `known` is known.
-pub(super) async fn identify(docker: &Docker, id: &str, known: Option<&Known>, entrance: &Entrance) -> Outcome {
+pub(super) async fn identify(
+    api: &Api,
+    images: &Images,
+    id: &str,
+    known: Option<&Known>,
+    entrance: &Entrance,
+) -> Outcome {
+    try_identify(api, images, id, known, entrance).await.unwrap_or_else(Outcome::from)
+}
+
+async fn try_identify(
+    api: &Api,
+    images: &Images,
+    id: &str,
+    known: Option<&Known>,
+    entrance: &Entrance,
+) -> Result<Outcome, Failure> {
+    let mut misled = None;
     // A second try: the container may be restarted between the two inspections.
     for _ in 0..2 {
-        let first = match inspect(docker, id).await {
-            Ok(Some(first)) => first,
-            Ok(None) => return Outcome::NotRunning,
-            Err(error) => return Outcome::EngineLost(error),
-        };
-        let Some(run) = run_of(&first) else { return Outcome::NotRunning };
+        let (first, ignored) = inspect(api, images, id).await?;
+        let Some(run) = run_of(&first) else { return Ok(Outcome::NotRunning) };
         let description = Description::of(first);
         if known.is_some_and(|known| known.run == run && !known.container.is_gone()) {
-            return Outcome::Renamed { name: description.name, names: description.names };
+            return Ok(Outcome::Renamed { name: description.name, names: description.names });
         }
         // The namespace's socket for the cookie is made on this thread; all of it takes microseconds.
-        let (process, container) = match enter(id, &run, &description, entrance) {
+        let (process, container, doubt) = match enter(api, id, &run, &description, entrance) {
             Ok(entered) => entered,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Outcome::Unusable(explain(&description.name, &error)),
-        };
-        match inspect(docker, id).await {
-            Ok(Some(second)) if run_of(&second).as_ref() == Some(&run) && process.is_alive() => {
-                let known = Known { container: Arc::new(container), run };
-                return Outcome::Running { known, process, names: Description::of(second).names };
+            Err(Entry::Misled(reason)) => {
+                misled = Some(format!("{}: {reason}", description.name));
+                continue;
             }
-            Ok(_) => {}
-            Err(error) => return Outcome::EngineLost(error),
+            Err(Entry::Failed(error)) if error.kind() == io::ErrorKind::NotFound => {
+                misled = None;
+                continue;
+            }
+            Err(Entry::Failed(error)) => return Ok(Outcome::Unusable(explain(&description.name, &error))),
+        };
+        let (second, _) = inspect(api, images, id).await?;
+        if run_of(&second).as_ref() == Some(&run) && process.is_alive() {
+            description.complain(&ignored, doubt);
+            let known = Known { container: Arc::new(container), run };
+            return Ok(Outcome::Running { known, process, names: Description::of(second).names });
         }
+    }
+    if let Some(reason) = misled {
+        return Ok(Outcome::Unusable(reason));
     }
     // It ends as fast as it is started; its next start is news again.
     tracing::debug!(id, "this container's process does not stay the same for long enough to be identified");
-    Outcome::NotRunning
+    Ok(Outcome::NotRunning)
 }
 
-/// `None`: there is no such container.
-async fn inspect(docker: &Docker, id: &str) -> anyhow::Result<Option<ContainerInspectResponse>> {
-    match docker.inspect_container(id, None::<InspectContainerOptions>).await {
-        Ok(response) => Ok(Some(response)),
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
-        Err(error) => Err(anyhow::Error::new(error).context("inspecting a container")),
-    }
+/// What the engine says of a container, without those labels that do not count since they come from its image: these are
+/// named beside.
+async fn inspect(api: &Api, images: &Images, id: &str) -> Result<(Inspected, Vec<String>), Failure> {
+    let mut inspected = api.inspect(id).await?;
+    let ignored = images.take_out(api, &mut inspected).await?;
+    Ok((inspected, ignored))
 }
 
-/// The run that is going on; `None` if none is. A paused container runs.
-fn run_of(response: &ContainerInspectResponse) -> Option<Run> {
+/// The run that is going on; `None` if none is: it is created, restarting, stopped, or in a state of which nobody has heard
+/// yet. A paused container runs.
+fn run_of(response: &Inspected) -> Option<Run> {
     let state = response.state.as_ref()?;
     let pid = u32::try_from(state.pid?).ok().filter(|&pid| pid != 0)?;
-    state.running?.then_some(())?;
+    let runs = state.running == Some(true) || state.paused == Some(true);
+    runs.then_some(())?;
     Some(Run { pid, started_at: state.started_at.clone()? })
 }
 
@@ -103,7 +135,7 @@ struct Description {
 }
 
 impl Description {
-    fn of(response: ContainerInspectResponse) -> Self {
+    fn of(response: Inspected) -> Self {
         let name = response.name.unwrap_or_default().trim_start_matches('/').to_owned();
         let labels = response.config.and_then(|config| config.labels).unwrap_or_default();
         let uuids = [label::UUID, label::ARVADOS_UUID].into_iter().filter_map(|key| labels.get(key).cloned());
@@ -111,6 +143,22 @@ impl Description {
         names.sort_unstable();
         names.dedup();
         Self { name, names, labels }
+    }
+
+    /// What is to be known of a container that was found: labels that do not count, and a pid that only the engine vouches for.
+    fn complain(&self, ignored: &[String], doubt: bool) {
+        if !ignored.is_empty() {
+            tracing::warn!(
+                container = self.name, labels = ?ignored,
+                "labels that come from the image claim no name and publish nothing, unless containers.trust-image-labels is set"
+            );
+        }
+        if doubt {
+            tracing::warn!(
+                container = self.name,
+                "its process is in no control group (cgroup) that names the container: that this is its process is doubtful, the engine says so and shares the daemon's pids"
+            );
+        }
     }
 
     /// What the labels allow; with a word in the log about those that are wrong.
@@ -125,34 +173,88 @@ impl Description {
     }
 }
 
-fn enter(id: &str, run: &Run, description: &Description, entrance: &Entrance) -> io::Result<(Process, Container)> {
-    let process = Process::open(run.pid)?;
-    if is_of_another_container(&process.cgroups()?, id) {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the pid is another container's"));
-    }
-    let netns = process.netns()?;
-    let policy = entrance.judge(&netns, description.policy());
-    Ok((process, Container::new(id.to_owned(), description.name.clone(), Arc::new(netns), policy)))
+/// Why a container's process was not entered.
+enum Entry {
+    /// The pid is not what the engine means by it.
+    Misled(String),
+    Failed(io::Error),
 }
 
-/// Whether these control groups (/proc/PID/cgroup) belong to a container with another id.
+impl From<io::Error> for Entry {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The container's process, its namespace, and whether there is doubt that it is the container's.
+fn enter(
+    api: &Api,
+    id: &str,
+    run: &Run,
+    description: &Description,
+    entrance: &Entrance,
+) -> Result<(Process, Container, bool), Entry> {
+    let pid = run.pid;
+    let foreign = || match api.peer.shares_pids() {
+        Ok(true) => None,
+        Ok(false) => Some("the engine's pids are of another pid namespace than the daemon's".to_owned()),
+        Err(reason) => Some(format!("of which pid namespace the engine's pids are cannot be told: {reason}")),
+    };
+    let remedy = "run both in one pid namespace, or register the container by its network namespace";
+    let process = match Process::open(pid) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(match foreign() {
+                Some(why) => Entry::Misled(format!("there is no process {pid} here; {why}: {remedy}")),
+                None => Entry::Failed(error),
+            });
+        }
+        opened => opened?,
+    };
+    let owner = owner(&process.cgroups()?, id);
+    if owner == Owner::Another {
+        let why = foreign().unwrap_or_else(|| "its control group says so".to_owned());
+        return Err(Entry::Misled(format!("process {pid} is another container's; {why}: {remedy}")));
+    }
+    if owner == Owner::Unknown
+        && let Some(why) = foreign()
+    {
+        return Err(Entry::Misled(format!(
+            "process {pid} is in no control group of this container, and {why}: {remedy}"
+        )));
+    }
+    let netns = process.netns()?;
+    let since = start_after_boot(process.start_ticks()?);
+    let policy = entrance.judge(&netns, description.policy());
+    let container = Container::new(id.to_owned(), description.name.clone(), Arc::new(netns), policy);
+    Ok((process, container.claiming_since(since), owner == Owner::Unknown))
+}
+
+/// Whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    This,
+    Another,
+    Unknown,
+}
+
+/// Whose these control groups (/proc/PID/cgroup) are, seen from the container `id`.
 ///
 /// Engines put a container into a group named after it: `docker/ID`, `docker-ID.scope`, `libpod-ID`. Below it the
 /// container may make more; above it there may be another container's, with Docker in Docker. So the innermost id counts.
 /// Groups without any id prove nothing.
-fn is_of_another_container(cgroups: &str, id: &str) -> bool {
-    let mut another = false;
+fn owner(cgroups: &str, id: &str) -> Owner {
+    let mut owner = Owner::Unknown;
     for line in cgroups.lines() {
         let innermost = line
             .rsplit(|c: char| !c.is_ascii_alphanumeric())
             .find(|part| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit()));
         match innermost {
-            Some(found) if found == id => return false,
-            Some(_) => another = true,
+            Some(found) if found == id => return Owner::This,
+            Some(_) => owner = Owner::Another,
             None => {}
         }
     }
-    another
+    owner
 }
 
 fn explain(name: &str, error: &io::Error) -> String {
@@ -168,35 +270,35 @@ fn explain(name: &str, error: &io::Error) -> String {
 mod tests {
     use super::*;
 
-    use bollard::models::{ContainerConfig, ContainerState};
+    use crate::container::docker::api::{Config, State};
 
     const X: &str = "8db47905f395e1a0c0c56a8b3d7bc1c35fa5234f8bf59817e67560181b870692";
     const Y: &str = "67ea3a0eaca9037a7ee11dab3a7ba2443d9d1107123e21aa300c122cc2251dce";
 
     #[test]
     fn control_groups() {
-        for (cgroups, another) in [
-            (String::new(), false),
-            ("0::/".into(), false),
-            ("0::/user.slice/session-1.scope".into(), false),
-            (format!("0::/docker/{X}"), false),
-            (format!("0::/system.slice/docker-{X}.scope"), false),
-            (format!("0::/machine.slice/libpod-{X}.scope/container"), false),
-            (format!("0::/docker/{X}/init.scope"), false),
-            (format!("0::/docker/{Y}/docker/{X}"), false),
-            (format!("0::/docker/{X}/docker/{Y}"), true),
-            (format!("0::/docker/{Y}"), true),
-            (format!("1:cpu:/docker/{Y}\n0::/docker/{X}"), false),
-            (format!("1:cpu:/\n0::/system.slice/docker-{Y}.scope"), true),
+        for (cgroups, expected) in [
+            (String::new(), Owner::Unknown),
+            ("0::/".into(), Owner::Unknown),
+            ("0::/user.slice/session-1.scope".into(), Owner::Unknown),
+            (format!("0::/docker/{X}"), Owner::This),
+            (format!("0::/system.slice/docker-{X}.scope"), Owner::This),
+            (format!("0::/machine.slice/libpod-{X}.scope/container"), Owner::This),
+            (format!("0::/docker/{X}/init.scope"), Owner::This),
+            (format!("0::/docker/{Y}/docker/{X}"), Owner::This),
+            (format!("0::/docker/{X}/docker/{Y}"), Owner::Another),
+            (format!("0::/docker/{Y}"), Owner::Another),
+            (format!("1:cpu:/docker/{Y}\n0::/docker/{X}"), Owner::This),
+            (format!("1:cpu:/\n0::/system.slice/docker-{Y}.scope"), Owner::Another),
         ] {
-            assert_eq!(is_of_another_container(&cgroups, X), another, "{cgroups}");
+            assert_eq!(owner(&cgroups, X), expected, "{cgroups}");
         }
     }
 
     #[test]
     fn only_a_running_container_has_a_run() {
-        let with = |running, pid| ContainerInspectResponse {
-            state: Some(ContainerState {
+        let with = |running, pid| Inspected {
+            state: Some(State {
                 running: Some(running),
                 pid: Some(pid),
                 started_at: Some("2026-01-01T00:00:00Z".into()),
@@ -205,17 +307,20 @@ mod tests {
             ..Default::default()
         };
         assert!(run_of(&with(true, 7)).is_some_and(|run| run.pid == 7));
-        for response in [with(false, 7), with(true, 0), with(true, -1), ContainerInspectResponse::default()] {
+        for response in [with(false, 7), with(true, 0), with(true, -1), with(true, i64::MAX), Inspected::default()] {
             assert_eq!(run_of(&response), None);
         }
+        let mut paused = with(false, 7);
+        paused.state.as_mut().unwrap().paused = Some(true);
+        assert!(run_of(&paused).is_some(), "Podman's");
     }
 
     #[test]
     fn names_come_from_the_name_and_both_labels() {
         let labels = [(label::UUID, "u-1"), (label::ARVADOS_UUID, "u-2"), (label::PORTS, "80")];
-        let response = |labels: HashMap<String, String>| ContainerInspectResponse {
+        let response = |labels: HashMap<String, String>| Inspected {
             name: Some("/web".into()),
-            config: Some(ContainerConfig { labels: Some(labels), ..Default::default() }),
+            config: Some(Config { labels: Some(labels) }),
             ..Default::default()
         };
         let description = Description::of(response(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()));

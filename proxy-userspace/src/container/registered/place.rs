@@ -72,7 +72,7 @@ impl Place {
             && !running.container.is_gone()
     }
 
-    /// The container that `description` stands for: that of `previous` under another policy if it is the same one still.
+    /// The container that `description` stands for, which claims its name `since` then (after the machine's start): that of `previous` under another policy if it is the same one still.
     /// The process is to be [watched](watch).
     pub(super) fn container(
         self,
@@ -80,6 +80,7 @@ impl Place {
         description: &Description,
         entrance: &Entrance,
         previous: Option<&Running>,
+        since: Duration,
     ) -> (Arc<Container>, Option<(Process, u64)>) {
         let policy = entrance.judge(&self.netns, description.policy.clone());
         let container = match previous {
@@ -87,7 +88,8 @@ impl Place {
             Some(old) if self.is_of(old) && policy.deny.is_none() => {
                 old.container.with_policy(description.name.clone(), policy)
             }
-            _ => Container::new(id.to_owned(), description.name.clone(), Arc::new(self.netns), policy),
+            _ => Container::new(id.to_owned(), description.name.clone(), Arc::new(self.netns), policy)
+                .claiming_since(since),
         };
         (Arc::new(container), self.process)
     }

@@ -21,8 +21,8 @@ use super::registration::Registration;
 use super::watch::Watch;
 use crate::auth::RegisteredKeys;
 use crate::container::cache::{Cache, Lookup};
-use crate::container::process::Process;
-use crate::container::{Container, Entrance, Health};
+use crate::container::process::{Process, after_boot};
+use crate::container::{Container, Entrance, Health, Peer};
 use crate::netns::NetnsId;
 use crate::registry::Timestamp;
 
@@ -108,11 +108,25 @@ impl Registrar {
     /// Registers a container. Registering it again under the same name is fine as long as it is the same process or
     /// namespace: then the rules change, and connections stay.
     ///
+    /// A pid is what `caller` calls the process, which may be in another pid namespace than the daemon.
+    ///
     /// Reads and writes files: not for a thread that others wait for.
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub fn register(self: &Arc<Self>, mut registration: Registration) -> Result<Arc<Container>, RegisterError> {
+    pub fn register(
+        self: &Arc<Self>,
+        mut registration: Registration,
+        caller: &Peer,
+    ) -> Result<Arc<Container>, RegisterError> {
+        // What makes no sense is told before who is meant by it.
+        registration.describe().map_err(RegisterError::Invalid)?;
+        if let Some(pid) = registration.pid {
+            let process = caller.process_called(pid).map_err(RegisterError::NoProcess)?;
+            let start = process.start_ticks().map_err(|error| RegisterError::NoProcess(error.to_string()))?;
+            registration.pid = Some(process.pid());
+            registration.start_time.get_or_insert(start);
+        }
         let description = registration.describe().map_err(RegisterError::Invalid)?;
         let place =
             Place::open(&description.target, Meant::Now).map_err(|failure| refusal(&description.target, failure))?;
@@ -187,7 +201,8 @@ impl Registrar {
         self.put_keys(previous.as_ref(), registration);
         let (started, previous) = (place.started(), previous.map(|entry| entry.running));
         let id = format!("control/{}", registration.name);
-        let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref());
+        let since = after_boot(row.registered_at.into());
+        let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref(), since);
         self.cache.insert(container.clone(), registration.names());
         if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
             tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");

@@ -22,6 +22,7 @@ use super::place::{Failure, Meant, Place, Running, watch};
 use super::{MetadataExt as _, writable_by_all};
 use crate::container::Entrance;
 use crate::container::cache::Cache;
+use crate::container::process::{after_boot, uptime};
 use crate::netns::NetnsId;
 use crate::regular_file;
 
@@ -211,7 +212,8 @@ impl Scanner {
         match Place::open(&description.target, Meant::WrittenAt(metadata.modified().ok())) {
             Ok(place) => {
                 let started = place.started();
-                let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref());
+                let since = metadata.modified().map_or_else(|_| uptime(), after_boot);
+                let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref(), since);
                 self.cache.insert(container.clone(), vec![description.name.clone()]);
                 if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
                     tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::container::{RegisterError, Registrar, Registration};
+use crate::container::{Peer, RegisterError, Registrar, Registration};
 use crate::control::Parts;
 use crate::control::api::{ContainerDetail, Empty};
 use crate::control::wire::{Fault, code};
 
 impl Parts {
-    pub(super) async fn register(&self, registration: Registration) -> Result<ContainerDetail, Fault> {
-        let registrar = self.registrar()?;
-        let container = elsewhere(move || registrar.register(registration)).await?.map_err(refusal)?;
+    pub(super) async fn register(&self, registration: Registration, caller: &Peer) -> Result<ContainerDetail, Fault> {
+        let (registrar, caller) = (self.registrar()?, caller.clone());
+        let container = elsewhere(move || registrar.register(registration, &caller)).await?.map_err(refusal)?;
         Ok(self.detail(&container))
     }
 

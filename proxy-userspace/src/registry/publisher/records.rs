@@ -79,33 +79,32 @@ impl NodeRecords {
 }
 
 impl Source for NodeRecords {
-    /// A container whose name no request could carry has no record. Of two with one name neither has: requests for the
-    /// name are refused, since nobody could tell which is meant.
+    /// A container whose name no request could carry has no record. Of two that claim one name the one that requests for it
+    /// reach has.
     fn records(&self) -> Vec<Record> {
         let containers = self.containers.list();
         let mut state = self.state.lock();
         let Memory { accepted, unusable } = &mut *state;
-        let mut named: BTreeMap<&str, Option<&Container>> = BTreeMap::new();
+        let mut named: BTreeMap<&str, &Container> = BTreeMap::new();
         let mut complaints = BTreeSet::new();
         for container in &containers {
             let uuid = container.uuid();
             if ContainerName::parse(uuid).is_none() {
                 complaints.insert(uuid.to_owned());
-            } else if named.contains_key(uuid) {
-                named.insert(uuid, None);
+            } else if self.containers.holder(uuid).is_some_and(|holder| holder.is_same_as(container)) {
+                named.insert(uuid, container);
+            } else if !container.is_gone() {
                 complaints.insert(uuid.to_owned());
-            } else {
-                named.insert(uuid, Some(container));
             }
         }
         for uuid in complaints.difference(unusable) {
             tracing::warn!(
                 container = ?uuid,
-                "not in the registry: several containers have this name, or it has other characters than letters, digits, '.', '_' and '-'; give each container its own with the label portsplice.uuid"
+                "a container is not in the registry: another one has this name already, or it has other characters than letters, digits, '.', '_' and '-'; give each container its own with the label portsplice.uuid"
             );
         }
         *unusable = complaints;
-        let records = named.into_values().flatten().map(|container| self.record(container, accepted)).collect();
+        let records = named.into_values().map(|container| self.record(container, accepted)).collect();
         accepted.save();
         records
     }
