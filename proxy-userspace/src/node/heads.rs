@@ -5,6 +5,7 @@
 //! refused; those that are kept end by the head timeout. What was used is given back to the system.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 /// So much of each unfinished head is not counted: the cap on connections bounds it, and nobody can use up what an
 /// ordinary head needs.
@@ -12,6 +13,9 @@ const FREE: usize = 4096;
 
 /// When so many octets more than now were kept since the last time, free memory is given back to the system.
 const WORTH_GIVING_BACK: usize = 8 * 1024 * 1024;
+
+/// How long that waits, so that it finds free what goes at the same time.
+const GIVING_BACK_WAITS: Duration = Duration::from_secs(1);
 
 /// What the unfinished heads of a node hold together.
 #[derive(Debug, Default)]
@@ -79,8 +83,12 @@ impl Drop for Held<'_> {
         }
         self.keep(0, usize::MAX);
         if self.heads.has_shrunk() {
-            // Goes through all of the heap, which takes milliseconds when that is large.
-            tokio::task::spawn_blocking(crate::memory::give_back);
+            tokio::spawn(async {
+                // Heads that ended together are still being freed.
+                tokio::time::sleep(GIVING_BACK_WAITS).await;
+                // Goes through all of the heap, which takes milliseconds when that is large.
+                tokio::task::spawn_blocking(crate::memory::give_back);
+            });
         }
     }
 }
