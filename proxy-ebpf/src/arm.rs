@@ -11,7 +11,8 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, SettleRequest, TUPLE_V4, TUPLE_V6, settled, turn,
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
+    turn,
 };
 
 use crate::kernel::{self, offset};
