@@ -90,10 +90,12 @@ fn what_a_killed_node_left_behind_is_put_right() {
     let mut config = NodeConfig::new();
     let node = start(config.container("stays", &container.toml()).container("new", &container.toml()), &dir);
     until_uuids(&store, &["new", "stays"]);
-    // Two by one name are nobody's.
+    // A second one by the same name does not harm the first; what is registered behind it shows that it was looked at.
     node.register("double", &format!("name = \"stays\"\n{}", container.toml()));
-    until_uuids(&store, &["new"]);
+    node.register("late", &container.toml());
+    until_uuids(&store, &["late", "new", "stays"]);
     node.unregister("double");
+    node.unregister("late");
     until_uuids(&store, &["new", "stays"]);
 }
 
