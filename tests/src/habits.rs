@@ -121,15 +121,19 @@ impl Habit {
     }
 }
 
-/// Every habit at once, each on a connection of its own.
-///
-/// Except that nobody half-closes without a gateway: nginx and Node take such a client for gone. The gateway keeps that
-/// end to itself while an answer is due, so behind it everyone may.
+/// All of them at once against one server. Directly, nobody half-closes: many servers take the end of the client's direction
+/// for a client that has given up. The gateway passes it on, so behind it only those may that go on answering.
 #[track_caller]
 pub fn all_at_once(dialer: &Dialer<'_>, len: u64) {
+    all_but(dialer, len, &[]);
+}
+
+/// As [`all_at_once`], without some of them.
+#[track_caller]
+pub fn all_but(dialer: &Dialer<'_>, len: u64, without: &[Habit]) {
     std::thread::scope(|scope| {
         for habit in Habit::ALL {
-            if habit == Habit::HalfCloses && dialer.path == Path::Direct {
+            if without.contains(&habit) || habit == Habit::HalfCloses && dialer.path == Path::Direct {
                 continue;
             }
             let dialer = dialer.clone();

@@ -13,7 +13,9 @@ fn served_by(path: Path, kind: Kind) {
     for len in Habit::ALL.iter().flat_map(|habit| habit.lengths(LEN)) {
         server.offer(len);
     }
-    habits::all_at_once(&rig.dialer(server.port), LEN);
+    // The end of the client's direction is passed on, and these take it for a client that has given up.
+    let gives_up = matches!(kind, Kind::Nginx | Kind::NginxWrites | Kind::NginxProxy | Kind::Node);
+    habits::all_but(&rig.dialer(server.port), LEN, if gives_up { &[Habit::HalfCloses] } else { &[] });
 }
 
 over_paths! {
