@@ -7,6 +7,7 @@ mod sans_io {
     pub mod auth;
     pub mod http;
     pub mod refusal;
+    pub mod regular_file;
     pub mod sock_diag;
 }
 
@@ -16,4 +17,4 @@ mod control {
 }
 
 pub use control::wire;
-pub use sans_io::{auth, http, refusal, sock_diag};
+pub use sans_io::{auth, http, refusal, regular_file, sock_diag};
