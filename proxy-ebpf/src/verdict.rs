@@ -40,7 +40,7 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
     unsafe {
         let word = &raw mut (*flow).turn;
         // The turn is taken before anything is believed, and given back when everything is written down. A message that
-        // comes while somebody else has it passes: the daemon, or another thread's message that still waits for S's lock.
+        // comes while the daemon has it passes; two of S's verdicts do not meet, since S is locked.
         let verdict = if atomic::replace(word, turn::free(generation), turn::verdict(generation)) {
             let verdict = decide(ctx, sk.cast(), flow, slot);
             if verdict.is_err() {

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -168,18 +168,6 @@ impl Stream {
     /// What became of the bytes that were sent, see [`Sock::flight`]. With TLS those of its records.
     pub fn flight(&self) -> Option<Flight> {
         self.with_sock(Sock::flight)
-    }
-
-    /// Ends a connection on which nothing is under way, so that nothing of it stays in the namespace: the peer reads an
-    /// orderly end, and the reset that the coming close sends behind it spares both sides TIME_WAIT.
-    pub fn let_go(&self) {
-        // What cannot be written at once (close_notify) is left out: the peer waits for nothing more.
-        let mut cx = Context::from_waker(Waker::noop());
-        match self {
-            Self::Plain(sock) => drop(sock.shutdown_write()),
-            Self::Tls(tls) => drop(Pin::new(&mut *tls.lock()).poll_shutdown(&mut cx)),
-        }
-        self.reset_on_close();
     }
 
     /// Makes the coming close an abort (RST), so that the peer learns that bytes are missing.

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::database::transaction;
 use crate::registry::StoreError;
+use crate::regular_file;
 
 /// "pspr": what tells our files from those of others (PRAGMA application_id).
 const APPLICATION: i32 = 0x7073_7072;
@@ -128,12 +129,12 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     let refused = |e: &dyn std::fmt::Display| {
         StoreError::Refused(format!("cannot read {shown}: {e}; choose another registry file"))
     };
-    // A fifo would be waited for.
-    if !fs::metadata(path).map_err(|e| refused(&e))?.is_file() {
-        return Err(refused(&"it is no file"));
-    }
+    let file = regular_file::open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidInput => refused(&"it is no file"),
+        _ => refused(&e),
+    })?;
     let mut header = Vec::new();
-    fs::File::open(path).and_then(|file| file.take(HEADER).read_to_end(&mut header)).map_err(|e| refused(&e))?;
+    file.take(HEADER).read_to_end(&mut header).map_err(|e| refused(&e))?;
     let number = |at: usize| Some(i32::from_be_bytes(header.get(at..at + 4)?.try_into().ok()?));
     // Before its first transaction a database is an empty file.
     let version = match (number(40), number(60), number(68)) {
