@@ -3,8 +3,9 @@
 use std::net::Shutdown;
 use std::sync::mpsc::channel;
 
-use portsplice_tests::client::{End, Proof};
+use portsplice_tests::client::{Conn, End, Proof};
 use portsplice_tests::http::Framing;
+use portsplice_tests::origin::Origin;
 use portsplice_tests::rig::Rig;
 use portsplice_tests::{HANG, over_gateway, over_paths, wait};
 
@@ -145,17 +146,23 @@ over_gateway! {
     /// TLS or not, a FIN alone says that nothing more is asked: also where close_notify is left out.
     fn a_bare_fin_counts(path) {
         let rig = Rig::new(path);
-        let (asked, asking) = channel();
-        let origin = rig.serve(move |peer| {
-            peer.must_request()?;
-            asked.send(()).expect("the test waits");
-            let _ = peer.rest();
-            Ok(())
-        });
-        let mut conn = rig.connect();
-        conn.send("GET", "/", &[], b"");
-        asking.recv_timeout(HANG).expect("the request came");
+        let (origin, conn) = asked(&rig);
         conn.stream().shutdown(Shutdown::Write).expect("a FIN");
         wait::until_true("the server is told", || origin.open() == 0);
     }
+}
+
+/// A server that has a request and reads until its client's end, as one does that watches for it while it thinks.
+pub(crate) fn asked(rig: &Rig) -> (Origin, Conn) {
+    let (asked, asking) = channel();
+    let origin = rig.serve(move |peer| {
+        peer.must_request()?;
+        asked.send(()).expect("the test waits");
+        let _ = peer.rest();
+        Ok(())
+    });
+    let mut conn = rig.connect();
+    conn.send("GET", "/", &[], b"");
+    asking.recv_timeout(HANG).expect("the request came");
+    (origin, conn)
 }

@@ -94,17 +94,7 @@ over_paths! {
     /// The client resets while the server thinks (an LLM before its first token): the server is told.
     fn client_resets_before_the_answer(path) {
         let rig = Rig::new(path);
-        let (asked, asking) = channel();
-        let origin = rig.serve(move |peer| {
-            peer.must_request()?;
-            asked.send(()).expect("the test waits");
-            // Reads until the client's end, as a server does that watches for it.
-            let _ = peer.rest();
-            Ok(())
-        });
-        let mut conn = rig.connect();
-        conn.send("GET", "/", &[], b"");
-        asking.recv_timeout(HANG).expect("the request came");
+        let (origin, conn) = crate::cancelled::asked(&rig);
         conn.reset();
         wait::until_true("the server is told", || origin.open() == 0);
     }
