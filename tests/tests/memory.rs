@@ -32,7 +32,7 @@ fn short_of_memory() {
         return;
     }
     let rig = Rig::with(Path::Fast, |config| {
-        config.set("log", "access", "false");
+        config.set("log", "access", "false").without_caps();
     });
     let server = Server::start(Manner::Edge, &rig.netns);
     let dialer = rig.dialer(server.port);

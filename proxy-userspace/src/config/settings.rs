@@ -93,9 +93,9 @@ settings! {
     /// Most connections of controllers.
     CONNECTIONS: u32 = "limits.connections", "10000", Number, count, CAP;
     /// Most connections to one container.
-    CONNECTIONS_PER_CONTAINER: u32 = "limits.connections-per-container", "0", Number, count, CAP;
+    CONNECTIONS_PER_CONTAINER: u32 = "limits.connections-per-container", "512", Number, count, CAP;
     /// Most connections of one client address.
-    CONNECTIONS_PER_CLIENT: u32 = "limits.connections-per-client", "0", Number, count, CAP;
+    CONNECTIONS_PER_CLIENT: u32 = "limits.connections-per-client", "1024", Number, count, CAP;
 
     /// Docker's socket.
     DOCKER: Option<PathBuf> = "containers.docker", "/var/run/docker.sock", Text, optional_socket,

@@ -70,6 +70,11 @@ impl NodeConfig {
         self
     }
 
+    /// Lifts the caps on connections of one client and to one container, for tests with thousands of either.
+    pub fn without_caps(&mut self) -> &mut Self {
+        self.set("limits", "connections-per-client", "0").set("limits", "connections-per-container", "0")
+    }
+
     /// Replaces the listeners.
     pub fn listen(&mut self, listen: Vec<ListenOn>) -> &mut Self {
         self.listen = listen;

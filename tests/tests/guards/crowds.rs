@@ -52,7 +52,7 @@ fn nine_thousand_flows_at_once() {
     }
     let _memory = crate::crowd();
     let rig = Rig::with(Path::Fast, |config| {
-        config.set("log", "access", "false");
+        config.set("log", "access", "false").without_caps();
     });
     let server = Server::start(Manner::Edge, &rig.netns);
     release(&rig, server.port, &mut held(&rig, server.port, 10));

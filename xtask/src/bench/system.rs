@@ -220,6 +220,7 @@ impl<'t> Launcher<'t> {
                 "drain-timeout = \"1s\"\n\
                  [log]\nlevel = \"warn\"\naccess = false\n\
                  [secrets]\nroot-file = \"{folder}/root\"\n\
+                 [limits]\nconnections-per-client = 0\nconnections-per-container = 0\n\
                  [[listen]]\naddress = \"{listens}\"\n{tls}\ncredentials = [\"bound\"]\n\
                  [containers]\ndocker = \"\"\ndirectory = \"{folder}/containers\"\n\
                  [relay]\npath = \"{path}\"\n"
