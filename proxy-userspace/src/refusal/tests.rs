@@ -84,3 +84,16 @@ fn required_fields_are_there() {
     assert!(render(Refusal::Unauthorized(AuthFailure::Missing)).contains("\r\nWWW-Authenticate: "));
     assert!(render(Refusal::Busy(Scope::Container)).contains("\r\nRetry-After: 1\r\n"));
 }
+
+/// docs/protocol.md lists every refusal with its status, and says which close the connection.
+#[test]
+fn the_protocol_document_lists_all() {
+    let document = include_str!("../../../docs/protocol.md");
+    let rows: Vec<_> = document.lines().filter(|line| line.starts_with("| ") && line.contains(" | `")).collect();
+    for refusal in all() {
+        let begin = format!("| {} | `{}` | ", refusal.status(), refusal.label());
+        let row = rows.iter().find(|row| row.starts_with(&begin)).unwrap_or_else(|| panic!("no row {begin}"));
+        assert_eq!(row.ends_with("| closes |"), refusal.closes(), "{row}");
+        assert_eq!(row.contains("`Retry-After`"), refusal.retry_after().is_some(), "{row}");
+    }
+}

@@ -54,6 +54,11 @@ over_gateway! {
         for (line, target) in lines.iter().zip(targets) {
             assert!(line.values().any(|value| value.as_str() == Some(target)), "{target} in {line:?}");
         }
+        let document = include_str!("../../../docs/access-log.md");
+        for key in lines.iter().flat_map(|line| line.keys()) {
+            let listed = |row: &str| row.split(" | ").next().is_some_and(|names| names.contains(&format!("`{key}`")));
+            assert!(document.lines().any(|row| row.starts_with("| `") && listed(row)), "docs/access-log.md has no {key}");
+        }
         let log = rig.node().log();
         // JSON with one name twice means something else to each reader (RFC 8259 section 4): the request's target must not
         // share its name with tracing's.

@@ -217,3 +217,23 @@ fn nonces_fit_every_scheme() {
         assert!(authenticator.check(&presented(&timestamp), &Channel::Plain, NOW).is_ok());
     }
 }
+
+/// The worked example of docs/protocol.md, from which another controller can be written.
+#[test]
+fn the_protocol_document_has_the_right_numbers() {
+    let document = include_str!("../../../../docs/protocol.md");
+    let key = root().container(UUID);
+    let nonce = "0123456789abcdef0123456789abcdef";
+    let bound = [signed(NONCE, NOW, None), signed(NONCE, NOW, Some(&exporter()))];
+    let certificate = sign::certificate(&key, b"certificate");
+    let mut presented =
+        bound.iter().map(|authorization| authorization.rsplit_once(",s=").unwrap().1).collect::<Vec<_>>();
+    presented.push(&certificate);
+    for mac in presented {
+        let proof = document.split_once(&format!("| `{mac}` |\n| the node's proof | `")).expect(mac).1;
+        assert!(sign::is_proof(&key, mac, proof.split_once('`').unwrap().0), "{mac}");
+    }
+    assert!(document.contains(&bound[0]), "the request of the example");
+    assert!(document.contains(sign::timestamp(&root(), NOW, nonce).rsplit_once(' ').unwrap().1));
+    assert!(document.contains(&format!("| key | `{KEY}` |")));
+}
