@@ -36,7 +36,7 @@ use tokio::sync::Semaphore;
 use crate::container::Containers;
 use crate::http::{HeadLimits, ResponseLimits};
 use crate::limits::ConnectionLimits;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics, Sample};
 use crate::ports::Ports;
 use crate::relay::{Engine, Tails};
 use connections::Connections;
@@ -139,7 +139,7 @@ impl Node {
     /// A node of these parts; it serves once [`Node::serve`] is called with a listener.
     pub fn new(settings: NodeSettings, parts: Parts, workers: Workers) -> Arc<Self> {
         let Parts { containers, ports, connections, metrics } = parts;
-        Arc::new(Self {
+        let node = Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             containers,
             ports,
@@ -151,7 +151,20 @@ impl Node {
             tails: Arc::default(),
             origins: route::Connector::new(),
             workers,
-        })
+        });
+        let of_unread = "Bytes that servers sent before their containers ended, kept until slow clients have read them";
+        node.show("tail_bytes", of_unread, |node| node.tails.used() as f64);
+        let of_heads = "Bytes of request heads that are not whole yet";
+        node.show("unfinished_heads_bytes", of_heads, |node| node.heads.held() as f64);
+        node
+    }
+
+    /// Adds a gauge that reads the node's memory.
+    fn show(self: &Arc<Self>, name: &'static str, help: &'static str, read: fn(&Self) -> f64) {
+        let node = Arc::downgrade(self);
+        self.metrics.observe(name, help, Kind::Gauge, move || {
+            node.upgrade().map(|node| Sample::plain(read(&node))).into_iter().collect()
+        });
     }
 
     /// Puts new settings in force for requests and connections that begin from now on.

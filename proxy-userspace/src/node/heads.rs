@@ -41,6 +41,11 @@ impl UnfinishedHeads {
         Held { heads: self, octets: 0 }
     }
 
+    /// Octets of memory that they hold now.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
     /// Whether it is time to give memory back; says so once.
     fn has_shrunk(&self) -> bool {
         let held = self.held.load(Relaxed);

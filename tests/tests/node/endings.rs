@@ -113,6 +113,7 @@ over_gateway! {
             })
             .unwrap_or_else(|error| panic!("{framing:?}: {error} after {} bytes", check.len()));
             assert_eq!((check.len(), namespace.is_none()), (LEN as u64, true), "{framing:?}");
+            wait::until_true("no memory is held", || rig.node().metric("portsplice_tail_bytes", &[]) == 0.0);
         }
     }
 

@@ -234,6 +234,7 @@ fn unfinished_heads_have_a_budget() {
     assert_eq!(refused.status(), 503);
     assert!(refused.head.get("retry-after").is_some() && refused.head.lists("connection", "close"));
     assert!(refused.text().contains("limits.unfinished-heads-bytes"), "{}", refused.text());
+    assert!(rig.node().metric("portsplice_unfinished_heads_bytes", &[]) > 0.0);
     // Whole heads, however large, and the beginnings of ordinary ones are served all the same.
     let mut conn = rig.connect();
     conn.send("GET", "/bytes/5", &[&format!("Cookie: {}", "a".repeat(12_000))], b"");
@@ -246,6 +247,7 @@ fn unfinished_heads_have_a_budget() {
     assert_eq!(conn.response().body, pattern::bytes(5));
     // And once those are gone, large ones that come in pieces are again.
     drop(kept);
+    wait::until_true("nothing is kept", || rig.node().metric("portsplice_unfinished_heads_bytes", &[]) == 0.0);
     wait::until_true("there is room again", || {
         let mut conn = rig.connect();
         let head = conn.head_for("GET", "/bytes/5", &[&format!("Cookie: {}", "a".repeat(50_000))]);
