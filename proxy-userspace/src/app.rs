@@ -14,7 +14,6 @@ mod service;
 mod signals;
 
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +23,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::admin::{Admin, AdminListener};
 use crate::auth::RegisteredKeys;
 use crate::build_info;
-use crate::config::{BpfConfig, Config, ContainersConfig, LimitsConfig, Sources};
+use crate::config::{BpfConfig, Config, ContainersConfig, Sources};
 use crate::container::{Containers, ContainersSettings};
 use crate::control::{ControlSocket, Parts};
+use crate::descriptors::{Cost, Descriptors, threads};
 use crate::events::Events;
 use crate::fastpath::{BpfSettings, Fastpath};
 use crate::listen::Inherited;
@@ -112,6 +112,7 @@ struct App {
     config: Config,
     log: LogControl,
     inherited: Inherited,
+    descriptors: Descriptors,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     fastpath: Arc<Fastpath>,
@@ -146,7 +147,8 @@ impl App {
         for name in inherited.unused(&config.listen) {
             tracing::warn!(name, "the service manager passed a socket that no listener asks for");
         }
-        warn_of_few_files(privileges.open_files, &config.limits);
+        let descriptors = descriptors(config.threads, privileges.open_files);
+        descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
 
         let bpf = bpf_settings(&config.bpf);
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
@@ -156,9 +158,9 @@ impl App {
         let watcher =
             observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
         let containers = resolvers(&config, keys, watcher, &readiness, &stop_resolvers).await?;
-        let pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
-        let workers = Workers::start(threads(&config)).context("cannot start the threads for connections")?;
-        let settings = node_settings(&config, &pipes, &fastpath);
+        let pipes = pipe_pool(&config, &descriptors);
+        let workers = Workers::start(threads(config.threads)).context("cannot start the threads for connections")?;
+        let settings = node_settings(&config, &descriptors, &pipes, &fastpath);
         let connections = Connections::new(events.clone());
         let parts = node::Parts {
             containers: Arc::clone(&containers),
@@ -202,6 +204,7 @@ impl App {
             config,
             log,
             inherited,
+            descriptors,
             metrics,
             readiness,
             fastpath,
@@ -304,14 +307,19 @@ impl App {
             self.fastpath.follow_log_level();
         }
         self.listeners.shared().replace_keyring(keyring);
-        if (self.config.relay.pipe_bytes, self.config.relay.idle_pipes)
-            != (config.relay.pipe_bytes, config.relay.idle_pipes)
-        {
+        let pool = |config: &Config| {
+            let most = self.descriptors.share(config.limits.connections).pipes;
+            (config.relay.pipe_bytes, config.relay.idle_pipes, most)
+        };
+        if pool(&self.config) != pool(&config) {
             // Pipes of the old pool go with the last transfer that uses them.
-            self.pipes = PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes);
+            self.pipes = pipe_pool(&config, &self.descriptors);
             self.pipes_shown.set(&self.pipes);
         }
-        self.node.reload(node_settings(&config, &self.pipes, &self.fastpath));
+        if self.config.limits.connections != config.limits.connections {
+            self.descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
+        self.node.reload(node_settings(&config, &self.descriptors, &self.pipes, &self.fastpath));
         self.listeners.apply(plan, &self.node);
         self.config = config;
         Ok(())
@@ -346,13 +354,6 @@ fn announce(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn threads(config: &Config) -> usize {
-    match config.threads {
-        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        threads => threads,
-    }
-}
-
 /// The engine may come up after the node; until then the node is not ready, and requests for its containers are
 /// answered with 503.
 async fn resolvers(
@@ -384,17 +385,12 @@ async fn resolvers(
     Ok(containers)
 }
 
-/// A relayed connection takes a descriptor on each side and, while bytes move, up to two pipes.
-fn warn_of_few_files(open_files: Option<u64>, limits: &LimitsConfig) {
-    const EACH: u64 = 2;
-    let wanted = u64::from(limits.connections) * EACH;
-    if let Some(open_files) = open_files
-        && (limits.connections == 0 || open_files < wanted)
-    {
-        tracing::warn!(
-            open_files,
-            connections = limits.connections,
-            "the limit of open files is reached before that of connections; raise it (LimitNOFILE= in the unit) or lower `limits.connections`"
-        );
-    }
+/// How a node with so many threads for connections shares out the files that it may have open.
+pub fn descriptors(of_connections: usize, limit: Option<u64>) -> Descriptors {
+    Descriptors::new(limit, threads(of_connections), Cost::Relayed)
+}
+
+fn pipe_pool(config: &Config, descriptors: &Descriptors) -> Arc<PipePool> {
+    let most = descriptors.share(config.limits.connections).pipes;
+    PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes, most)
 }

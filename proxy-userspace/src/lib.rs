@@ -12,6 +12,7 @@ pub mod config;
 pub mod container;
 pub mod control;
 pub mod deadline;
+pub mod descriptors;
 pub mod drain;
 pub mod edge;
 pub mod events;

@@ -170,6 +170,11 @@ fn is_implied(capability: Capability, permitted: &CapsHashSet) -> bool {
         && permitted.contains(&Capability::CAP_SYS_ADMIN)
 }
 
+/// How many files a daemon that is started from here may have open: up to the hard limit, which it takes.
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
 fn raise_limits() -> Option<u64> {
     // Kernels before 5.11 charge maps of kernel programs to locked memory. Where this is not allowed (it needs
     // CAP_SYS_RESOURCE), loading them says what is wrong.

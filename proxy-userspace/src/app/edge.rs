@@ -15,7 +15,8 @@ use super::{CUT_GRACE, announce, observe, serve_admin, status, warn_of_changes};
 use crate::admin::{Admin, AdminListener};
 use crate::build_info;
 use crate::config::Sources;
-use crate::config::edge::EdgeConfig;
+use crate::config::edge::{EdgeConfig, EdgeLimits};
+use crate::descriptors::{Cost, Descriptors, threads};
 use crate::drain::DrainWatch;
 use crate::edge::{Edge, EdgeListener, EdgeSettings};
 use crate::listen::Inherited;
@@ -36,6 +37,8 @@ pub struct EdgeStart {
     pub log: LogControl,
     /// Sockets from the service manager.
     pub inherited: Inherited,
+    /// How many files the process may have open.
+    pub open_files: Option<u64>,
 }
 
 /// Reads the files that a configuration names, as the start of an edge would.
@@ -82,6 +85,7 @@ struct EdgeApp {
     config: EdgeConfig,
     log: LogControl,
     inherited: Inherited,
+    descriptors: Descriptors,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     edge: Arc<Edge>,
@@ -93,7 +97,7 @@ struct EdgeApp {
 impl EdgeApp {
     /// Everything that can fail for the configuration's sake comes before anything is served.
     async fn start(start: EdgeStart) -> Result<Self> {
-        let EdgeStart { sources, config, log, inherited } = start;
+        let EdgeStart { sources, config, log, inherited, open_files } = start;
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
@@ -106,8 +110,10 @@ impl EdgeApp {
         for name in inherited.unused(&config.listen) {
             tracing::warn!(name, "the service manager passed a socket that no listener asks for");
         }
+        let descriptors = descriptors(open_files);
+        descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
         let store = Embedded::open(&config.store, "")?;
-        let edge = Edge::new(settings(&config), store, Arc::clone(&metrics)).await?;
+        let edge = Edge::new(settings(&config, &descriptors), store, Arc::clone(&metrics)).await?;
         let expiring = Arc::clone(&edge);
         let expiry = AbortOnDropHandle::new(tokio::spawn(async move { expiring.expire().await }));
 
@@ -120,7 +126,19 @@ impl EdgeApp {
         announce("ready");
         service::ready(&status(&listeners));
         let started = config.clone();
-        Ok(Self { sources, started, config, log, inherited, metrics, readiness, edge, listeners, _expiry: expiry })
+        Ok(Self {
+            sources,
+            started,
+            config,
+            log,
+            inherited,
+            descriptors,
+            metrics,
+            readiness,
+            edge,
+            listeners,
+            _expiry: expiry,
+        })
     }
 
     /// Until a signal says to end, or a listener fails.
@@ -184,7 +202,10 @@ impl EdgeApp {
             self.log.configure(&config.log.level)?;
         }
         self.listeners.shared().replace_keyring(keyring);
-        self.edge.reload(settings(&config));
+        if self.config.limits.connections != config.limits.connections {
+            self.descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
+        self.edge.reload(settings(&config, &self.descriptors));
         self.listeners.apply(plan, &self.edge);
         self.config = config;
         Ok(())
@@ -195,6 +216,12 @@ impl EdgeApp {
     }
 }
 
-fn settings(config: &EdgeConfig) -> EdgeSettings {
-    EdgeSettings { limits: config.limits, ttl: config.ttl }
+/// How an edge shares out the files that it may have open.
+pub fn descriptors(limit: Option<u64>) -> Descriptors {
+    Descriptors::new(limit, threads(0), Cost::Served)
+}
+
+fn settings(config: &EdgeConfig, descriptors: &Descriptors) -> EdgeSettings {
+    let connections = descriptors.share(config.limits.connections).connections;
+    EdgeSettings { limits: EdgeLimits { connections, ..config.limits }, ttl: config.ttl }
 }

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::listeners::{Opened, Serve};
 use crate::config::{Config, RelayConfig, RelayPath};
+use crate::descriptors::Descriptors;
 use crate::drain::DrainWatch;
 use crate::fastpath::Fastpath;
 use crate::http::{HeadLimits, ResponseLimits};
@@ -24,7 +25,12 @@ impl Serve for Arc<Node> {
 }
 
 /// What a node does with connections, as the configuration has it.
-pub(super) fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> NodeSettings {
+pub(super) fn node_settings(
+    config: &Config,
+    descriptors: &Descriptors,
+    pipes: &Arc<PipePool>,
+    fastpath: &Fastpath,
+) -> NodeSettings {
     let limits = &config.limits;
     NodeSettings {
         head: HeadLimits {
@@ -44,7 +50,7 @@ pub(super) fn node_settings(config: &Config, pipes: &Arc<PipePool>, fastpath: &F
             answer: limits.answer_timeout,
         },
         hold: config.containers.hold,
-        connections: limits.connections,
+        connections: descriptors.share(limits.connections).connections,
         connections_per_client: limits.connections_per_client,
         connections_per_container: limits.connections_per_container,
         access_log: config.log.access,

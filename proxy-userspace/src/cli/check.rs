@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
 use super::output;
+use crate::config::settings::CONNECTIONS;
 use crate::config::{BpfMode, Config, Sources};
 use crate::fastpath::{BpfSettings, Finding, Item, Kernel, Unavailable};
 use crate::{app, privileges};
@@ -62,7 +63,8 @@ pub(super) fn run(args: CheckArgs) -> Result<ExitCode> {
     let mut report = Report::default();
     let config = configuration(&mut report, args.config)?;
     let mode = config.as_ref().map_or(BpfMode::Auto, |config| config.bpf.mode);
-    capabilities(&mut report, mode)?;
+    let open_files = capabilities(&mut report, mode)?;
+    files(&mut report, config.as_ref(), open_files);
     kernel(&mut report, mode, config.as_ref());
     docker(&mut report, config.as_ref())?;
     report.text.push_str(match report.failed {
@@ -95,7 +97,8 @@ fn configuration(report: &mut Report, file: Option<PathBuf>) -> Result<Option<Co
     }
 }
 
-fn capabilities(report: &mut Report, mode: BpfMode) -> Result<()> {
+/// Gives the limit of open files.
+fn capabilities(report: &mut Report, mode: BpfMode) -> Result<Option<u64>> {
     let privileges = privileges::reduce(mode)?;
     let kept: Vec<_> = privileges.kept.iter().map(ToString::to_string).collect();
     if !kept.is_empty() {
@@ -106,9 +109,19 @@ fn capabilities(report: &mut Report, mode: BpfMode) -> Result<()> {
         let mark = if fatal && number == 0 { Mark::Fail } else { Mark::Note };
         report.line(mark, &missing.to_string());
     }
-    let files = privileges.open_files.map_or_else(|| "no limit".to_owned(), |files| files.to_string());
-    report.line(Mark::Ok, &format!("open files: {files}"));
-    Ok(())
+    Ok(privileges.open_files)
+}
+
+fn files(report: &mut Report, config: Option<&Config>, limit: Option<u64>) {
+    let files = limit.map_or_else(|| "no limit".to_owned(), |files| files.to_string());
+    let (threads, connections) = match config {
+        Some(config) => (config.threads, config.limits.connections),
+        None => (0, (CONNECTIONS.parse)(CONNECTIONS.default).unwrap_or_default()),
+    };
+    match app::descriptors(threads, limit).warning(connections) {
+        Some(warning) => report.line(Mark::Note, &format!("open files: {warning}")),
+        None => report.line(Mark::Ok, &format!("open files: {files}")),
+    }
 }
 
 fn kernel(report: &mut Report, mode: BpfMode, config: Option<&Config>) {

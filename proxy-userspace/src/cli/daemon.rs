@@ -10,8 +10,8 @@ use crate::config::{LogConfig, LogFormat};
 use crate::logging::{self, LogControl};
 
 /// Prints a configuration that is in order, for `--check-config`.
-pub(super) fn show(config: &impl Display, warnings: &[String]) -> Result<ExitCode> {
-    warnings.iter().for_each(|warning| output::error(&format!("warning: {warning}")));
+pub(super) fn show<'a>(config: &impl Display, warnings: impl IntoIterator<Item = &'a String>) -> Result<ExitCode> {
+    warnings.into_iter().for_each(|warning| output::error(&format!("warning: {warning}")));
     output::print(config.to_string().as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

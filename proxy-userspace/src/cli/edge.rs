@@ -88,7 +88,8 @@ pub(super) fn run(args: EdgeArgs) -> Result<ExitCode> {
     let config = EdgeConfig::load(&sources)?;
     if check_only {
         edge::check(&config)?;
-        return daemon::show(&config, &config.warnings);
+        let files = edge::descriptors(privileges::open_files()).warning(config.limits.connections);
+        return daemon::show(&config, config.warnings.iter().chain(&files));
     }
     let log = config.log.clone();
     daemon::run(&log, |control| daemon(sources, config, control))
@@ -96,10 +97,10 @@ pub(super) fn run(args: EdgeArgs) -> Result<ExitCode> {
 
 fn daemon(sources: Sources, config: EdgeConfig, log: LogControl) -> Result<()> {
     let inherited = Inherited::take()?;
-    privileges::reduce_to_network()?;
+    let open_files = privileges::reduce_to_network()?.open_files;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let ended = runtime.block_on(edge::run(EdgeStart { sources, config, log, inherited }));
+    let ended = runtime.block_on(edge::run(EdgeStart { sources, config, log, inherited, open_files }));
     // Whatever is left has been told to end; a task that does not must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     ended

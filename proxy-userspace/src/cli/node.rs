@@ -167,7 +167,8 @@ pub(super) fn run(args: NodeArgs) -> Result<ExitCode> {
     let config = Config::load(&sources)?;
     if check_only {
         app::check(&config)?;
-        return daemon::show(&config, &config.warnings);
+        let files = app::descriptors(config.threads, privileges::open_files()).warning(config.limits.connections);
+        return daemon::show(&config, config.warnings.iter().chain(&files));
     }
     let log = config.log.clone();
     daemon::run(&log, |control| daemon(sources, config, control))

@@ -91,7 +91,8 @@ settings! {
     /// From a request's end to the end of its response's head.
     ANSWER_TIMEOUT: Duration = "limits.answer-timeout", "0s", Text, duration, TIMEOUT;
     /// Most connections of controllers.
-    CONNECTIONS: u32 = "limits.connections", "10000", Number, count, CAP;
+    CONNECTIONS: u32 = "limits.connections", "10000", Number, count,
+        "a number from 0 to 4294967295; 0 is no limit but that of open files, which leaves room for fewer where it is low";
     /// Most connections to one container.
     CONNECTIONS_PER_CONTAINER: u32 = "limits.connections-per-container", "512", Number, count, CAP;
     /// Most connections of one client address.

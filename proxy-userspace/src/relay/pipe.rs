@@ -65,27 +65,31 @@ pub struct PipePool {
     free: Mutex<Vec<Pipe>>,
     bytes: usize,
     keep: usize,
+    most: usize,
     open: AtomicUsize,
 }
 
 impl PipePool {
-    /// A pool whose pipes hold `bytes` each and that keeps at most `keep` unused ones open (two descriptors each).
-    pub fn new(bytes: usize, keep: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), bytes, keep, open: AtomicUsize::new(0) })
+    /// A pool whose pipes hold `bytes` each, that has at most `most` of them (two descriptors each) and keeps at most
+    /// `keep` unused ones open.
+    pub fn new(bytes: usize, keep: usize, most: usize) -> Arc<Self> {
+        Arc::new(Self { free: Mutex::default(), bytes, keep, most, open: AtomicUsize::new(0) })
     }
 
     /// Takes a pipe, an empty one.
     ///
     /// # Errors
-    /// The error of `pipe2(2)`: no descriptors left.
+    /// `EMFILE` when there are as many as there may be, and errors of `pipe2(2)`: no descriptors left.
     pub fn take(&self) -> io::Result<PooledPipe<'_>> {
         let free = self.free.lock().pop();
         let pipe = match free {
             Some(pipe) => pipe,
             None => {
-                let pipe = Pipe::new(self.bytes)?;
-                self.open.fetch_add(1, Relaxed);
-                pipe
+                let counted = self.open.fetch_update(Relaxed, Relaxed, |open| (open < self.most).then_some(open + 1));
+                counted.map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
+                Pipe::new(self.bytes).inspect_err(|_| {
+                    self.open.fetch_sub(1, Relaxed);
+                })?
             }
         };
         Ok(PooledPipe { pipe: Some(pipe), pool: self })

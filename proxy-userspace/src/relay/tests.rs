@@ -24,7 +24,7 @@ fn connection() -> (TcpStream, Stream) {
 }
 
 fn splicing() -> Engine {
-    Engine { pipes: Some(PipePool::new(1 << 20, 4)), fast: None }
+    Engine { pipes: Some(PipePool::new(1 << 20, 4, usize::MAX)), fast: None }
 }
 
 fn engines() -> [(&'static str, Engine); 2] {
@@ -156,7 +156,7 @@ async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
 
 #[tokio::test]
 async fn pipes_come_back_and_a_loaded_one_is_closed() {
-    let pool = PipePool::new(1 << 20, 1);
+    let pool = PipePool::new(1 << 20, 1, 2);
     let (mut peer, stream) = connection();
     peer.write_all(b"left behind").unwrap();
     {
@@ -168,6 +168,7 @@ async fn pipes_come_back_and_a_loaded_one_is_closed() {
     assert_eq!(pool.open(), 0, "a pipe with somebody's bytes in it must never be reused");
     let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
     assert_eq!(pool.open(), 2);
+    assert!(pool.take().is_err() && pool.open() == 2, "and has no more than it may");
     drop((first, second));
     assert_eq!(pool.open(), 1, "the pool keeps no more than it was told to");
 }

@@ -35,6 +35,7 @@ pub struct NodeConfig {
     netns: Option<Arc<Netns>>,
     root: Option<String>,
     keys: bool,
+    open_files: Option<u32>,
 }
 
 impl Default for NodeConfig {
@@ -57,6 +58,7 @@ impl NodeConfig {
             netns: None,
             root: Some(sign::nonce()),
             keys: false,
+            open_files: None,
         };
         this.set("", "admin", "\"127.0.0.1:0\"");
         this.set("log", "level", "\"info\"").set("log", "format", "\"json\"");
@@ -114,6 +116,12 @@ impl NodeConfig {
     /// Gives the daemon a directory of containers' keys in place of the root secret.
     pub fn keys_only(&mut self) -> &mut Self {
         self.keys = true;
+        self
+    }
+
+    /// Limits how many files the daemon may have open.
+    pub fn open_files(&mut self, limit: u32) -> &mut Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -217,7 +225,15 @@ impl Site {
     /// The command that starts the daemon on this site.
     #[must_use]
     pub fn command(&self, config: &NodeConfig) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match config.open_files {
+            // It becomes the daemon, under the same process id.
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
         command.arg("node").arg("--config").arg(self.path("config.toml")).args(&config.args);
         command.envs(config.env.iter().map(|(k, v)| (k, v)));
         // The soak's own, which the daemon would warn of.

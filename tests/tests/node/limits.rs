@@ -7,7 +7,7 @@ use portsplice_tests::client::{Caller, Conn, Proof};
 use portsplice_tests::net::Netns;
 use portsplice_tests::origin::contract;
 use portsplice_tests::rig::{Path, Rig};
-use portsplice_tests::{pattern, privileged, wait};
+use portsplice_tests::{pattern, privileged, process, wait};
 
 /// Expects a 503 that says when to come again.
 #[track_caller]
@@ -151,6 +151,56 @@ fn for_a_client() {
     });
 }
 
+/// Where few files may be open, clients cannot use them up: those beyond what there is room for are told so, and whoever asks
+/// the daemon how it is gets an answer.
+#[test]
+fn few_descriptors() {
+    if !privileged() {
+        return;
+    }
+    for limit in [200, 1024] {
+        let rig = Rig::with(Path::Splice, |config| {
+            config.open_files(limit);
+        });
+        // Bytes wait in pipes too, behind clients that do not read.
+        let _origin = rig.serve(|peer| {
+            let mut out = peer.stream();
+            pattern::write_to(&mut out, 64 << 20, 1 << 20)
+        });
+        let node = rig.node();
+        let mut tunnels = Vec::new();
+        let mut refused = loop {
+            let mut conn = rig.connect();
+            conn.send("GET", "/", &["Connection: Upgrade", "Upgrade: tcp"], b"");
+            if conn.any_head().status() != 101 {
+                break rig.connect();
+            }
+            tunnels.push(conn);
+        };
+        assert!(tunnels.len() >= limit as usize / 8, "{limit}: room for {} connections only", tunnels.len());
+        refused.send("GET", "/", &[], b"");
+        busy(&mut refused, Proof::Absent);
+        // Many more, which are reset without a word once enough are being told.
+        let flood: Vec<TcpStream> = (0..300).filter_map(|_| node.try_tcp(node.plain[0]).ok()).collect();
+        for target in ["/readyz", "/healthz", "/metrics"] {
+            assert_eq!(node.admin_get(target).0.status(), 200, "{limit}: {target}\n{}", node.log());
+        }
+        let mut ps = std::process::Command::new(portsplice_tests::node::binary());
+        let listed = process::run(ps.args(["ps", "--socket"]).arg(node.site.control()), None);
+        assert!(listed.contains(&rig.name), "{listed}");
+        assert!(node.open_files() < limit as usize - 16, "{limit}: {} files are open", node.open_files());
+        let log = node.log();
+        assert!(log.contains(&format!("enough for {} connections", tunnels.len())), "{limit}: {log}");
+        assert!(log.contains("LimitNOFILE=") && !log.contains("cannot accept a connection"), "{limit}: {log}");
+        drop((flood, tunnels));
+        wait::until_true("there is room again", || {
+            let mut conn = rig.connect();
+            conn.send("GET", "/", &["Connection: Upgrade", "Upgrade: tcp"], b"");
+            matches!(conn.input().head(), Ok(Some(head)) if head.status() == 101)
+        });
+    }
+}
+
 /// More connections than the daemon has file descriptors for: those that stand work on, and it recovers.
 #[test]
 fn out_of_descriptors() {
@@ -164,10 +214,7 @@ fn out_of_descriptors() {
     let node = rig.node();
     let pid = node.pid().to_string();
     let limit = (node.open_files() + 20).to_string();
-    portsplice_tests::process::run(
-        std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:20000")]),
-        None,
-    );
+    process::run(std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:20000")]), None);
     let flood: Vec<TcpStream> = (0..200).map(|_| node.tcp(node.plain[0])).collect();
     wait::until_true("it is out of descriptors", || node.open_files() + 2 >= limit.parse::<usize>().expect("a number"));
     for _ in 0..5 {

@@ -76,6 +76,12 @@ impl Cluster {
     /// Starts the edge with a plain and a TLS listener, without any capability.
     #[track_caller]
     pub(crate) fn edge(&self) -> Edge {
+        self.edge_with(&[])
+    }
+
+    /// The same, started by a command that sets something up for it.
+    #[track_caller]
+    pub(crate) fn edge_with(&self, by: &[&str]) -> Edge {
         let toml = format!(
             "admin = \"127.0.0.1:7462\"\n[log]\nformat = \"json\"\n[secrets]\nroot-file = {:?}\n[store]\npath = {:?}\n[records]\nttl-min = \"2s\"\n[[listen]]\naddress = {PLAIN:?}\ntls = false\n[[listen]]\naddress = {TLS:?}\n",
             self.path("root"),
@@ -83,9 +89,11 @@ impl Cluster {
         );
         fs::write(self.path("edge.toml"), toml).expect("written");
         // It needs no privilege at all.
-        let mut command = Command::new("setpriv");
+        let without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+        let by: Vec<&str> = by.iter().copied().chain(without).collect();
+        let mut command = Command::new(by[0]);
         command
-            .args(["--bounding-set=-all", "--inh-caps=-all"])
+            .args(&by[1..])
             .arg(binary())
             .arg("edge")
             .arg("--config")

@@ -1,5 +1,7 @@
 //! Two nodes that report to one edge, and what happens when any of them is killed.
 
+use std::io::Read;
+
 use portsplice_tests::node::write_secret;
 use portsplice_tests::privileged;
 use portsplice_tests::process::Process;
@@ -117,4 +119,32 @@ fn records_of_a_killed_node_vanish() {
     two.signal(rustix::process::Signal::TERM);
     assert!(two.wait().success());
     until_uuids(&cluster.store(), &[]);
+}
+
+/// Where few files may be open, connections beyond those that there is room for are closed, and the edge can be asked how it
+/// is.
+#[test]
+fn few_descriptors() {
+    if !privileged() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let edge = cluster.edge_with(&["prlimit", "--nofile=200:200"]);
+    let mut node = cluster.connect("a");
+    node.send("GET", "/v1/records/a", &[], b"");
+    assert_eq!(node.response().status(), 404);
+    let flood: Vec<_> = (0..250).map(|_| cluster.tcp(PLAIN)).collect();
+    let mut last = cluster.tcp(PLAIN);
+    last.set_read_timeout(Some(portsplice_tests::HANG)).expect("a timeout");
+    assert!(matches!(last.read(&mut [0; 1]), Ok(0) | Err(_)), "it is turned away");
+    for target in ["/readyz", "/metrics"] {
+        let mut admin = portsplice_tests::client::Conn::plain(cluster.tcp("127.0.0.1:7462"), None);
+        admin.send("GET", target, &["Host: edge"], b"");
+        assert_eq!(admin.response().status(), 200, "{target}: {}", edge.process.log());
+    }
+    node.send("GET", "/v1/records/a", &[], b"");
+    assert_eq!(node.response().status(), 404);
+    let log = edge.process.log();
+    assert!(log.contains("LimitNOFILE=") && !log.contains("cannot accept a connection"), "{log}");
+    drop((flood, edge));
 }
