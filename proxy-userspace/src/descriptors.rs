@@ -14,8 +14,11 @@ const OWN: u64 = 64;
 const EACH_THREAD: u64 = 5;
 /// Largest part that is kept for what comes later beside connections; otherwise it is a quarter of the limit.
 const RESERVE: u64 = 512;
-/// One in so many descriptors of the connections' share is for pipes. One that has no pipe copies its bytes.
+/// One in so many descriptors of the connections' share is for pipes, up to [`MOST_FOR_PIPES`]. A connection that gets no pipe
+/// copies its bytes.
 const PIPES: u64 = 8;
+/// Descriptors that are kept for pipes at most. Pipes are used while bytes move, which few of many connections do at a time.
+const MOST_FOR_PIPES: u64 = 1024;
 /// What a pipe has.
 const EACH_PIPE: u64 = 2;
 
@@ -60,7 +63,7 @@ impl Descriptors {
         let rest = limit.saturating_sub(self.own() + (limit / 4).min(RESERVE));
         let sockets = match self.cost {
             Cost::Served => rest,
-            Cost::Relayed => rest - rest / PIPES,
+            Cost::Relayed => rest - (rest / PIPES).min(MOST_FOR_PIPES),
         };
         // Never 0, which would be no limit.
         let possible = u32::try_from(sockets / self.cost as u64).unwrap_or(u32::MAX).max(1);
@@ -96,7 +99,7 @@ impl Descriptors {
         let sockets = u64::from(wanted) * self.cost as u64;
         let rest = match self.cost {
             Cost::Served => sockets,
-            Cost::Relayed => (sockets * PIPES).div_ceil(PIPES - 1),
+            Cost::Relayed => (sockets * PIPES).div_ceil(PIPES - 1).min(sockets + MOST_FOR_PIPES),
         };
         (self.own() + RESERVE + rest).next_power_of_two()
     }
@@ -133,6 +136,7 @@ mod tests {
         assert_eq!(share(200), Shares { connections: 33, pipes: 5 });
         assert_eq!(share(1024), Shares { connections: 304, pipes: 43 });
         assert_eq!(share(1 << 20).connections, 10_000);
+        assert_eq!(share(20_000), Shares { connections: 9195, pipes: 512 });
         let no_limit = Descriptors::new(None, 2, Cost::Relayed);
         assert_eq!(no_limit.share(7), Shares { connections: 7, pipes: usize::MAX });
         assert_eq!(no_limit.warning(7), None);
