@@ -75,7 +75,8 @@ impl DialHints {
 /// Tried in this order: the address remembered in `hints`, 127.0.0.1, `::1`, then the addresses that sockets listening
 /// on the port are bound to. The socket is made inside the namespace and connects only to an address that is local
 /// there, so no packet leaves the container. `TCP_NODELAY` and `SO_OOBINLINE` are on; keepalive is not: both ends are sockets
-/// of one kernel, and neither can vanish without a word.
+/// of one kernel, and neither can vanish without a word. Its port keeps no server from binding that port, and closing it leaves
+/// no TIME_WAIT.
 ///
 /// # Errors
 /// See [`DialError`].
@@ -170,6 +171,7 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     // Otherwise an octet of urgent data would be taken out of the stream, and lost.
     socket.set_out_of_band_inline(true)?;
+    leave_ports_free(&socket)?;
     // Nothing is lost or shared between two sockets of one namespace, so there is nothing for congestion control to find
     // out. BBR, where it is the default, would put a timer between the segments of an upload. Reno is always there, unless
     // an administrator has forbidden it, and then the default will do.
@@ -178,27 +180,44 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Keeps the socket's own port out of the way of the container's programs.
+///
+/// The kernel chooses it where the container lets it (`net.ipv4.ip_local_port_range` and `ip_local_reserved_ports` of the
+/// namespace), as for a client inside. Programs that set `SO_REUSEADDR`, as nearly all servers do, can bind it all the same if
+/// this socket has set it too, before it gets its port (`inet_bind_conflict` in net/ipv4/inet_connection_sock.c).
+///
+/// And it is not kept in TIME_WAIT: when the server's kernel has acknowledged the end of the stream, and so all before it, the
+/// closed socket resets the connection and is gone (`tcp_rcv_state_process` in net/ipv4/tcp_input.c). The server reads an
+/// orderly end, since that came first; what it would still write, nobody could read. `SO_LINGER` would destroy what is on
+/// its way, and look like a failure to the server.
+fn leave_ports_free(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
+}
+
+/// Sets an option of the type `int` that socket2 does not know.
+fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads an int of the given size, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Binds the socket to the very address it will connect to, which fails unless the address belongs to the namespace.
 ///
 /// A server may listen on an address that is not its own (`IP_FREEBIND`); a connection to it would otherwise leave the
 /// container by its default route.
 fn stay_local(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     // The port is chosen by connect, when the whole 4-tuple is known (ip(7)); without it, many connections to one
-    // address would run out of ports. socket2 does not know the option.
-    let on: libc::c_int = 1;
-    // SAFETY: the kernel reads an int of the given size, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // address would run out of ports.
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     let mut own = address;
     own.set_port(0);
     socket.bind(&SockAddr::from(own))

@@ -268,6 +268,64 @@ async fn a_port_that_nobody_listens_on_is_not_connected_to_itself() {
         .unwrap();
 }
 
+/// Binds and listens as a server would; the error is the kernel's.
+fn serve(netns: &Netns, address: SocketAddr, reuse: bool) -> io::Result<Socket> {
+    let bound = netns.run(|| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(reuse)?;
+        socket.bind(&address.into())?;
+        socket.listen(8)?;
+        Ok(socket)
+    });
+    bound.unwrap()
+}
+
+fn port_range(netns: &Netns, range: &str, reserved: &str) {
+    let set = |name, value| std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value).unwrap();
+    netns
+        .run(|| {
+            set("ip_local_port_range", range);
+            set("ip_local_reserved_ports", reserved);
+        })
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_own_port_keeps_no_server_from_it_and_is_free_after_the_end() {
+    if skipping() {
+        return;
+    }
+    for listening in ["127.0.0.1:7400", "[::1]:7400", "10.77.0.2:7400", "[fd77::2]:7400"] {
+        let netns = with_loopback();
+        wire(&netns);
+        ip(&netns, "addr add 10.77.0.2/24 dev eth9");
+        ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
+        port_range(&netns, "40000 40009", "40000-40007,40009");
+        let server = listen(&netns, listening);
+        for unread in [&b""[..], b"not read"] {
+            let sock = dial(&netns, 7400, &DialHints::default(), SECOND).await.unwrap();
+            let own = sock.socket().local_addr().unwrap().as_socket().unwrap();
+            assert_eq!(own.port(), 40008, "{listening}: of the range, and not reserved");
+            let any =
+                SocketAddr::new(if own.is_ipv6() { "::".parse().unwrap() } else { "0.0.0.0".parse().unwrap() }, 40008);
+            for address in [any, own] {
+                drop(serve(&netns, address, true).unwrap_or_else(|e| panic!("{address} while it is open: {e}")));
+            }
+            let (mut accepted, _) = server.accept().unwrap();
+            std::io::Write::write_all(&mut &*sock.socket(), unread).unwrap();
+            drop(sock);
+            let start = Instant::now();
+            while let Err(error) = serve(&netns, any, false) {
+                assert!(start.elapsed() < 5 * SECOND, "{listening}: after the end: {error}");
+                tokio::time::sleep(SECOND / 100).await;
+            }
+            let mut read = Vec::new();
+            std::io::Read::read_to_end(&mut accepted, &mut read).expect("an orderly end, and no reset");
+            assert_eq!(read, unread, "{listening}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_full_backlog_is_a_timeout() {
     if skipping() {

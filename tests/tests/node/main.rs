@@ -28,6 +28,7 @@ mod reload;
 mod repeated;
 mod resets;
 mod servers;
+mod source_ports;
 mod tunnels;
 mod urgent;
 mod websocket;
