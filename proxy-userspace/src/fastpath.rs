@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+pub use buffers::SLOW_BYTES;
 pub use flows::{Counts, Flows, Quirks};
 pub use kernel::Kernel;
 pub use lane::{Lane, Refused, Request, ServerUse, Unsettled};

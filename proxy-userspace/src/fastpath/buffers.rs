@@ -11,14 +11,14 @@ const CLIENT_SNDBUF: usize = 2 * 1024 * 1024;
 
 /// Receive buffer of U, and send buffer of S: what goes the slow way when C is full has to be relayed before the flow can
 /// come back, so it should be little.
-pub(super) const SLOW_BYTES: u32 = 64 * 1024;
+pub const SLOW_BYTES: u32 = 64 * 1024;
 
 /// A server's thread can only wait inside C when the kernel is short of memory, since the verdict sends nothing there that
 /// has no room. This bounds the wait, even when the daemon is gone. The daemon's own writes never wait.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Prepares a pair of sockets, C and U, for being armed. What fails here costs speed only.
-pub(super) fn prepare(client: &Socket, upstream: &Socket) {
+/// Prepares C for being armed. What fails here costs speed only.
+pub(super) fn prepare(client: &Socket) {
     // A limit on what is not sent yet would make C full too early (tcp(7), TCP_NOTSENT_LOWAT).
     let _ = client.set_tcp_notsent_lowat(u32::MAX);
     let _ = client.set_write_timeout(Some(CLIENT_PATIENCE));
@@ -27,5 +27,4 @@ pub(super) fn prepare(client: &Socket, upstream: &Socket) {
     {
         let _ = client.set_send_buffer_size(CLIENT_SNDBUF);
     }
-    let _ = upstream.set_recv_buffer_size(SLOW_BYTES as usize);
 }

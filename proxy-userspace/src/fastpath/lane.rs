@@ -162,7 +162,7 @@ impl Lane {
         match self.flows.arm(request.netns, &argument) {
             Ok(Armed::Yes) => {
                 self.armed.store(true, Relaxed);
-                super::buffers::prepare(request.client, request.upstream);
+                super::buffers::prepare(request.client);
                 Ok(())
             }
             Ok(refused) => Err(Refused::Program(refused)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::flow::{Flow, FlowError, Gate, UNTIL_END, begins_in_bulk};
-use crate::fastpath::{Flows, Framing, Lane, Request, ServerUse};
+use crate::fastpath::{Flows, Framing, Lane, Request, SLOW_BYTES, ServerUse};
 use crate::netns::Netns;
 
 /// The fast path, and the choice of what takes it.
@@ -152,6 +152,7 @@ impl Response<'_> {
         match fast.flows.open(&request) {
             Ok(lane) => {
                 seen.tried = false;
+                from.keep_receive_buffer(SLOW_BYTES);
                 if lane.server_blocks() {
                     self.spend();
                 }
@@ -181,6 +182,9 @@ impl Response<'_> {
         let Some(lane) = lane else { return Ok(()) };
         let settled = lane.settle().await;
         self.flow.meter.fast_ends();
+        if let Some(from) = self.flow.from.plain() {
+            from.keep_receive_buffer(0);
+        }
         if let Some(talk) = self.talk {
             talk.ends();
         }

@@ -22,7 +22,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use self::receive::ReceiveBuffer;
 use super::tails::{Parted, Tail, Tails};
+
+mod receive;
 
 /// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Sock {
     fresh: AtomicBool,
     /// A write was told of the peer's reset. The kernel tells it once, and a read would afterwards see an orderly end.
     reset: AtomicBool,
+    /// How big its receive buffer may be.
+    receive: ReceiveBuffer,
 }
 
 impl Sock {
@@ -76,6 +81,7 @@ impl Sock {
             tail: OnceLock::new(),
             fresh: AtomicBool::new(false),
             reset: AtomicBool::new(false),
+            receive: ReceiveBuffer::default(),
         })
     }
 
@@ -129,7 +135,7 @@ impl Sock {
         let fd = self.fd.load();
         loop {
             let mut guard = ready!(fd.poll_read_ready(cx))?;
-            match fd.get_ref().read(buf) {
+            match self.receive.during(fd.get_ref(), || fd.get_ref().read(buf)) {
                 Ok(0) if self.reset.load(Relaxed) && !buf.is_empty() => {
                     return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
                 }
@@ -190,7 +196,7 @@ impl Sock {
         let fd = self.fd.load();
         loop {
             let mut guard = ready!(fd.poll_read_ready(cx))?;
-            match call(fd.get_ref()) {
+            match self.receive.during(fd.get_ref(), || call(fd.get_ref())) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -293,6 +299,12 @@ impl Sock {
         }
         let peeked = self.socket().peek(&mut octet);
         !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Keeps the receive buffer at `bytes`, as `SO_RCVBUF` takes them (the kernel doubles them), so that little waits in it; 0
+    /// lets the kernel enlarge it again, as a fast reader needs.
+    pub fn keep_receive_buffer(&self, bytes: u32) {
+        self.receive.keep(bytes);
     }
 
     /// Makes the coming close an abort (RST) instead of an orderly end, so that the peer learns that bytes are missing.

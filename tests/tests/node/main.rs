@@ -22,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod observing;
 mod pacing;
+mod pauses;
 mod process;
 mod refusals;
 mod reload;
