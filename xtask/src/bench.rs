@@ -159,6 +159,7 @@ fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
         (System::HaproxyHttp, "haproxy"),
         (System::HaproxyTcp, "haproxy"),
         (System::Nginx, "nginx"),
+        (System::Go, "go"),
         (System::Direct, "ip"),
         (System::Direct, "openssl"),
     ] {

@@ -7,6 +7,7 @@ pub(crate) mod echo;
 pub(crate) mod idle;
 pub(crate) mod requests;
 pub(crate) mod sse;
+pub(crate) mod streams;
 pub(crate) mod tls;
 
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(crate) struct Amounts {
     pub(crate) connections: usize,
     /// Events a stream, see [`sse`].
     pub(crate) events: u64,
+    /// Events in each of a thousand streams, see [`streams`].
+    pub(crate) thousand: u64,
     /// Connections kept open and idle.
     pub(crate) idle: usize,
 }
@@ -39,6 +42,7 @@ impl Amounts {
         requests: 40_000,
         connections: 4_000,
         events: 300,
+        thousand: 100,
         idle: 2_000,
     };
     /// For a look, and for CI.
@@ -49,6 +53,7 @@ impl Amounts {
         requests: 6_000,
         connections: 600,
         events: 60,
+        thousand: 20,
         idle: 1_000,
     };
 }

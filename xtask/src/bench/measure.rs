@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::load::{Amounts, bulk, echo, idle, requests, sse, tls};
+use super::load::{Amounts, bulk, echo, idle, requests, sse, streams, tls};
 use super::machine;
 use super::stats::percentile_us;
 use super::system::{Running, System};
@@ -37,6 +37,15 @@ pub(crate) enum Measure {
     ConnsPerS,
     /// Latency added to server-sent events, 99th percentile
     SseAddedP99,
+    /// Latency of server-sent events in a thousand streams, median
+    #[value(name = "sse_1000_p50")]
+    Sse1000P50,
+    /// Latency of server-sent events in a thousand streams, 99th percentile
+    #[value(name = "sse_1000_p99")]
+    Sse1000P99,
+    /// CPU time of the whole machine for each event of a thousand streams
+    #[value(name = "sse_1000_cpu")]
+    Sse1000Cpu,
     /// Memory of the proxy for each idle kept-alive connection
     RssIdleConn,
     /// Download over one connection, over TLS up to the proxy
@@ -59,6 +68,9 @@ impl Measure {
             Self::Rps1k => "rps_1k",
             Self::ConnsPerS => "conns_per_s",
             Self::SseAddedP99 => "sse_added_p99",
+            Self::Sse1000P50 => "sse_1000_p50",
+            Self::Sse1000P99 => "sse_1000_p99",
+            Self::Sse1000Cpu => "sse_1000_cpu",
             Self::RssIdleConn => "rss_idle_conn",
             Self::TlsBulkDown => "tls_bulk_down",
             Self::TlsRps1k => "tls_rps_1k",
@@ -77,6 +89,9 @@ impl Measure {
             Self::Rps1k => "1 KiB requests, 32 connections",
             Self::ConnsPerS => "New connections",
             Self::SseAddedP99 => "Server-sent events, added p99",
+            Self::Sse1000P50 => "Events in 1,000 streams, p50",
+            Self::Sse1000P99 => "Events in 1,000 streams, p99",
+            Self::Sse1000Cpu => "CPU per event, 1,000 streams",
             Self::RssIdleConn => "Memory per idle connection",
             Self::TlsBulkDown => "Bulk download, TLS",
             Self::TlsRps1k => "1 KiB requests, TLS",
@@ -88,7 +103,12 @@ impl Measure {
         match self {
             Self::BulkDown | Self::BulkDown100 | Self::BulkUp | Self::TlsBulkDown => "GB/s",
             Self::CpuPerGb => "s/GB",
-            Self::RttP50 | Self::RttP99 | Self::SseAddedP99 => "us",
+            Self::RttP50
+            | Self::RttP99
+            | Self::SseAddedP99
+            | Self::Sse1000P50
+            | Self::Sse1000P99
+            | Self::Sse1000Cpu => "us",
             Self::Rps1k | Self::TlsRps1k | Self::ConnsPerS => "1/s",
             Self::RssIdleConn => "KiB",
         }
@@ -96,7 +116,8 @@ impl Measure {
 
     /// Whether more is better.
     pub(crate) fn higher_is_better(self) -> bool {
-        !matches!(self, Self::CpuPerGb | Self::RttP50 | Self::RttP99 | Self::SseAddedP99 | Self::RssIdleConn)
+        // Times, costs and memory.
+        !matches!(self.unit(), "us" | "s/GB" | "KiB")
     }
 
     /// Whether the value is what a system adds to the direct way's of the same round, not the reading itself. The
@@ -124,6 +145,7 @@ pub(crate) enum Trial {
     Requests,
     Connections,
     Events,
+    Streams,
     TlsDownload,
     TlsRequests,
     /// Wants a system that has just been started.
@@ -132,7 +154,7 @@ pub(crate) enum Trial {
 
 impl Trial {
     /// All of them, [`Trial::Idle`] last.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Download,
         Self::Downloads,
         Self::Upload,
@@ -140,6 +162,7 @@ impl Trial {
         Self::Requests,
         Self::Connections,
         Self::Events,
+        Self::Streams,
         Self::TlsDownload,
         Self::TlsRequests,
         Self::Idle,
@@ -163,6 +186,7 @@ impl Trial {
             Self::Requests => &[Measure::Rps1k],
             Self::Connections => &[Measure::ConnsPerS],
             Self::Events => &[Measure::SseAddedP99],
+            Self::Streams => &[Measure::Sse1000P50, Measure::Sse1000P99, Measure::Sse1000Cpu],
             Self::Idle => &[Measure::RssIdleConn],
             Self::TlsDownload => &[Measure::TlsBulkDown],
             Self::TlsRequests => &[Measure::TlsRps1k],
@@ -204,6 +228,11 @@ impl Trial {
                 }
                 Self::Events => {
                     vec![(Measure::SseAddedP99, percentile_us(&mut sse::delays(route, amounts.events)?, 99))]
+                }
+                Self::Streams => {
+                    let mut seen = streams::read(route, amounts.thousand)?;
+                    let (p50, p99) = (percentile_us(&mut seen.delays, 50), percentile_us(&mut seen.delays, 99));
+                    vec![(Measure::Sse1000P50, p50), (Measure::Sse1000P99, p99), (Measure::Sse1000Cpu, seen.cpu_us)]
                 }
                 Self::TlsDownload => {
                     let download = if route.tls.is_some() { tls::download } else { bulk::download };

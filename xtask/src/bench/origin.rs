@@ -3,10 +3,13 @@
 //! Short answers come from one epoll loop; a connection that asks for anything long moves to a thread of its own and
 //! stays there. A second port echoes raw bytes.
 
+pub(crate) mod timed;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ pub(crate) const ECHO_PROTOCOL: &str = "bench-echo";
 /// Size of a token of `/sse`, so that a reader can find its timestamp.
 pub(crate) const TOKEN: usize = 64;
 
+const SSE_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
+                          Transfer-Encoding: chunked\r\n\r\n";
 const SMALL_BODY: usize = 1024;
 const BULK_WRITE: usize = 128 * 1024;
 const READ_BUFFER: usize = 256 * 1024;
@@ -46,6 +51,7 @@ struct Loop {
     epoll: std::os::fd::OwnedFd,
     listener: TcpListener,
     clients: HashMap<RawFd, Client>,
+    timed: Sender<timed::Stream>,
     small: Vec<u8>,
 }
 
@@ -59,7 +65,7 @@ impl Loop {
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, key(listener.as_raw_fd()), EventFlags::IN)?;
-        Ok(Self { epoll, listener, clients: HashMap::new(), small: small() })
+        Ok(Self { epoll, listener, clients: HashMap::new(), timed: timed::start(), small: small() })
     }
 
     fn run(mut self) -> anyhow::Result<()> {
@@ -102,7 +108,8 @@ impl Loop {
             Ok(Step::Long) => {
                 let Some(client) = self.clients.remove(&fd) else { return };
                 if epoll::delete(&self.epoll, &client.stream).is_ok() && client.stream.set_nonblocking(false).is_ok() {
-                    thread::spawn(move || serve_blocking(client.stream, client.input));
+                    let timed = self.timed.clone();
+                    thread::spawn(move || serve_blocking(client.stream, client.input, &timed));
                 }
             }
         }
@@ -150,13 +157,13 @@ impl Client {
 }
 
 /// Serves one connection to its end, one blocking request after the other.
-fn serve_blocking(mut stream: TcpStream, mut input: Vec<u8>) {
+fn serve_blocking(mut stream: TcpStream, mut input: Vec<u8>, timed: &Sender<timed::Stream>) {
     // A client that leaves in mid-answer is no error.
-    while let Ok(true) = answer(&mut stream, &mut input) {}
+    while let Ok(true) = answer(&mut stream, &mut input, timed) {}
 }
 
 /// Answers one request; false when the connection has ended.
-fn answer(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<bool> {
+fn answer(stream: &mut TcpStream, input: &mut Vec<u8>, timed: &Sender<timed::Stream>) -> io::Result<bool> {
     let mut buffer = vec![0; READ_BUFFER];
     let length = loop {
         if let Some(length) = wire::head_length(input) {
@@ -174,7 +181,16 @@ fn answer(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<bool> {
     let mut number = || path.next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     match name {
         "bulk" => send_bulk(stream, number())?,
-        "sse" => send_tokens(stream, number(), Duration::from_micros(number()))?,
+        "sse" => {
+            let (count, interval, crowd) = (number(), number(), number());
+            stream.write_all(SSE_HEAD)?;
+            if crowd == 0 {
+                send_tokens(stream, count, Duration::from_micros(interval))?;
+            } else {
+                hand_over(stream, timed, count, interval, crowd)?;
+                return Ok(false);
+            }
+        }
         "sink" => receive(stream, wire::content_length(&head).unwrap_or(0), input, &mut buffer)?,
         "echo" => {
             write!(
@@ -218,10 +234,6 @@ fn receive(stream: &mut TcpStream, length: u64, input: &mut Vec<u8>, buffer: &mu
 
 /// Sends `count` server-sent events, one each `interval`, each carrying the monotonic time at which it was sent.
 fn send_tokens(stream: &mut TcpStream, count: u64, interval: Duration) -> io::Result<()> {
-    stream.write_all(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
-          Transfer-Encoding: chunked\r\n\r\n",
-    )?;
     let mut chunk = Vec::with_capacity(TOKEN + 8);
     for _ in 0..count {
         thread::sleep(interval);
@@ -230,6 +242,21 @@ fn send_tokens(stream: &mut TcpStream, count: u64, interval: Duration) -> io::Re
         stream.write_all(&chunk)?;
     }
     stream.write_all(b"0\r\n\r\n")
+}
+
+/// Leaves the stream to the thread that serves many: `count` events, one each `interval` microseconds, once `crowd` streams
+/// are there.
+fn hand_over(
+    stream: &TcpStream,
+    timed: &Sender<timed::Stream>,
+    count: u64,
+    interval: u64,
+    crowd: u64,
+) -> io::Result<()> {
+    let socket = stream.try_clone()?;
+    socket.set_nonblocking(true)?;
+    let stream = timed::Stream { socket, left: count, interval: interval * 1000, crowd: crowd as usize };
+    timed.send(stream).map_err(|_| ErrorKind::BrokenPipe.into())
 }
 
 fn echo_all(mut stream: TcpStream, early: &[u8]) {

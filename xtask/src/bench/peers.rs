@@ -1,6 +1,8 @@
 //! Configurations of the peers. Each gets what its own manual advises for this work, per kind of traffic where it can
 //! tell them apart, and neither logs nor writes bodies to files.
 
+pub(crate) mod go;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,8 @@ pub(crate) const HAPROXY_TCP_ECHO: u16 = 9005;
 pub(crate) const NOTES: &str = "\
 haproxy: 2 threads, buffers of 128 KiB (faster here than option splice-auto), connections to the server reused always, \
 no logs; nginx: 2 workers, 64 kept-alive connections to the server each, buffers of 64 KiB for downloads and 256 KiB \
-for uploads, buffering off for streams and bulk, no logs, no temporary files";
+for uploads, buffering off for streams and bulk, no logs, no temporary files; go: net/http/httputil.ReverseProxy with \
+FlushInterval -1, GOMAXPROCS 2, connections to the server kept for all clients, no compression, buffers reused";
 
 /// The name in the certificate that all present.
 pub(crate) const TLS_NAME: &str = "server.bench";

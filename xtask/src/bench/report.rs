@@ -115,6 +115,9 @@ impl Facts {
         if systems.contains(&System::Nginx) {
             versions.push(machine::version(&program("nginx"), "-v")?);
         }
+        if systems.contains(&System::Go) {
+            versions.push(machine::version(&program("go"), "version")?);
+        }
         let machine = format!(
             "Linux {}, {} CPUs ({}), TCP {}",
             machine::kernel(),

@@ -47,11 +47,13 @@ pub(crate) enum System {
     HaproxyTcp,
     /// nginx as an HTTP proxy
     Nginx,
+    /// The reverse proxy of Go's library, which flushes at once
+    Go,
 }
 
 impl System {
     /// All of them, the yardstick first.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Direct,
         Self::Copy,
         Self::Splice,
@@ -60,6 +62,7 @@ impl System {
         Self::HaproxyHttp,
         Self::HaproxyTcp,
         Self::Nginx,
+        Self::Go,
     ];
 
     /// The name in results.
@@ -73,6 +76,7 @@ impl System {
             Self::HaproxyHttp => "haproxy-http",
             Self::HaproxyTcp => "haproxy-tcp",
             Self::Nginx => "nginx",
+            Self::Go => "go",
         }
     }
 
@@ -83,7 +87,7 @@ impl System {
 
     /// Whether it ends TLS.
     pub(crate) fn speaks_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::HaproxyHttp | Self::Nginx)
+        matches!(self, Self::Tls | Self::HaproxyHttp | Self::Nginx | Self::Go)
     }
 
     /// The address that it listens on.
@@ -97,6 +101,7 @@ impl System {
             Self::HaproxyTcp => peers::HAPROXY_TCP_HTTP,
             Self::Nginx => 9006,
             Self::Tls => 9007,
+            Self::Go => 9009,
         };
         (NODE, port).into()
     }
@@ -105,7 +110,7 @@ impl System {
         match self {
             Self::Direct => Tunnel::Raw(origin::address(ECHO_PORT)),
             Self::HaproxyTcp => Tunnel::Raw((NODE, peers::HAPROXY_TCP_ECHO).into()),
-            Self::HaproxyHttp | Self::Nginx => Tunnel::Upgrade,
+            Self::HaproxyHttp | Self::Nginx | Self::Go => Tunnel::Upgrade,
             Self::Copy | Self::Splice | Self::Fast | Self::Tls => Tunnel::Tcp,
         }
     }
@@ -170,6 +175,9 @@ impl<'t> Launcher<'t> {
             }
             System::HaproxyTcp => Some(self.peer(system, "cfg", &peers::haproxy_tcp(), haproxy)?),
             System::Nginx => Some(self.peer(system, "conf", &peers::nginx(listens, &self.folder), nginx)?),
+            System::Go => {
+                Some(self.spawn(system, &mut peers::go::proxy(&peers::go::compile()?, listens, &self.folder))?)
+            }
         };
         let signer = system.is_ours().then(|| self.signer.clone());
         let tls = match system {

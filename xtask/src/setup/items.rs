@@ -73,7 +73,7 @@ const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 32] = [
     ("etcdctl", &["etcd-client"], "its client in end-to-end tests", &[Test]),
     ("node", &["nodejs"], "a server in end-to-end tests", &[Test]),
     ("npm", &["npm"], "fetches the WebSocket library of that server", &[Test]),
-    ("go", &["golang-go"], "compiles a server in end-to-end tests", &[Test]),
+    ("go", &["golang-go"], "compiles a server in end-to-end tests and a peer in the bench", &[Test, Bench]),
     ("javac", &["default-jdk-headless"], "compiles a server in end-to-end tests", &[Test]),
     ("java", &["default-jdk-headless"], "runs it", &[Test]),
     ("python3", &["python3", "python3-venv"], "servers and protocol suites in end-to-end tests", &[Test]),

@@ -42,7 +42,7 @@ fn stream(route: &Route, events: u64) -> anyhow::Result<Vec<Duration>> {
     let mut delays = Vec::new();
     let mut seen = 0;
     loop {
-        while let Some(sent) = take_token(conn.input()) {
+        while let Some(sent) = take_event(conn.input(), TOKEN) {
             seen += 1;
             if seen > WARM_UP {
                 delays.push(Duration::from_nanos(wire::monotonic_ns().saturating_sub(sent)));
@@ -55,12 +55,13 @@ fn stream(route: &Route, events: u64) -> anyhow::Result<Vec<Duration>> {
     }
 }
 
-/// Takes the next whole token out of `input`, whatever the chunks around it look like; returns when it was sent.
-fn take_token(input: &mut Vec<u8>) -> Option<u64> {
+/// Takes the next whole event of `size` bytes out of `input`, whatever the chunks around it look like; returns when it was
+/// sent.
+pub(super) fn take_event(input: &mut Vec<u8>, size: usize) -> Option<u64> {
     let start = input.windows(6).position(|w| w == b"data: ")?;
-    let token = input.get(start..start + TOKEN)?;
-    let sent = std::str::from_utf8(&token[6..26]).ok()?.parse().ok()?;
-    input.drain(..start + TOKEN);
+    let event = input.get(start..start + size)?;
+    let sent = std::str::from_utf8(&event[6..26]).ok()?.parse().ok()?;
+    input.drain(..start + size);
     Some(sent)
 }
 
@@ -72,11 +73,11 @@ mod tests {
     fn tokens_are_found_across_reads_and_chunk_lines() {
         let token = format!("40\r\ndata: {:020} {:.<35}\n\n\r\n", 12345, "token");
         let mut input = token.as_bytes()[..40].to_vec();
-        assert_eq!(take_token(&mut input), None);
+        assert_eq!(take_event(&mut input, TOKEN), None);
         input.extend_from_slice(&token.as_bytes()[40..]);
         input.extend_from_slice(token.as_bytes());
-        assert_eq!(take_token(&mut input), Some(12345));
-        assert_eq!(take_token(&mut input), Some(12345));
-        assert_eq!(take_token(&mut input), None);
+        assert_eq!(take_event(&mut input, TOKEN), Some(12345));
+        assert_eq!(take_event(&mut input, TOKEN), Some(12345));
+        assert_eq!(take_event(&mut input, TOKEN), None);
     }
 }

@@ -26,9 +26,9 @@ const STYLE: &str = "\
 text{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2937}\
 .paper{fill:#ffffff}.title{font-size:17px;font-weight:600}.panel{font-size:13px;font-weight:600}\
 .quiet{fill:#6b7280;font-size:11px}.value{font-size:11px}.one{stroke:#111827;stroke-dasharray:3 2}\
-.copy{fill:#60a5fa}.splice{fill:#2563eb}.fast{fill:#1e3a8a}.tls{fill:#7c3aed}.haproxy-http{fill:#b45309}.haproxy-tcp{fill:#f59e0b}.nginx{fill:#10915f}\
+.copy{fill:#60a5fa}.splice{fill:#2563eb}.fast{fill:#1e3a8a}.tls{fill:#7c3aed}.haproxy-http{fill:#b45309}.haproxy-tcp{fill:#f59e0b}.nginx{fill:#10915f}.go{fill:#0e7490}\
 @media(prefers-color-scheme:dark){text{fill:#e5e7eb}.paper{fill:#111827}.quiet{fill:#9ca3af}.one{stroke:#f9fafb}\
-.copy{fill:#93c5fd}.splice{fill:#3b82f6}.fast{fill:#c7d2fe}.tls{fill:#a78bfa}.haproxy-http{fill:#d97706}.haproxy-tcp{fill:#fbbf24}.nginx{fill:#34d399}}";
+.copy{fill:#93c5fd}.splice{fill:#3b82f6}.fast{fill:#c7d2fe}.tls{fill:#a78bfa}.haproxy-http{fill:#d97706}.haproxy-tcp{fill:#fbbf24}.nginx{fill:#34d399}.go{fill:#22d3ee}}";
 
 /// Draws the results.
 pub(crate) fn render(results: &Results, facts: &Facts) -> String {

@@ -76,10 +76,12 @@ fn notes(facts: &Facts) -> String {
          to the container's address.\n\
          - bulk_down, bulk_up: one connection; bulk_down_100: a hundred at once. cpu_per_gb: everything that the machine did during bulk_down, client \
          and server included. rtt: 64 bytes through a tunnel (`Upgrade: tcp` in Portsplice, an HTTP upgrade in \
-         haproxy-http and nginx, plain TCP in haproxy-tcp). rps_1k: 1 KiB answers over 32 kept-alive connections; \
+         haproxy-http, nginx and go, plain TCP in haproxy-tcp). rps_1k: 1 KiB answers over 32 kept-alive connections; \
          each request to Portsplice is signed, beforehand, and checked. conns_per_s: a connection and a request \
          each, 16 at once. sse_added_p99: 8 streams with an event every 5 ms; what the p99 from the server's write to the \
-         client's read is above the direct one's (the ratio is that of the two). rss_idle_conn: proportional \
+         client's read is above the direct one's (the ratio is that of the two). sse_1000: a thousand streams with 20 events \
+         of 200 bytes a second each, evenly spread; the time from the server's write to the client's read, and the CPU time of \
+         the whole machine, client and server included, for each event. rss_idle_conn: proportional \
          resident memory of the proxy's processes. tls_*: the same \
          with TLS 1.3 (AES-128-GCM, one ECDSA P-256 certificate for all) from the client to the proxy, beside the direct \
          connection without TLS; the client seals requests beforehand and counts the records of answers without opening \
