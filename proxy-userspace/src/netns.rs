@@ -19,8 +19,10 @@ use arc_swap::ArcSwapOption;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
 
+mod confine;
 mod dial;
 mod listeners;
+mod route;
 
 pub use dial::{DialError, DialHints, dial};
 pub use listeners::Listening;

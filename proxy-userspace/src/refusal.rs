@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::net::IpAddr;
 
 use tracing::Level;
 
@@ -33,6 +34,41 @@ impl Denied {
             Self::HostNetwork => "denied_host_network",
             Self::NoConnections => "denied_no_connections",
         }
+    }
+}
+
+/// Why a port cannot be reached on which something listens (502).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreached {
+    /// The loopback interface is down in the container's network namespace.
+    LoopbackDown,
+    /// The server listens on this address, which is none of the container's.
+    Foreign(IpAddr),
+    /// What the kernel says is in the log.
+    Other,
+}
+
+impl Unreached {
+    fn label(self) -> &'static str {
+        match self {
+            Self::LoopbackDown => "loopback_down",
+            Self::Foreign(_) => "foreign_address",
+            Self::Other => "unreachable",
+        }
+    }
+
+    fn advice(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::LoopbackDown => {
+                "The loopback interface is down in the container's network namespace, so that no server in it can be reached. Set it up there (ip link set lo up), and try again."
+            }
+            Self::Foreign(address) => {
+                return Cow::Owned(format!(
+                    "The server listens on {address}, and this address is not one of the container's. Let it listen on 127.0.0.1, on an address that the container has, or on all of them."
+                ));
+            }
+            Self::Other => "The container's port cannot be reached. Check the server in the container, and try again.",
+        })
     }
 }
 
@@ -82,7 +118,7 @@ pub enum Refusal {
     /// Nothing listens on the port inside the container.
     NotListening,
     /// The port could not be reached for a reason other than that nothing listens.
-    Unreachable,
+    Unreachable(Unreached),
     /// The container's answer is no HTTP that can be read in one way only.
     BadAnswer(&'static str),
     /// The head of the container's answer is larger, or has more fields, than this setting allows.
@@ -122,7 +158,7 @@ impl Refusal {
             Self::Internal => 500,
             Self::UnsupportedTransferCoding => 501,
             Self::NotListening
-            | Self::Unreachable
+            | Self::Unreachable(_)
             | Self::BadAnswer(_)
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd => 502,
@@ -153,7 +189,7 @@ impl Refusal {
             Self::Busy(Scope::Container) => "busy_container",
             Self::Busy(Scope::Client) => "busy_client",
             Self::NotListening => "not_listening",
-            Self::Unreachable => "unreachable",
+            Self::Unreachable(why) => why.label(),
             Self::BadAnswer(_) => "bad_answer",
             Self::AnswerHeadTooLarge(_) => "answer_head_too_large",
             Self::EarlyEnd => "early_end",
@@ -185,7 +221,7 @@ impl Refusal {
             | Self::Ambiguous
             | Self::Forbidden(_)
             | Self::Busy(Scope::Container | Scope::Client)
-            | Self::Unreachable
+            | Self::Unreachable(_)
             | Self::BadAnswer(_)
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
@@ -224,6 +260,7 @@ impl Refusal {
             Self::HeadsFull => {
                 "This node waits for the rest of as many request headers as it can keep (limits.unfinished-heads-bytes). Send the whole header at once, or try again in a moment."
             }
+            Self::Unreachable(why) => return why.advice(),
             Self::Unauthorized(failure) => failure.advice(),
             Self::TargetTooLong => {
                 "The request's target is longer than this node allows (limits.target-bytes). Send the data in the body instead of the URL."
@@ -269,9 +306,6 @@ impl Refusal {
             Self::NotListening => {
                 "Nothing listens on this port in the container. Start the server, or check the port number, and try again."
             }
-            Self::Unreachable => {
-                "The container's port cannot be reached. Check the server in the container, and try again."
-            }
             Self::EarlyEnd => {
                 "The server in the container closed the connection before it had answered. Look into its log, then try again."
             }
@@ -315,7 +349,7 @@ impl Refusal {
             | Self::Forbidden(_)
             | Self::Busy(Scope::Container)
             | Self::NotListening
-            | Self::Unreachable
+            | Self::Unreachable(_)
             | Self::BadAnswer(_)
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd

@@ -1,15 +1,39 @@
 //! Network namespaces that stand for containers, and veth pairs between them.
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::io::Read as _;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::process::run;
+
+/// What arrives in a namespace, on any of its interfaces, since it was begun.
+pub struct Capture(Socket);
+
+impl Capture {
+    /// How many TCP segments to `address` have come since the last call.
+    #[must_use]
+    pub fn segments_to(&self, address: IpAddr) -> usize {
+        const TCP: u8 = 6;
+        let (mut frame, mut count) = ([0; 2048], 0);
+        while let Ok(length) = (&self.0).read(&mut frame) {
+            // Behind the link's header: the protocol and the destination, where IPv4 and IPv6 have them.
+            let packet = frame[..length].get(14..).unwrap_or_default();
+            let fits = match address {
+                IpAddr::V4(ip) => packet.get(9) == Some(&TCP) && packet.get(16..20) == Some(&ip.octets()[..]),
+                IpAddr::V6(ip) => packet.get(6) == Some(&TCP) && packet.get(24..40) == Some(&ip.octets()[..]),
+            };
+            count += usize::from(fits);
+        }
+        count
+    }
+}
 
 /// A number that no other test of this process gets.
 #[must_use]
@@ -96,6 +120,18 @@ impl Netns {
     /// A connection from inside the namespace.
     pub fn connect(&self, address: std::net::SocketAddr) -> std::io::Result<TcpStream> {
         self.enter(|| TcpStream::connect_timeout(&address, crate::HANG))
+    }
+
+    /// Begins to look at what arrives.
+    #[track_caller]
+    #[must_use]
+    pub fn capture(&self) -> Capture {
+        /// `ETH_P_ALL` (linux/if_ether.h).
+        const ALL: u16 = 3;
+        let protocol = Protocol::from(i32::from(ALL.to_be()));
+        let socket = self.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).expect("a packet socket"));
+        socket.set_nonblocking(true).expect("non-blocking");
+        Capture(socket)
     }
 
     /// A port that nothing uses in this namespace: below the range from which the kernel chooses, and no other call gave it.

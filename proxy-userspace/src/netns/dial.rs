@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
+use super::confine::{confine, explain, set};
 use super::{Netns, listeners};
 use crate::deadline::deadline;
 use crate::relay::sock::Sock;
@@ -34,6 +34,12 @@ pub enum DialError {
     /// The deadline passed first: the server's backlog is full, or a packet filter in the container drops the connection.
     #[error("the port did not answer in time")]
     Timeout,
+    /// Something listens, but the loopback interface is down in the namespace, and without it nothing is delivered inside.
+    #[error("the loopback interface is down in the container's network namespace")]
+    LoopbackDown,
+    /// Something listens on this address, which is none of the namespace's: a connection to it would leave the container.
+    #[error("the server listens on {0}, which is not one of the container's addresses")]
+    Foreign(IpAddr),
     /// The namespace could not be entered, the socket not be made, or what listens cannot be reached from inside.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -108,14 +114,14 @@ pub async fn dial(netns: &Netns, port: u16, hints: &DialHints, timeout: Duration
             return Ok(sock);
         }
     }
-    Err(dialer.unreachable.map_or(DialError::NotListening, DialError::Io))
+    Err(dialer.unreachable.unwrap_or(DialError::NotListening))
 }
 
 struct Dialer<'a> {
     netns: &'a Netns,
     deadline: Instant,
     /// Why an address that something listens on could not be reached.
-    unreachable: Option<io::Error>,
+    unreachable: Option<DialError>,
 }
 
 impl Dialer<'_> {
@@ -124,16 +130,14 @@ impl Dialer<'_> {
         let socket = match self.netns.run(|| new_socket(address))? {
             Ok(socket) => socket,
             // IPv6 is not compiled in or switched off.
-            Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let connected = async {
-            if !address.ip().is_loopback() {
-                stay_local(&socket, address)?;
+            Err(DialError::Io(e)) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+            Err(DialError::Io(e)) if !is_out_of_reach(&e) => return Err(e.into()),
+            Err(error) => {
+                self.unreachable = Some(error);
+                return Ok(None);
             }
-            Sock::connect(socket, address).await
         };
-        match timeout_at(self.deadline, connected).await {
+        match timeout_at(self.deadline, Sock::connect(socket, address)).await {
             Err(_) => Err(DialError::Timeout),
             Ok(Ok(sock)) if is_connected_to_itself(&sock, address) => {
                 sock.reset_on_close();
@@ -142,7 +146,7 @@ impl Dialer<'_> {
             Ok(Ok(sock)) => Ok(Some(sock)),
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
             Ok(Err(e)) if is_out_of_reach(&e) => {
-                self.unreachable = Some(e);
+                self.unreachable = Some(self.netns.run(|| explain(address.ip(), e))?);
                 Ok(None)
             }
             Ok(Err(e)) if e.raw_os_error() == Some(libc::ETIMEDOUT) => Err(DialError::Timeout),
@@ -166,7 +170,8 @@ impl Dialer<'_> {
     }
 }
 
-fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+/// A socket of the calling thread's namespace that connects to `address` inside it or not at all.
+fn new_socket(address: SocketAddr) -> Result<Socket, DialError> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     // Otherwise an octet of urgent data would be taken out of the stream, and lost.
@@ -177,6 +182,7 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
     // an administrator has forbidden it, and then the default will do.
     let _ = socket.set_tcp_congestion(b"reno");
     let _ = socket.set_tcp_mss(SEGMENT);
+    confine(&socket, address)?;
     Ok(socket)
 }
 
@@ -193,34 +199,6 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
 fn leave_ports_free(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
-}
-
-/// Sets an option of the type `int` that socket2 does not know.
-fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads an int of the given size, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Binds the socket to the very address it will connect to, which fails unless the address belongs to the namespace.
-///
-/// A server may listen on an address that is not its own (`IP_FREEBIND`); a connection to it would otherwise leave the
-/// container by its default route.
-fn stay_local(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    // The port is chosen by connect, when the whole 4-tuple is known (ip(7)); without it, many connections to one
-    // address would run out of ports.
-    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-    let mut own = address;
-    own.set_port(0);
-    socket.bind(&SockAddr::from(own))
 }
 
 /// Without a listener, a port in the range of ephemeral ports may be chosen as the socket's own. TCP then connects the

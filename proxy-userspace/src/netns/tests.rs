@@ -205,6 +205,19 @@ async fn the_connection_is_made_in_the_namespace_and_nowhere_else() {
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
 }
 
+/// A listener on an address that the namespace need not have (`IP_FREEBIND`, ip(7)).
+fn freely_bound(netns: &Netns, address: SocketAddr) -> Socket {
+    let listening = netns.run(|| {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        let freebind = if address.is_ipv4() { Socket::set_freebind_v4 } else { Socket::set_freebind_v6 };
+        freebind(&socket, true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(8).unwrap();
+        socket
+    });
+    listening.unwrap()
+}
+
 #[tokio::test]
 async fn a_listener_on_a_foreign_address_is_not_followed_outside() {
     if skipping() {
@@ -213,18 +226,64 @@ async fn a_listener_on_a_foreign_address_is_not_followed_outside() {
     let netns = with_loopback();
     wire(&netns);
     ip(&netns, "addr add 10.77.0.2/24 dev eth9");
+    ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
     ip(&netns, "route add default via 10.77.0.1");
-    let _server = netns
-        .run(|| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.set_freebind_v4(true).unwrap();
-            socket.bind(&"192.0.2.1:7200".parse::<SocketAddr>().unwrap().into()).unwrap();
-            socket.listen(8).unwrap();
-            socket
-        })
-        .unwrap();
-    let result = dial_to(&netns, 7200, &DialHints::default()).await;
-    assert!(matches!(&result, Err(DialError::Io(e)) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL)), "{result:?}");
+    ip(&netns, "-6 route add default via fd77::1");
+    for nonlocal in ["0", "1"] {
+        netns
+            .run(|| {
+                for family in ["ipv4", "ipv6"] {
+                    std::fs::write(format!("/proc/sys/net/{family}/ip_nonlocal_bind"), nonlocal).unwrap();
+                }
+            })
+            .unwrap();
+        for foreign in ["192.0.2.1:7200", "[2001:db8::1]:7200"] {
+            let foreign: SocketAddr = foreign.parse().unwrap();
+            let _server = freely_bound(&netns, foreign);
+            let result = dial_to(&netns, 7200, &DialHints::default()).await;
+            assert!(
+                matches!(&result, Err(DialError::Foreign(ip)) if *ip == foreign.ip()),
+                "{nonlocal} {foreign}: {result:?}"
+            );
+        }
+        // What the container has made its own by a route is no foreign address.
+        ip(&netns, "route replace local 192.0.2.0/24 dev lo");
+        ip(&netns, "-6 route replace local 2001:db8::/64 dev lo");
+        for local in ["192.0.2.1:7201", "[2001:db8::1]:7201", "10.77.0.2:7202", "[fd77::2]:7202"] {
+            let local: SocketAddr = local.parse().unwrap();
+            let _server = freely_bound(&netns, local);
+            assert_eq!(dial_to(&netns, local.port(), &DialHints::default()).await.unwrap(), local);
+        }
+        ip(&netns, "route delete local 192.0.2.0/24 dev lo");
+        ip(&netns, "-6 route delete local 2001:db8::/64 dev lo");
+    }
+}
+
+#[tokio::test]
+async fn without_its_loopback_interface_nothing_leaves_a_namespace() {
+    if skipping() {
+        return;
+    }
+    let netns = bare();
+    wire(&netns);
+    ip(&netns, "addr add 10.77.0.2/24 dev eth9");
+    ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
+    ip(&netns, "route add default via 10.77.0.1");
+    ip(&netns, "-6 route add default via fd77::1");
+    for (port, listening) in (7210..).zip(["0.0.0.0", "[::]", "10.77.0.2", "[fd77::2]"]) {
+        let server = listen(&netns, &format!("{listening}:{port}"));
+        let hints = DialHints::default();
+        let result = dial_to(&netns, port, &hints).await;
+        assert!(matches!(result, Err(DialError::LoopbackDown)), "{listening}: {result:?}");
+        ip(&netns, "link set lo up");
+        dial_to(&netns, port, &hints).await.unwrap();
+        ip(&netns, "link set lo down");
+        let result = dial_to(&netns, port, &hints).await;
+        assert!(matches!(result, Err(DialError::LoopbackDown)), "{listening}, remembered: {result:?}");
+        drop(server);
+        let result = dial_to(&netns, port, &hints).await;
+        assert!(matches!(result, Err(DialError::NotListening)), "{listening}: {result:?}");
+    }
 }
 
 #[tokio::test]
@@ -237,7 +296,7 @@ async fn without_loopback_or_ipv6_the_answer_comes_at_once() {
     let hints = DialHints::default();
     assert!(matches!(dial_to(&netns, 80, &hints).await, Err(DialError::NotListening)));
     let _server = listen(&netns, "0.0.0.0:80");
-    assert!(matches!(dial_to(&netns, 80, &hints).await, Err(DialError::Io(_))));
+    assert!(matches!(dial_to(&netns, 80, &hints).await, Err(DialError::LoopbackDown)));
 
     let netns = with_loopback();
     netns.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap()).unwrap();

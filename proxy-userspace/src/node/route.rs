@@ -15,7 +15,7 @@ use crate::container::{Container, OriginScheme, ResolveError};
 use crate::deadline::deadline;
 use crate::metrics::Dialed;
 use crate::netns::DialError;
-use crate::refusal::{Refusal, Scope};
+use crate::refusal::{Refusal, Scope, Unreached};
 use crate::relay::Stream;
 use crate::relay::sock::Sock;
 use crate::tls::{self, AnyCertificate};
@@ -95,9 +95,11 @@ impl Node {
         let sock = dialed.map_err(|error| match error {
             DialError::NotListening => Refusal::NotListening,
             DialError::Timeout => Refusal::ConnectTimeout,
+            DialError::LoopbackDown => Refusal::Unreachable(Unreached::LoopbackDown),
+            DialError::Foreign(address) => Refusal::Unreachable(Unreached::Foreign(address)),
             DialError::Io(error) => {
                 tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
-                Refusal::Unreachable
+                Refusal::Unreachable(Unreached::Other)
             }
         })?;
         let stream = match (purpose, container.policy.scheme(port)) {
@@ -155,7 +157,7 @@ impl Node {
             Ok(_) => Dialed::Connected,
             Err(DialError::NotListening) => Dialed::NotListening,
             Err(DialError::Timeout) => Dialed::Timeout,
-            Err(DialError::Io(_)) => Dialed::Failed,
+            Err(DialError::LoopbackDown | DialError::Foreign(_) | DialError::Io(_)) => Dialed::Failed,
         };
         self.metrics.dialed(counted, began.elapsed());
         if matches!(result, Err(DialError::NotListening)) {

@@ -1,6 +1,6 @@
 //! A server is found at whatever address it listens on inside its container, and nowhere else.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use portsplice_tests::net::Netns;
 use portsplice_tests::node::NodeConfig;
@@ -132,6 +132,94 @@ fn never_across_a_veth() {
     let own = Origin::start(&rig.netns, "10.201.8.1:0", address);
     rig.use_port(own.port());
     assert_eq!(rig.connect().get("/").text(), "10.201.8.1");
+}
+
+/// A namespace that leads out: a veth pair, an address of both families at either end, and default routes to the other end.
+fn with_a_way_out(rig: &Rig) -> Netns {
+    let outside = Netns::new();
+    rig.netns.veth("10.201.9.1/24", &outside, "10.201.9.2/24");
+    let link = |ns: &Netns| {
+        ns.enter(|| {
+            let names = std::fs::read_to_string("/proc/thread-self/net/dev").expect("the interfaces");
+            let names: Vec<_> = names.lines().filter_map(|line| line.trim().split_once(':')).map(|(n, _)| n).collect();
+            names.iter().find(|name| name.starts_with(['v', 'w'])).expect("a veth").to_string()
+        })
+    };
+    for (ns, address) in [(&rig.netns, "fd00:201:9::1/64"), (&outside, "fd00:201:9::2/64")] {
+        ns.ip(&["address", "add", address, "dev", &link(ns), "nodad"]);
+    }
+    rig.netns.ip(&["route", "add", "default", "via", "10.201.9.2"]);
+    rig.netns.ip(&["-6", "route", "add", "default", "via", "fd00:201:9::2"]);
+    outside
+}
+
+/// The status and the text of an answer of the gateway's own, to a request and to a tunnel's.
+fn refusal(rig: &Rig) -> (u16, String) {
+    let mut conn = rig.connect();
+    conn.send("GET", "/", &["Connection: Upgrade", "Upgrade: tcp"], b"");
+    let tunnel = conn.response();
+    let response = rig.connect().get("/");
+    assert_eq!((tunnel.status(), tunnel.text()), (response.status(), response.text()));
+    (response.status(), response.text())
+}
+
+/// A server that listens on an address that is not its container's is not followed to whoever has it.
+#[test]
+fn never_to_a_foreign_address() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let outside = with_a_way_out(&rig);
+    rig.netns.enter(|| {
+        for family in ["ipv4", "ipv6"] {
+            std::fs::write(format!("/proc/sys/net/{family}/ip_nonlocal_bind"), "1").expect("a sysctl of the namespace");
+        }
+    });
+    let capture = outside.capture();
+    for foreign in ["192.0.2.1", "2001:db8::1"] {
+        let foreign: IpAddr = foreign.parse().expect("an address");
+        let origin = Origin::start(&rig.netns, &SocketAddr::new(foreign, 0).to_string(), address);
+        rig.use_port(origin.port());
+        for _ in 0..3 {
+            let (status, text) = refusal(&rig);
+            assert!(
+                status == 502 && text.contains(&format!("listens on {foreign}, and this address is not")),
+                "{text}"
+            );
+        }
+        assert_eq!((capture.segments_to(foreign), origin.accepted()), (0, 0), "{foreign}");
+        // Whoever connects without care does reach the outside.
+        let to = SocketAddr::new(foreign, origin.port());
+        let _ = rig.netns.enter(|| std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(100)));
+        wait::until_true("the packet comes out", || capture.segments_to(foreign) > 0);
+    }
+}
+
+/// Without its loopback interface nothing is delivered inside a namespace, and 127.0.0.1 is where the default route leads.
+#[test]
+fn without_loopback() {
+    if !privileged() {
+        return;
+    }
+    let rig = Rig::new(Path::Splice);
+    let outside = with_a_way_out(&rig);
+    let capture = outside.capture();
+    rig.netns.ip(&["link", "set", "lo", "down"]);
+    for bound in ["0.0.0.0", "[::]", "10.201.9.1", "[fd00:201:9::1]"] {
+        let origin = Origin::start(&rig.netns, &format!("{bound}:0"), address);
+        rig.use_port(origin.port());
+        let (status, text) = refusal(&rig);
+        assert!(status == 502 && text.contains("loopback interface is down"), "{bound}: {text}");
+        for address in ["127.0.0.1", "::1", "10.201.9.1", "fd00:201:9::1"] {
+            assert_eq!(capture.segments_to(address.parse().expect("an address")), 0, "{bound}: {address}");
+        }
+        rig.netns.ip(&["link", "set", "lo", "up"]);
+        assert_eq!(rig.connect().get("/").status(), 200, "{bound}");
+        rig.netns.ip(&["link", "set", "lo", "down"]);
+        drop(origin);
+        assert_eq!(refusal(&rig).0, 502, "{bound}");
+    }
 }
 
 /// A TCP connection to a free port of the ephemeral range can be given that very port as its own, and is then connected to
