@@ -158,6 +158,7 @@ impl App {
         let watcher =
             observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
         let containers = resolvers(&config, keys, watcher, &readiness, &stop_resolvers).await?;
+        ports::let_go_of_closed(&events, &containers);
         let pipes = pipe_pool(&config, &descriptors);
         let workers = Workers::start(threads(config.threads)).context("cannot start the threads for connections")?;
         let settings = node_settings(&config, &descriptors, &pipes, &fastpath);

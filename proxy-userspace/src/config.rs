@@ -145,6 +145,8 @@ pub struct LimitsConfig {
     pub connect_timeout: Duration,
     /// Between two requests of a connection.
     pub keep_alive_timeout: Duration,
+    /// Between two requests of a connection to a container.
+    pub origin_idle_timeout: Duration,
     /// Without a byte in either direction.
     pub idle_timeout: Duration,
     /// From a request's last byte to the end of its response's head.
@@ -326,6 +328,7 @@ impl Config {
                 handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
                 connect_timeout: l.get(&CONNECT_TIMEOUT),
                 keep_alive_timeout: l.get(&KEEP_ALIVE_TIMEOUT),
+                origin_idle_timeout: l.get(&ORIGIN_IDLE_TIMEOUT),
                 idle_timeout: l.get(&IDLE_TIMEOUT),
                 answer_timeout: l.get(&ANSWER_TIMEOUT),
                 connections: l.get(&CONNECTIONS),

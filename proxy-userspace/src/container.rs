@@ -6,7 +6,7 @@
 //! not the engine says so, or is there at all.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::RegisteredKeys;
-use crate::netns::{DialError, DialHints, Netns, dial};
+use crate::netns::{DialError, DialHints, Netns, NetnsId, dial};
 use crate::registry::ConnectionCounts;
 use crate::relay::sock::Sock;
 
@@ -26,6 +26,7 @@ pub mod policy;
 mod process;
 mod publication;
 mod registered;
+mod slots;
 mod traffic;
 
 pub use docker::version as engine_version;
@@ -33,10 +34,12 @@ pub use peer::Peer;
 pub use policy::{Denied, OriginScheme, Policy, PortSet, Publication};
 
 pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
+pub use slots::ConnectionSlot;
 
 pub use traffic::Traffic;
 
 use cache::{Cache, Lookup};
+use slots::Slots;
 use traffic::Totals;
 
 /// How long a request for an unknown name waits for the resolvers to look again.
@@ -89,10 +92,8 @@ pub struct Container {
 
 #[derive(Debug, Default)]
 struct Life {
-    active: AtomicUsize,
-    /// Slots ever given.
-    total: AtomicU64,
-    /// Who is told of the first of them.
+    slots: Slots,
+    /// Who is told of the first of them that is taken.
     first: OnceLock<Arc<Notify>>,
     /// Seconds since the epoch; 0 is never.
     last_activity: AtomicU64,
@@ -150,18 +151,7 @@ impl Container {
 
     /// How many [`ConnectionSlot`]s are held.
     pub fn active(&self) -> usize {
-        self.life.active.load(Ordering::Relaxed)
-    }
-
-    /// Takes a place for one more connection, unless `limit` (the node's, `None` is no limit) or the container's own
-    /// limit is reached. The place is given back when the slot is dropped.
-    pub fn try_acquire(&self, limit: Option<u32>) -> Option<ConnectionSlot> {
-        let limit = [limit, self.policy.max_connections].into_iter().flatten().min().map_or(usize::MAX, |n| n as usize);
-        self.life
-            .active
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |active| (active < limit).then_some(active + 1))
-            .ok()
-            .map(|_| ConnectionSlot::new(self.life.clone()))
+        self.life.slots.counts().0
     }
 
     /// What was moved for it, requests that are over only.
@@ -176,7 +166,8 @@ impl Container {
 
     /// How many connections there are and were.
     pub fn connection_counts(&self) -> ConnectionCounts {
-        ConnectionCounts { active: self.active() as u64, total: self.life.total.load(Ordering::Relaxed) }
+        let (active, total) = self.life.slots.counts();
+        ConnectionCounts { active: active as u64, total }
     }
 
     /// When a connection was last opened, [used](Container::touch) or closed, in whole seconds.
@@ -190,8 +181,8 @@ impl Container {
     /// Wakes `told` when the first connection is made. Only the first caller's is taken; ask for
     /// [`Container::connection_counts`] afterwards, since there may have been one already.
     pub fn tell_first(&self, told: &Arc<Notify>) {
+        // Whoever takes the first slot looks for this afterwards, and the counts are behind the same lock.
         let _ = self.life.first.set(Arc::clone(told));
-        fence(Ordering::SeqCst);
     }
 
     /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
@@ -222,28 +213,6 @@ impl Container {
     }
 }
 
-/// A place among a container's connections.
-#[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
-pub struct ConnectionSlot {
-    life: Arc<Life>,
-}
-
-impl ConnectionSlot {
-    fn new(life: Arc<Life>) -> Self {
-        life.touch();
-        // Last, so that whoever is told sees all of it. The fences here and in `tell_first` let one of the two see what the
-        // other has written.
-        if life.total.fetch_add(1, Ordering::Relaxed) == 0 {
-            fence(Ordering::SeqCst);
-            if let Some(told) = life.first.get() {
-                told.notify_one();
-            }
-        }
-        Self { life }
-    }
-}
-
 impl Life {
     fn touch(&self) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -252,12 +221,12 @@ impl Life {
             self.last_activity.store(now, Ordering::Relaxed);
         }
     }
-}
 
-impl Drop for ConnectionSlot {
-    fn drop(&mut self) {
-        self.life.touch();
-        self.life.active.fetch_sub(1, Ordering::Relaxed);
+    /// The first slot was taken.
+    fn tell_first(&self) {
+        if let Some(told) = self.first.get() {
+            told.notify_one();
+        }
     }
 }
 
@@ -383,6 +352,11 @@ impl Containers {
         }
     }
 
+    /// `port` of a namespace listens no more: connections to it end as soon as they are idle.
+    pub fn port_closed(&self, netns: NetnsId, port: u16) {
+        self.cache.each_in(netns, |container| container.retire(port));
+    }
+
     /// All running containers.
     pub fn list(&self) -> Vec<Arc<Container>> {
         self.cache.list()
@@ -453,32 +427,13 @@ impl Source {
 mod tests {
     use super::*;
 
-    fn container(max_connections: Option<u32>) -> Container {
-        let policy = Policy { max_connections, ..Policy::default() };
-        Container::new("id".into(), "name".into(), Arc::new(Netns::current().unwrap()), policy)
-    }
-
-    #[test]
-    fn slots_keep_to_the_smaller_limit() {
-        for (own, node, limit) in [(Some(2), None, 2), (Some(2), Some(3), 2), (Some(3), Some(2), 2), (None, Some(1), 1)]
-        {
-            let container = container(own);
-            let mut slots: Vec<_> = (0..limit).map(|_| container.try_acquire(node).unwrap()).collect();
-            assert!(container.try_acquire(node).is_none(), "{own:?} {node:?}");
-            assert_eq!(container.active(), limit);
-            slots.pop();
-            drop(container.try_acquire(node).unwrap());
-            drop(slots);
-            assert_eq!(container.active(), 0);
-        }
-        assert!(container(Some(0)).try_acquire(None).is_none());
-        let unlimited = container(None);
-        let _slots: Vec<_> = (0..100).map(|_| unlimited.try_acquire(None).unwrap()).collect();
+    fn container() -> Container {
+        Container::new("id".into(), "name".into(), Arc::new(Netns::current().unwrap()), Policy::default())
     }
 
     #[tokio::test]
     async fn whoever_waits_for_the_end_is_woken() {
-        let container = Arc::new(container(None));
+        let container = Arc::new(container());
         let waiter = tokio::spawn({
             let container = container.clone();
             async move { container.gone().await }

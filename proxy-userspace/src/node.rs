@@ -87,6 +87,9 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Between requests on a kept-alive connection.
     pub keep_alive: Duration,
+    /// Between requests on a kept-alive connection to a container. It is also what keeps a request from meeting a server that
+    /// just gives the connection up, so it is less than servers wait: 2 s the most impatient of the common ones.
+    pub origin_idle: Duration,
     /// Without a byte in either direction while a request, response or tunnel is under way.
     pub idle: Duration,
     /// From a request's last byte to the end of the final response's head, whatever comes before that. Also from the head

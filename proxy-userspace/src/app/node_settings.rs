@@ -46,6 +46,7 @@ pub(super) fn node_settings(
             handshake: limits.handshake_timeout,
             connect: limits.connect_timeout,
             keep_alive: limits.keep_alive_timeout,
+            origin_idle: limits.origin_idle_timeout,
             idle: limits.idle_timeout,
             answer: limits.answer_timeout,
         },

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::config::PortsConfig;
-use crate::events::Events;
+use crate::container::Containers;
+use crate::events::{Events, StateEvent};
 use crate::fastpath::Fastpath;
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::ports::{self, Counts, Ports};
@@ -25,6 +27,24 @@ pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpa
         }
     }
     Ok(ports)
+}
+
+/// Has connections that wait for their next request end when nothing listens on their port any more, so that their server,
+/// which is about to end, need not wait for them.
+pub(super) fn let_go_of_closed(events: &Events, containers: &Arc<Containers>) {
+    let (mut news, containers) = (events.state(), Arc::downgrade(containers));
+    tokio::spawn(async move {
+        loop {
+            let event = news.recv().await;
+            let Some(containers) = containers.upgrade() else { return };
+            match event {
+                Ok(StateEvent::PortClosed(netns, port)) => containers.port_closed(netns, port.port),
+                // Of what was missed, the connections' own timeout takes care.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
 }
 
 /// Shows it in the metrics.

@@ -96,6 +96,11 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "TIME", value_parser = checked(&KEEP_ALIVE_TIMEOUT), help_heading = "Limits")]
     keep_alive_timeout: Option<String>,
 
+    /// Between two requests of a connection to a container. Shorter than servers wait before they give a connection up, so that
+    /// no request meets its end
+    #[arg(long, value_name = "TIME", value_parser = checked(&ORIGIN_IDLE_TIMEOUT), help_heading = "Limits")]
+    origin_idle_timeout: Option<String>,
+
     /// Without a byte in either direction of a request or tunnel
     #[arg(long, value_name = "TIME", value_parser = checked(&IDLE_TIMEOUT), help_heading = "Limits")]
     idle_timeout: Option<String>,
@@ -132,7 +137,7 @@ pub(super) fn checked<T>(
 
 impl NodeArgs {
     fn sources(self) -> Result<Sources> {
-        let settings: [(&dyn AnySetting, &'static str, Option<String>); 19] = [
+        let settings: [(&dyn AnySetting, &'static str, Option<String>); 20] = [
             (&ADMIN, "--admin", self.admin),
             (&ROOT_FILE, "--root-secret-file", self.root_secret_file),
             (&KEYS_DIR, "--keys-dir", self.keys_dir),
@@ -146,6 +151,7 @@ impl NodeArgs {
             (&HEAD_TIMEOUT, "--head-timeout", self.head_timeout),
             (&CONNECT_TIMEOUT, "--connect-timeout", self.connect_timeout),
             (&KEEP_ALIVE_TIMEOUT, "--keep-alive-timeout", self.keep_alive_timeout),
+            (&ORIGIN_IDLE_TIMEOUT, "--origin-idle-timeout", self.origin_idle_timeout),
             (&IDLE_TIMEOUT, "--idle-timeout", self.idle_timeout),
             (&DRAIN_TIMEOUT, "--drain-timeout", self.drain_timeout),
             (&RELAY_PATH, "--relay-path", self.relay_path),

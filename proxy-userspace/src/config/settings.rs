@@ -86,6 +86,8 @@ settings! {
     CONNECT_TIMEOUT: Duration = "limits.connect-timeout", "5s", Text, duration, TIMEOUT;
     /// Between two requests of a connection.
     KEEP_ALIVE_TIMEOUT: Duration = "limits.keep-alive-timeout", "75s", Text, duration, TIMEOUT;
+    /// Between two requests of a connection to a container.
+    ORIGIN_IDLE_TIMEOUT: Duration = "limits.origin-idle-timeout", "1500ms", Text, duration, TIMEOUT;
     /// Without a byte in either direction.
     IDLE_TIMEOUT: Duration = "limits.idle-timeout", "1h", Text, duration, TIMEOUT;
     /// From a request's end to the end of its response's head.

@@ -56,6 +56,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.limits.unfinished_heads, 64 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
     assert_eq!(config.limits.answer_timeout, Duration::ZERO);
+    assert_eq!(config.limits.origin_idle_timeout, Duration::from_millis(1500));
     assert_eq!(config.containers.docker.as_deref(), Some(Path::new("/var/run/docker.sock")));
     assert!(config.containers.docker_optional);
     let named = good(&format!("{SECRET}[containers]\ndocker = \"/var/run/docker.sock\"\n"));

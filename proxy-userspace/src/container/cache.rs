@@ -91,6 +91,12 @@ impl Cache {
         self.snapshot.load().by_id.iter().filter(|c| !c.is_gone()).cloned().collect()
     }
 
+    /// Does something with each running container of a namespace.
+    pub(super) fn each_in(&self, netns: NetnsId, act: impl Fn(&Container)) {
+        let snapshot = self.snapshot.load();
+        snapshot.by_id.iter().filter(|container| container.netns.id() == netns).for_each(|container| act(container));
+    }
+
     /// Adds a container under `names`, in the place of the one with the same id. That one is gone then, unless the new
     /// one is the same container under other names or another policy.
     pub(super) fn insert(&self, container: Arc<Container>, names: Vec<String>) {
@@ -337,7 +343,7 @@ mod tests {
     fn a_renamed_container_goes_on() {
         let (cache, recorder) = cache();
         let old = container(A);
-        let slot = old.try_acquire(None).unwrap();
+        let slot = old.try_acquire(80, None).unwrap();
         cache.insert(old.clone(), names(&["web"]));
         let renamed = Arc::new(old.renamed("www".into()));
         cache.insert(renamed.clone(), names(&["www"]));

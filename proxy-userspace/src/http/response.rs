@@ -76,6 +76,9 @@ pub struct ResponseHead<'b> {
     /// Whether the container takes another request on this connection. Not behind a body that cannot be and was
     /// announced all the same: its octets may follow.
     pub keep_alive: bool,
+    /// How long the container keeps an idle connection, in seconds, if it says so (`Keep-Alive: timeout`). No RFC in force has the
+    /// field; RFC 2068 19.7.1.1 left its parameters open, and servers agree on this one.
+    pub keep_alive_timeout: Option<u32>,
     /// `Content-Length` as received, where there is one: the body's, or for HEAD and 304 the one a GET would have.
     pub content_length: Option<u64>,
     /// The protocols of a 101, or those a 426 asks for.
@@ -119,6 +122,7 @@ impl<'b> ResponseHead<'b> {
                 && !body.dropped
                 && (version == Version::Http11 || options.keep_alive)
                 && framing != ResponseFraming::UntilClose,
+            keep_alive_timeout: keep_alive_timeout(&fields),
             content_length: body.length,
             upgrade,
             fields,
@@ -157,6 +161,23 @@ pub(super) fn status_line(line: &[u8]) -> Result<(Version, u16, &[u8]), Response
         return Err(ResponseFault::new("its reason phrase holds a control character"));
     }
     Ok((version, status, reason))
+}
+
+/// The least `timeout` of all `Keep-Alive` fields. What is no number of seconds says nothing.
+fn keep_alive_timeout(fields: &[Field<'_>]) -> Option<u32> {
+    let seconds = |parameter: &[u8]| {
+        let (name, value) = ascii(parameter)?.split_once('=')?;
+        let digits = value.trim().trim_matches('"');
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        // What is too large for a number is for ever.
+        (name.trim().eq_ignore_ascii_case("timeout") && is_number).then(|| digits.parse().unwrap_or(u32::MAX))
+    };
+    fields
+        .iter()
+        .filter(|field| field.kind == Kind::HopByHop && field.name.eq_ignore_ascii_case(b"keep-alive"))
+        .flat_map(|field| list(field.value))
+        .filter_map(seconds)
+        .min()
 }
 
 /// The protocols that all `Upgrade` fields name; malformed ones are left out.

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::SPLICED_CHUNK;
 use super::interim::Interims;
@@ -44,11 +44,13 @@ pub(super) enum DownloadError {
     Client,
 }
 
-/// What the access log wants to know of the response.
+/// What is wanted to be known of the response afterwards, above all by the access log.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) status: Option<u16>,
     pub(super) first_byte: Option<Instant>,
+    /// When the final response began.
+    pub(super) answered: Option<Instant>,
 }
 
 /// The two ends of a response on its way.
@@ -74,6 +76,8 @@ pub(super) struct Download<'a> {
     pub(super) draining: &'a (dyn Fn() -> bool + Sync),
     /// The container's network namespace, if its responses may take the fast path.
     pub(super) netns: Option<&'a Netns>,
+    /// How long the container keeps the connection without a request, where it says so.
+    pub(super) patience: &'a mut Option<Duration>,
     /// Set when the fast path leaves the container's connection unfit for another response.
     pub(super) spent: &'a AtomicBool,
     /// Set when the container sent more than its response, so that the client's connection is unfit too.
@@ -157,6 +161,9 @@ impl Download<'_> {
         let (status, next) = {
             let head = ResponseHead::parse(&self.read.unread()[..length], self.asked, self.limits)
                 .map_err(|fault| self.failed(fault.into()))?;
+            if let Some(seconds) = head.keep_alive_timeout {
+                *self.patience = Some(Duration::from_secs(seconds.into()));
+            }
             if head.framing == ResponseFraming::Interim {
                 interims.count(length).map_err(|why| self.failed(why))?;
             }
@@ -341,7 +348,9 @@ impl Download<'_> {
     /// Writes the container's bytes to the client; the first of them take the gateway's right to refuse.
     async fn write_client(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
         if self.reply.begin().is_some() {
-            self.seen.first_byte.get_or_insert_with(Instant::now);
+            let now = Instant::now();
+            self.seen.first_byte.get_or_insert(now);
+            self.seen.answered = Some(now);
         }
         let written: io::Result<()> = self.client.write_all(bytes, self.meter, Direction::Down).await;
         written.map_err(|_| DownloadError::Client)

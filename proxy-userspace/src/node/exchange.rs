@@ -113,6 +113,7 @@ impl Exchange<'_> {
     async fn http(&mut self, request: &Request, head: Vec<u8>, alarm: &mut Alarm<'_>) -> Result<Ended, Outcome> {
         let meter = self.connection.meter();
         let mut watch = Watch::new(self.settings, meter, (&self.origin.container, &self.origin.stream), self.tails);
+        watch.new_to = (!self.origin.used).then_some(self.origin.port);
         let sent = Sent::default();
         let retry = (self.origin.used && request.replayable).then(|| Retry::new(&self.origin.stream, head.len()));
         let (spent, surplus) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -141,6 +142,7 @@ impl Exchange<'_> {
             reused: self.origin.used,
             draining: self.draining,
             netns: lane_netns(&self.origin.container),
+            patience: &mut self.origin.patience,
             spent: &spent,
             surplus: &surplus,
         };
@@ -279,6 +281,8 @@ struct Watch<'a> {
     parting: Parting<'a>,
     /// When the final response's head must be there; none while the request is not sent, or without such a timeout.
     answer_by: Option<Instant>,
+    /// The port, if its server may not have taken the connection yet.
+    new_to: Option<u16>,
 }
 
 impl<'a> Watch<'a> {
@@ -289,7 +293,7 @@ impl<'a> Watch<'a> {
         tails: &'a Arc<Tails>,
     ) -> Self {
         let parting = Parting::new(container, origin, tails, settings.tail_bytes);
-        Self { timeouts: &settings.timeouts, meter, container, parting, answer_by: None }
+        Self { timeouts: &settings.timeouts, meter, container, parting, answer_by: None, new_to: None }
     }
 
     /// The request is sent, and an answer to it owed from now on; or, after all, more of it is to come. What comes before
@@ -318,6 +322,13 @@ impl<'a> Watch<'a> {
             // What goes on for long is activity of its container long before it ends.
             if self.meter.idle_for() < TOUCH {
                 self.container.touch();
+            }
+            if self.parting.is_young()
+                && !answered
+                && let Some(port) = self.new_to
+            {
+                // A server with one thread serves one connection at a time, also one that brings nothing.
+                self.container.let_go_idle(port);
             }
             self.parting.look();
             if self.parting.poll(cx).is_ready() {

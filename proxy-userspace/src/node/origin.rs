@@ -2,11 +2,18 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::container::{ConnectionSlot, Container};
+use crate::deadline::after;
 use crate::relay::Stream;
 use crate::relay::buffer::ReadBuffer;
+
+/// How long before a server gives an idle connection up no request goes out on it any more.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// An open connection into a container.
 #[derive(Debug)]
@@ -18,26 +25,57 @@ pub(super) struct Origin {
     pub(super) read: ReadBuffer,
     /// Whether a request was already answered on it: such a connection may be found closed without anybody's fault.
     pub(super) used: bool,
+    /// How long its server keeps it without a request, as far as that has said so.
+    pub(super) patience: Option<Duration>,
+    /// Between two requests: when it is given up.
+    until: Instant,
     /// Its place under the container's cap.
-    _slot: ConnectionSlot,
+    slot: ConnectionSlot,
 }
 
 impl Origin {
     pub(super) fn new(stream: Stream, container: Arc<Container>, port: u16, slot: ConnectionSlot) -> Self {
-        Self { stream, container, port, read: ReadBuffer::default(), used: false, _slot: slot }
+        let read = ReadBuffer::default();
+        Self { stream, container, port, read, used: false, patience: None, until: Instant::now(), slot }
     }
 
-    /// Whether a request for `port` of `container` can go out on this connection: the same instance of the container,
-    /// and neither an end nor a byte nobody asked for has come meanwhile.
+    /// Keeps it for another request, for as long as it should be: for `idle` (zero is no limit), and not until its server's
+    /// patience ends. `answered` is when the answer began: its server may have been idle since then, since what a client has not
+    /// taken waits in the kernel and not in the server.
+    pub(super) fn keep(mut self, idle: Duration, answered: Instant) -> Option<Self> {
+        self.until = after(answered, idle);
+        if let Some(patience) = self.patience {
+            self.until = self.until.min(answered + patience.saturating_sub(MARGIN));
+        }
+        self.used = true;
+        (Instant::now() < self.until && self.slot.rest()).then_some(self)
+    }
+
+    /// Until when it is kept.
+    pub(super) fn kept_until(&self) -> Instant {
+        self.until
+    }
+
+    /// Ready when it is not to be kept any longer, its time apart: it has ended, or brings what nobody has asked for, or its place
+    /// is wanted.
+    pub(super) fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.slot.poll_wanted(cx).is_ready() { Poll::Ready(()) } else { self.stream.poll_disturbed(cx) }
+    }
+
+    /// Takes it for a request to `port` of `container`, if that can go out on it: it leads to the same instance of the container,
+    /// is not to be given up, and neither an end nor a byte nobody asked for has come meanwhile.
     ///
     /// `surely`: asks the kernel itself, because the request cannot be sent a second time. What the reactor knows is a
     /// moment old, which is good enough for a request that can.
-    pub(super) async fn serves(&self, container: &Arc<Container>, port: u16, surely: bool) -> bool {
-        Arc::ptr_eq(&self.container, container)
+    pub(super) async fn resume(self, container: &Arc<Container>, port: u16, surely: bool) -> Option<Self> {
+        let serves = Arc::ptr_eq(&self.container, container)
             && self.port == port
             && !container.is_gone()
             && self.read.is_empty()
+            && Instant::now() < self.until
+            && self.slot.resume()
             && poll_fn(|cx| Poll::Ready(self.stream.poll_disturbed(cx).is_pending())).await
-            && !(surely && self.stream.has_news())
+            && !(surely && self.stream.has_news());
+        serves.then_some(self)
     }
 }

@@ -85,7 +85,8 @@ impl Node {
         purpose: Purpose,
     ) -> Result<Origin, Refusal> {
         let slot = container
-            .try_acquire(NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get))
+            .acquire(port, NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get))
+            .await
             .ok_or(Refusal::Busy(Scope::Container))?;
         let mut dialed = self.dial(settings, &container, port).await;
         if matches!(dialed, Err(DialError::NotListening)) && !settings.hold.is_zero() {

@@ -158,17 +158,25 @@ impl Session {
                     return Poll::Ready(Event::Drain);
                 }
                 if let Some(idle) = origin.as_ref()
-                    && (idle.stream.poll_disturbed(cx).is_ready() || gone.as_mut().poll(cx).is_ready())
+                    && (idle.poll_over(cx).is_ready() || gone.as_mut().poll(cx).is_ready())
                 {
                     *origin = None;
                 }
-                while alarm.poll(cx, due).is_ready() {
-                    if tokio::time::Instant::now() >= due {
+                loop {
+                    let kept_until = origin.as_ref().map(Origin::kept_until);
+                    let next = kept_until.map_or(due, |until| until.min(due));
+                    if alarm.poll(cx, next).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let now = tokio::time::Instant::now();
+                    if now >= due {
                         return Poll::Ready(Event::Due);
                     }
-                    alarm.again(due);
+                    match kept_until {
+                        Some(until) if now >= until => *origin = None,
+                        _ => alarm.again(next),
+                    }
                 }
-                Poll::Pending
             });
             match event.await {
                 Event::Read(Ok(1..)) => {}
@@ -189,7 +197,11 @@ impl Session {
         let (mut summary, mut seen) = (Summary::default(), Seen::default());
         let report = match head.and_then(|length| self.prepare(settings, length, &mut summary)) {
             Ok(request) => self.forward(settings, request, &mut summary, &mut seen, alarm).await,
-            Err(refusal) => self.refuse(&Reply::default(), refusal, &summary, &mut seen).await,
+            Err(refusal) => {
+                // Its client may take its time.
+                self.origin = None;
+                self.refuse(&Reply::default(), refusal, &summary, &mut seen).await
+            }
         };
         self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
         report.after
@@ -220,6 +232,7 @@ impl Session {
     ) -> Report {
         let reply = Reply::default();
         if self.drain.draining() {
+            self.origin = None;
             return self.refuse(&reply, Refusal::Draining, summary, seen).await;
         }
         let mut head = std::mem::take(&mut request.head);
@@ -257,7 +270,7 @@ impl Session {
                 head = copy;
                 continue;
             }
-            return self.conclude(outcome, origin, &reply, summary, seen).await;
+            return self.conclude(settings, outcome, origin, &reply, summary, seen).await;
         }
     }
 
@@ -272,10 +285,10 @@ impl Session {
         let kept = self.origin.take().filter(|_| !request.tcp_tunnel);
         let container = self.node.find(&summary.container, summary.port).await?;
         if let Some(kept) = kept
-            && kept.serves(&container, summary.port, !request.replayable).await
+            && let Some(origin) = kept.resume(&container, summary.port, !request.replayable).await
         {
-            kept.container.touch();
-            return Ok(kept);
+            origin.container.touch();
+            return Ok(origin);
         }
         let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http };
         let origin = self.node.connect(settings, &self.client, container, summary.port, purpose).await?;
@@ -308,8 +321,9 @@ impl Session {
     /// Draws the consequences of an exchange for both connections.
     async fn conclude(
         &mut self,
+        settings: &NodeSettings,
         outcome: Outcome,
-        mut origin: Origin,
+        origin: Origin,
         reply: &Reply,
         summary: &Summary,
         seen: &mut Seen,
@@ -317,8 +331,8 @@ impl Session {
         match outcome {
             Outcome::Done { keep_client, keep_origin } => {
                 if keep_client && keep_origin {
-                    origin.used = true;
-                    self.origin = Some(origin);
+                    let answered = seen.answered.unwrap_or_else(Instant::now);
+                    self.origin = origin.keep(settings.timeouts.origin_idle, answered.into());
                 }
                 Report { after: if keep_client { After::KeepAlive } else { After::Close }, note: None }
             }

@@ -64,7 +64,7 @@ async fn labels_are_the_policy_and_a_bad_one_closes() {
     let open = running.get("open").await;
     assert_eq!((open.policy.check(8005), open.policy.check(8080)), (Ok(()), Err(Denied::Port)));
     assert_eq!((open.policy.scheme(8001), open.policy.scheme(80)), (OriginScheme::Https, OriginScheme::Http));
-    let slots = (open.try_acquire(None), open.try_acquire(None), open.try_acquire(None));
+    let slots = (open.try_acquire(80, None), open.try_acquire(80, None), open.try_acquire(80, None));
     assert!(slots.0.is_some() && slots.1.is_some() && slots.2.is_none());
 
     engine.run("closed", &["--label", "portsplice.deny=true"]);
@@ -114,7 +114,7 @@ async fn renamed_or_paused_it_goes_on() {
     let running = Running::start(&engine.settings()).await;
     engine.run("first", &["--label", "portsplice.uuid=stays"]);
     let container = running.get("first").await;
-    let _slot = container.try_acquire(None).unwrap();
+    let _slot = container.try_acquire(80, None).unwrap();
     engine.docker(&["rename", "first", "second"]);
     let renamed = running.until("stays", |container| container.name == "second").await;
     running.until_not("first", ResolveError::NotHere).await;

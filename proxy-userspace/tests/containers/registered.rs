@@ -245,7 +245,7 @@ async fn a_new_policy_is_for_new_connections_unless_it_closes() {
     let write = |more: &str| directory.write("job.toml", &format!("pid = {}\n{more}", process.pid()));
     write("");
     let first = running.get("job").await;
-    let _slot = first.try_acquire(None).unwrap();
+    let _slot = first.try_acquire(80, None).unwrap();
     write("ports = [80, '8000-8010']");
     let second = running.until("job", |c| c.policy.check(81) == Err(Denied::Port)).await;
     assert_eq!((second.policy.check(8005), second.active(), first.is_gone()), (Ok(()), 1, false));

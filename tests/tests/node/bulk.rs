@@ -15,7 +15,10 @@ fn length(path: Path) -> u64 {
 over_paths! {
     /// Downloads a gigabyte and checks each byte and the hash.
     fn down(path) {
-        let rig = Rig::new(path);
+        let rig = Rig::with(path, |config| {
+            // However long it takes.
+            config.set("limits", "origin-idle-timeout", "\"1h\"");
+        });
         let origin = rig.serve(contract::serve);
         let mut conn = rig.connect();
         let len = length(path);
@@ -34,7 +37,10 @@ over_paths! {
 
     /// Uploads a gigabyte, whose hash the server reports.
     fn up(path) {
-        let rig = Rig::new(path);
+        let rig = Rig::with(path, |config| {
+            // However long it takes.
+            config.set("limits", "origin-idle-timeout", "\"1h\"");
+        });
         let origin = rig.serve(contract::serve);
         let mut conn = rig.connect();
         let len = length(path);

@@ -12,7 +12,10 @@ use portsplice_tests::{over_gateway, over_paths, pattern, wait};
 over_paths! {
     /// 1,000 requests of all sorts on one connection, over one connection to the server.
     fn a_thousand_requests(path) {
-        let rig = Rig::new(path);
+        let rig = Rig::with(path, |config| {
+            // However long it takes.
+            config.set("limits", "origin-idle-timeout", "\"1h\"");
+        });
         let origin = rig.serve(contract::serve);
         let mut conn = rig.connect();
         for i in 0..1000_usize {

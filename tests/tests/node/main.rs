@@ -17,6 +17,7 @@ mod endings;
 mod framing;
 mod heads;
 mod idle;
+mod idle_origins;
 mod keep_alive;
 mod lifecycle;
 mod limits;

@@ -47,6 +47,23 @@ fn keep_alive() {
 }
 
 #[test]
+fn keep_alive_timeout() {
+    for (fields, seconds) in [
+        ("", None),
+        ("Keep-Alive: timeout=5\r\n", Some(5)),
+        ("keep-alive: Timeout=5, max=100\r\nConnection: keep-alive\r\n", Some(5)),
+        ("Keep-Alive: max=100, timeout = \"15\"\r\n", Some(15)),
+        ("Keep-Alive: timeout=15\r\nKeep-Alive: timeout=0\r\n", Some(0)),
+        ("Keep-Alive: timeout=99999999999999999999\r\n", Some(u32::MAX)),
+        ("Keep-Alive: timeout, timeout=, timeout=-1, timeout=5s, max=1, 7, \u{e9}=3\r\n", None),
+        ("X-Keep-Alive: timeout=5\r\n", None),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n{fields}\r\n");
+        assert_eq!(response(head.as_bytes(), &GET).unwrap().keep_alive_timeout, seconds, "{fields:?}");
+    }
+}
+
+#[test]
 fn faults() {
     for bytes in [
         "HTTP/1.1 200 OK\nContent-Length: 5\r\n\r\n",
