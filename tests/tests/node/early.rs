@@ -96,6 +96,46 @@ over_paths! {
         assert_eq!((response.status(), response.text().as_str()), (413, "large"));
     }
 
+    /// The server answers the head alone and closes at once, with what has come of the body unread: its reset is right behind its
+    /// answer, and must not overtake it, neither for a client that reads while it sends nor for one that sends as long as it can.
+    fn early_response_then_reset(path) {
+        const LEN: u64 = 50_000_000;
+        const STATUS: &str = "HTTP/1.1 413 Content Too Large\r\n";
+        for fields in [
+            "Connection: close\r\nContent-Length: 5\r\n\r\nlarge",
+            "Content-Length: 5\r\n\r\nlarge",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nlarge\r\n0\r\n\r\n",
+        ] {
+            let rig = Rig::new(path);
+            let _origin = rig.serve(move |peer| {
+                peer.head()?.expect("a request");
+                if peer.index % 2 == 1 {
+                    // With the upload under way.
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                peer.write(STATUS.to_owned() + fields)
+            });
+            for (tries, meanwhile) in [(20, true), (4, false)] {
+                for _ in 0..tries {
+                    let mut conn = rig.connect();
+                    let head = conn.head_for("POST", "/", &[&format!("Content-Length: {LEN}")]);
+                    conn.write(&head);
+                    let mut writer = conn.writer();
+                    let response = std::thread::scope(|scope| {
+                        let sending = scope.spawn(move || pattern::write_to(&mut writer, LEN, 65536).is_ok());
+                        if !meanwhile {
+                            assert!(!sending.join().expect("it sends"), "nobody can have taken all of it");
+                        }
+                        let response = conn.response();
+                        conn.stream().shutdown(std::net::Shutdown::Both).ok();
+                        response
+                    });
+                    assert_eq!((response.status(), response.text().as_str()), (413, "large"), "{fields:?}");
+                }
+            }
+        }
+    }
+
     /// The final response comes before the body has been read, and the connection goes on.
     fn early_response_then_body(path) {
         const LEN: u64 = 8 << 20;
