@@ -23,6 +23,7 @@ mod reply;
 mod request;
 mod retry;
 mod route;
+mod secure;
 mod session;
 mod upload;
 pub mod workers;
@@ -109,7 +110,7 @@ pub struct Node {
     turning_away: Arc<Semaphore>,
     table: Arc<Connections>,
     tails: Arc<Tails>,
-    origins: route::Connector,
+    origins: secure::Connector,
     workers: Workers,
 }
 
@@ -152,7 +153,7 @@ impl Node {
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             table: connections,
             tails: Arc::default(),
-            origins: route::Connector::new(),
+            origins: secure::Connector::new(),
             workers,
         });
         let of_unread = "Bytes that servers sent before their containers ended, kept until slow clients have read them";

@@ -121,6 +121,8 @@ pub enum Refusal {
     Unreachable(Unreached),
     /// The container's answer is no HTTP that can be read in one way only.
     BadAnswer(&'static str),
+    /// The server in the container refuses the TLS handshake: the alert that says why, or what happened instead.
+    TlsRefused(&'static str),
     /// The head of the container's answer is larger, or has more fields, than this setting allows.
     AnswerHeadTooLarge(&'static str),
     /// The container closed its connection before its answer was whole.
@@ -160,6 +162,7 @@ impl Refusal {
             Self::NotListening
             | Self::Unreachable(_)
             | Self::BadAnswer(_)
+            | Self::TlsRefused(_)
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd => 502,
             Self::EngineUnavailable | Self::Busy(_) | Self::HeadsFull | Self::Draining => 503,
@@ -191,6 +194,7 @@ impl Refusal {
             Self::NotListening => "not_listening",
             Self::Unreachable(why) => why.label(),
             Self::BadAnswer(_) => "bad_answer",
+            Self::TlsRefused(_) => "tls_refused",
             Self::AnswerHeadTooLarge(_) => "answer_head_too_large",
             Self::EarlyEnd => "early_end",
             Self::ConnectTimeout => "connect_timeout",
@@ -223,6 +227,7 @@ impl Refusal {
             | Self::Busy(Scope::Container | Scope::Client)
             | Self::Unreachable(_)
             | Self::BadAnswer(_)
+            | Self::TlsRefused(_)
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout
@@ -245,6 +250,11 @@ impl Refusal {
             Self::BadAnswer(why) => {
                 return Cow::Owned(format!(
                     "The server in the container did not answer in HTTP/1.1: {why}. Check which program listens on this port."
+                ));
+            }
+            Self::TlsRefused(why) => {
+                return Cow::Owned(format!(
+                    "The server in the container refused the TLS handshake ({why}). It was asked for by the name in the request's Host; check that, and the server's TLS settings."
                 ));
             }
             Self::AnswerHeadTooLarge(setting) => {
@@ -351,6 +361,7 @@ impl Refusal {
             | Self::NotListening
             | Self::Unreachable(_)
             | Self::BadAnswer(_)
+            | Self::TlsRefused(_)
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout

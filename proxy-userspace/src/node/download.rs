@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::SPLICED_CHUNK;
 use super::interim::Interims;
 use super::reply::Reply;
+use super::secure;
 use super::upload::Sent;
 use crate::fastpath::ServerUse;
 use crate::http::{
@@ -129,16 +130,21 @@ impl Download<'_> {
             }
             match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
                 Ok(1..) => {}
-                end @ (Ok(0) | Err(_)) if self.reused && self.read.is_empty() && interims.none() => {
-                    return Err(DownloadError::Stale { in_order: end.is_ok() });
-                }
-                Ok(0) | Err(_) => {
-                    return Err(match self.reply.begun() {
-                        true => DownloadError::Cut("the container closed the connection before its answer was whole"),
-                        false => DownloadError::Refused(Refusal::EarlyEnd),
-                    });
-                }
+                end => return Err(self.unanswered(end, interims)),
             }
+        }
+    }
+
+    /// The container's connection came to this end before a whole head.
+    fn unanswered(&self, end: io::Result<usize>, interims: &Interims) -> DownloadError {
+        let refused = end.as_ref().err().filter(|_| !self.reused).and_then(secure::late_refusal);
+        match (self.reply.begun(), refused) {
+            (false, Some(refusal)) => DownloadError::Refused(refusal),
+            _ if self.reused && self.read.is_empty() && interims.none() => {
+                DownloadError::Stale { in_order: end.is_ok() }
+            }
+            (false, None) => DownloadError::Refused(Refusal::EarlyEnd),
+            (true, _) => DownloadError::Cut("the container closed the connection before its answer was whole"),
         }
     }
 

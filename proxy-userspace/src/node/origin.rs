@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
+use super::secure::server_name;
 use crate::container::{ConnectionSlot, Container};
 use crate::deadline::after;
 use crate::relay::Stream;
@@ -21,6 +23,8 @@ pub(super) struct Origin {
     pub(super) stream: Stream,
     pub(super) container: Arc<Container>,
     pub(super) port: u16,
+    /// With TLS: by which name its server was asked for.
+    name: Option<ServerName<'static>>,
     /// What was read of it and not used yet: nothing, between two requests.
     pub(super) read: ReadBuffer,
     /// Whether a request was already answered on it: such a connection may be found closed without anybody's fault.
@@ -34,9 +38,15 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn new(stream: Stream, container: Arc<Container>, port: u16, slot: ConnectionSlot) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        container: Arc<Container>,
+        port: u16,
+        name: Option<ServerName<'static>>,
+        slot: ConnectionSlot,
+    ) -> Self {
         let read = ReadBuffer::default();
-        Self { stream, container, port, read, used: false, patience: None, until: Instant::now(), slot }
+        Self { stream, container, port, name, read, used: false, patience: None, until: Instant::now(), slot }
     }
 
     /// Keeps it for another request, for as long as it should be: for `idle` (zero is no limit), and not until its server's
@@ -62,14 +72,16 @@ impl Origin {
         if self.slot.poll_wanted(cx).is_ready() { Poll::Ready(()) } else { self.stream.poll_disturbed(cx) }
     }
 
-    /// Takes it for a request to `port` of `container`, if that can go out on it: it leads to the same instance of the container,
-    /// is not to be given up, and neither an end nor a byte nobody asked for has come meanwhile.
+    /// Takes it for a request to `port` of `container`, if that can go out on it: it leads to the same instance of the container, with
+    /// TLS by the same name as `host` has (a server may answer 421 to another, RFC 9110 15.5.20), is not to be given up, and
+    /// neither an end nor a byte nobody asked for has come meanwhile.
     ///
     /// `surely`: asks the kernel itself, because the request cannot be sent a second time. What the reactor knows is a
     /// moment old, which is good enough for a request that can.
-    pub(super) async fn resume(self, container: &Arc<Container>, port: u16, surely: bool) -> Option<Self> {
+    pub(super) async fn resume(self, container: &Arc<Container>, port: u16, host: &str, surely: bool) -> Option<Self> {
         let serves = Arc::ptr_eq(&self.container, container)
             && self.port == port
+            && self.name.as_ref().is_none_or(|name| *name == server_name(host))
             && !container.is_gone()
             && self.read.is_empty()
             && Instant::now() < self.until

@@ -36,6 +36,8 @@ pub(super) struct Request {
     /// The head as the container gets it.
     pub(super) head: Vec<u8>,
     pub(super) framing: BodyFraming,
+    /// Its `Host`, with or without a port.
+    pub(super) host: Box<str>,
     pub(super) asked: Asked,
     /// Whether the client wants to go on after the response.
     pub(super) keep_alive: bool,
@@ -78,6 +80,8 @@ pub(super) fn prepare(
     let request = Request {
         head: out,
         framing: head.framing,
+        // What a request without a host is given, see `http::write_request`.
+        host: head.host.unwrap_or("localhost").into(),
         asked: head.asked(),
         keep_alive: head.keep_alive,
         expect_continue: head.expect_continue,

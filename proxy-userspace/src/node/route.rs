@@ -4,12 +4,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use super::origin::Origin;
+use super::secure::{handshake_refusal, server_name};
 use super::{Node, NodeSettings};
 use crate::container::{Container, OriginScheme, ResolveError};
 use crate::deadline::deadline;
@@ -18,7 +17,6 @@ use crate::netns::DialError;
 use crate::refusal::{Refusal, Scope, Unreached};
 use crate::relay::Stream;
 use crate::relay::sock::Sock;
-use crate::tls::{self, AnyCertificate};
 
 /// The first pause of a request that waits for a listener; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -26,41 +24,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Whether a connection carries HTTP (in TLS where the container wants it) or the port's raw bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Http,
+pub(super) enum Purpose<'r> {
+    Http {
+        /// The request's `Host`.
+        host: &'r str,
+    },
     Tunnel,
-}
-
-/// What is needed to speak TLS to containers.
-pub(super) struct Connector {
-    tls: TlsConnector,
-}
-
-impl std::fmt::Debug for Connector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connector")
-    }
-}
-
-impl Connector {
-    pub(super) fn new() -> Self {
-        // The connection never leaves the container's own network namespace, which the request's credential named, and
-        // nobody outside the container can listen there: a certificate would prove nothing more.
-        let mut config = ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .expect("ring has the cipher suites of TLS 1.2 and 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { tls: TlsConnector::from(Arc::new(config)) }
-    }
-
-    /// Speaks TLS on a connection to a container's HTTPS port.
-    async fn secure(&self, sock: Sock) -> std::io::Result<Stream> {
-        let name = ServerName::try_from("localhost").expect("a legal DNS name");
-        self.tls.connect(name, sock).await.map(Stream::tls)
-    }
 }
 
 impl Node {
@@ -82,7 +51,7 @@ impl Node {
         client: &Stream,
         container: Arc<Container>,
         port: u16,
-        purpose: Purpose,
+        purpose: Purpose<'_>,
     ) -> Result<Origin, Refusal> {
         let slot = container
             .acquire(port, NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get))
@@ -103,21 +72,34 @@ impl Node {
                 Refusal::Unreachable(Unreached::Other)
             }
         })?;
-        let stream = match (purpose, container.policy.scheme(port)) {
-            (Purpose::Http, OriginScheme::Https) => {
-                let deadline = deadline(settings.timeouts.connect);
-                match timeout_at(deadline, self.origins.secure(sock)).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => {
-                        tracing::debug!(container = %container.name, port, %error, "TLS handshake with the container failed");
-                        return Err(Refusal::BadAnswer("the port does not speak TLS as its label says"));
-                    }
-                    Err(_) => return Err(Refusal::ConnectTimeout),
-                }
+        let origin = |stream, name| Origin::new(stream, container.clone(), port, name, slot);
+        match (purpose, container.policy.scheme(port)) {
+            (Purpose::Http { host }, OriginScheme::Https) => {
+                let name = server_name(host);
+                let stream = self.secure_origin(settings, &container, port, name.clone(), sock).await?;
+                Ok(origin(stream, Some(name)))
             }
-            _ => Stream::Plain(sock),
-        };
-        Ok(Origin::new(stream, container, port, slot))
+            _ => Ok(origin(Stream::Plain(sock), None)),
+        }
+    }
+
+    async fn secure_origin(
+        &self,
+        settings: &NodeSettings,
+        container: &Container,
+        port: u16,
+        name: ServerName<'static>,
+        sock: Sock,
+    ) -> Result<Stream, Refusal> {
+        let shown = name.to_str().into_owned();
+        match timeout_at(deadline(settings.timeouts.connect), self.origins.secure(name, sock)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(container = %container.name, port, name = shown, %error, "TLS handshake with the container failed");
+                Err(handshake_refusal(&error))
+            }
+            Err(_) => Err(Refusal::ConnectTimeout),
+        }
     }
 
     /// Tries again and again while nothing listens on the port, as long as the settings say and both the container and the

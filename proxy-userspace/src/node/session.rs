@@ -285,12 +285,12 @@ impl Session {
         let kept = self.origin.take().filter(|_| !request.tcp_tunnel);
         let container = self.node.find(&summary.container, summary.port).await?;
         if let Some(kept) = kept
-            && let Some(origin) = kept.resume(&container, summary.port, !request.replayable).await
+            && let Some(origin) = kept.resume(&container, summary.port, &request.host, !request.replayable).await
         {
             origin.container.touch();
             return Ok(origin);
         }
-        let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http };
+        let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http { host: &request.host } };
         let origin = self.node.connect(settings, &self.client, container, summary.port, purpose).await?;
         self.connection.leads_to(&origin.container, origin.port);
         tracing::debug!(container = %summary.container, port = summary.port, peer = %self.peer, "connected into the container");

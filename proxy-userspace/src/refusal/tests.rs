@@ -20,6 +20,7 @@ fn all() -> Vec<Refusal> {
         Unreachable(Unreached::Foreign(IpAddr::from([192, 0, 2, 1]))),
         Unreachable(Unreached::Other),
         BadAnswer("a reason"),
+        TlsRefused("a reason"),
         AnswerHeadTooLarge("limits.response-head-bytes"),
         EarlyEnd,
         ConnectTimeout,

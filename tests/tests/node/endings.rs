@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use portsplice_tests::client::{Conn, End, Proof};
 use portsplice_tests::net::Netns;
-use portsplice_tests::process::{Process, run, try_run};
+use portsplice_tests::process::{Process, try_run};
 use portsplice_tests::rig::{Path, Rig};
-use portsplice_tests::servers::{Kind, Server, scripts};
+use portsplice_tests::servers::{Kind, Server, certificate, scripts};
 use portsplice_tests::{HANG, over_gateway, over_paths, pattern, wait};
 
 /// Bytes of an answer: more than a client's own buffers take, less than what all buffers on the way do.
@@ -46,10 +46,8 @@ fn once(netns: &Netns, answer: &[u8], tls: bool) -> (Process, u16, tempfile::Tem
     let mut command = Command::new("python3");
     command.arg(scripts().join("once.py")).arg(file("answer"));
     if tls {
-        let mut make = Command::new("openssl");
-        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"]);
-        run(make.arg("-keyout").arg(file("key")).arg("-out").arg(file("certificate")), None);
-        command.arg("tls").arg(file("certificate")).arg(file("key"));
+        let (certificate, key) = certificate(dir.path());
+        command.arg("tls").arg(certificate).arg(key);
     }
     let process = Process::spawn("once", &mut command, Some(netns));
     let port = process.line_with("port ").parse().expect("a port");

@@ -21,6 +21,7 @@ mod idle_origins;
 mod keep_alive;
 mod lifecycle;
 mod limits;
+mod names;
 mod observing;
 mod pacing;
 mod pauses;
