@@ -8,7 +8,7 @@ use portsplice_tests::net::Netns;
 use portsplice_tests::node::{ListenOn, Node, NodeConfig, Site, binary};
 use portsplice_tests::origin::{Origin, contract};
 use portsplice_tests::process::Process;
-use portsplice_tests::{HANG, pattern, privileged};
+use portsplice_tests::{HANG, pattern, privileged, wait};
 
 /// A socket that systemd would pass is served at the address that it has, and stays open over a restart.
 #[test]
@@ -47,8 +47,9 @@ fn a_passed_socket_that_is_shut_down_ends_the_daemon() {
     let mut node = spawn_with_fd(&passed, config.site());
     rustix::net::shutdown(&passed, rustix::net::Shutdown::Read).expect("it listens");
     assert!(!node.wait().success());
-    let log = node.log();
-    assert!(log.contains(&format!("listener tcp {}", passed.local_addr().expect("bound"))), "{log}");
+    // What it has written last may be read a moment after its end is known.
+    let listener = format!("listener tcp {}", passed.local_addr().expect("bound"));
+    wait::until_true("it says so", || node.log().contains(&listener));
 }
 
 /// Starts the daemon as the service manager does: a listening socket is descriptor 3, LISTEN_PID is its own id.
