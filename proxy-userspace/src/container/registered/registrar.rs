@@ -55,6 +55,7 @@ pub struct Registrar {
     cache: Arc<Cache>,
     keys: Arc<RegisteredKeys>,
     ledger: Option<Ledger>,
+    /// Held while the file is written, which waits for the disk: not to be locked on the runtime's threads.
     book: Mutex<HashMap<String, Entry>>,
     changed: Notify,
     health: Health,
@@ -299,17 +300,26 @@ impl Registrar {
 
     async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
         let mut watch = Watch::new();
+        let mut look = false;
         loop {
-            watch.set(self.places());
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = watch.changed() => {}
-                () = self.changed.notified() => continue,
-                () = tokio::time::sleep(LOOK) => {}
-            }
             let this = Arc::clone(&self);
-            // It ends in a panic only with a mistake in it, which the log shows.
-            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+            // Elsewhere, since whoever holds the book may be waiting for the disk. It ends in a panic only with a mistake
+            // in it, which the log shows.
+            let places = tokio::task::spawn_blocking(move || {
+                if look {
+                    this.look();
+                }
+                this.places()
+            });
+            if let Ok(places) = places.await {
+                watch.set(places);
+            }
+            look = tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = watch.changed() => true,
+                () = self.changed.notified() => false,
+                () = tokio::time::sleep(LOOK) => true,
+            };
         }
     }
 
@@ -352,5 +362,41 @@ fn refusal(target: &Target, failure: Failure) -> RegisterError {
     match (target, failure) {
         (Target::Process { .. }, Failure::Never(reason)) => RegisterError::NoProcess(reason),
         (_, Failure::NotYet(reason) | Failure::Never(reason)) => RegisterError::NoNamespace(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::netns::Netns;
+
+    /// The book is locked for as long as the disk takes to keep it; who runs connections, probes and the control socket has
+    /// no part in that.
+    #[tokio::test]
+    async fn a_slow_disk_holds_up_nobody_else() {
+        let own = Arc::new(Netns::current().unwrap());
+        let entrance = Entrance { own, allow_host_network: false };
+        let cache = Arc::new(Cache::new(Arc::new(())));
+        let shutdown = CancellationToken::new();
+        let registrar = Registrar::start(None, Arc::default(), entrance, cache, Health::default(), shutdown.clone());
+        let ((locked, is_locked), (done, is_done)) = (tokio::sync::oneshot::channel(), mpsc::channel());
+        let slow = Arc::clone(&registrar);
+        let writer = thread::spawn(move || {
+            let _book = slow.book.lock();
+            let _ = locked.send(());
+            is_done.recv_timeout(Duration::from_secs(30)).is_ok()
+        });
+        is_locked.await.unwrap();
+        // Longer than it takes until the book is looked at again.
+        for _ in 0..20 {
+            registrar.changed.notify_one();
+            tokio::time::sleep(LOOK / 10).await;
+        }
+        let _ = done.send(());
+        assert!(writer.join().unwrap(), "the runtime's only thread has waited for the book");
+        shutdown.cancel();
     }
 }
