@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use replay::Nonce;
 
 pub use key::{ContainerKey, InvalidKey, RootKey};
 pub use keyring::{KeySources, Keyring, NODE, RegisteredKeys};
-pub use replay::ReplayMemory;
+pub use replay::{Keeper, NonceKey, ReplayMemory, Used};
 
 /// What the connection, other than the request, contributes to a credential. A TLS connection without an exporter cannot
 /// be written down: it would take credentials that were signed for plain TCP.
@@ -110,12 +111,16 @@ impl Authenticator {
             Scheme::Certificate => Some(certificate::check(p, channel, &keyring)?),
             Scheme::Timestamp => {
                 let good = timestamp::check(p.authorization, &keyring)?;
-                self.replay.admit(&("", good.nonce), good.time, now_unix, self.window)?;
+                let nonce = Nonce { identity: "", nonce: good.nonce, holds_elsewhere: true };
+                self.replay.admit(&nonce, good.time, now_unix, self.window)?;
                 None
             }
             Scheme::Bound => {
                 let (good, response) = bound::check(p, channel, &keyring)?;
-                self.replay.admit(&(p.uuid, good.nonce), good.time, now_unix, self.window)?;
+                // Over TLS it holds on this connection only.
+                let holds_elsewhere = matches!(channel, Channel::Plain);
+                let nonce = Nonce { identity: p.uuid, nonce: good.nonce, holds_elsewhere };
+                self.replay.admit(&nonce, good.time, now_unix, self.window)?;
                 Some(response)
             }
         };
@@ -176,6 +181,9 @@ pub enum AuthFailure {
     Stale,
     /// The MAC is good, the nonce was used before.
     Replayed,
+    /// The MAC is good, the time is before this process began to remember nonces, so that it cannot know whether this one was
+    /// used.
+    BeforeStart,
 }
 
 impl AuthFailure {
@@ -189,6 +197,7 @@ impl AuthFailure {
             Self::Wrong => "credential_wrong",
             Self::Stale => "credential_stale",
             Self::Replayed => "credential_replayed",
+            Self::BeforeStart => "credential_before_start",
         }
     }
 
@@ -210,6 +219,9 @@ impl AuthFailure {
                 "The credential is too old or from the future. Compare the two clocks, and sign the request again."
             }
             Self::Replayed => "The credential was used before. Sign each request anew, with a new nonce.",
+            Self::BeforeStart => {
+                "The credential was signed before the gateway started, and may have been used. Sign the request again; if that is refused too, your clock is behind."
+            }
         }
     }
 }

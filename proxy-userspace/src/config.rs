@@ -183,8 +183,10 @@ pub struct AuthConfig {
     pub window: Duration,
     /// How many nonces are remembered.
     pub replay_entries: usize,
-    /// Whether credentials made before the start are refused. Which nonces were used then is not known any more, so that
-    /// on plain TCP, within the window, one could be used again; but a client whose clock is slow is refused for as long.
+    /// Where it is kept which credentials were used that hold on any connection, for the daemon that starts next.
+    pub used_file: Option<PathBuf>,
+    /// Whether such credentials, if they were made before the start, are refused although it is known which were used. A
+    /// client whose clock is slow is refused for as long.
     pub only_since_start: bool,
 }
 
@@ -346,6 +348,7 @@ impl Config {
             auth: AuthConfig {
                 window: l.get(&AUTH_WINDOW),
                 replay_entries: l.get(&REPLAY_ENTRIES),
+                used_file: l.get(&USED_FILE),
                 only_since_start: l.get(&ONLY_SINCE_START),
             },
             relay: RelayConfig {

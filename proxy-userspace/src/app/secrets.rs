@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 
 use crate::auth::{KeySources, Keyring, ReplayMemory};
 use crate::config::{AuthConfig, SecretsConfig};
+use crate::used_file::{Known, UsedFile};
 
 /// The keys that the configuration names.
 pub(super) fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
@@ -24,11 +25,43 @@ pub(super) fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
     })
 }
 
-/// The memory of credentials that were used.
+/// The memory of credentials that were used, with what is still known of the daemon before this one. What could have been
+/// used and is not known is refused.
 pub(super) fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
-    let memory = ReplayMemory::new(auth.replay_entries);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let opened =
+        auth.used_file.as_deref().map(|path| (path, UsedFile::open(path, auth.window, auth.replay_entries, now)));
+    let entries = auth.replay_entries;
+    let (memory, since) = match opened {
+        Some((path, Ok((file, known)))) => {
+            let key = file.key();
+            let (used, since) = match known {
+                Known::All(used) => (used, 0),
+                Known::Nothing => (Vec::new(), now),
+                Known::Lost(why) => {
+                    tracing::warn!(
+                        "{} does not tell which credentials were used: {why}; it is begun anew",
+                        path.display()
+                    );
+                    (Vec::new(), now + 1)
+                }
+            };
+            (ReplayMemory::kept(entries, key, Box::new(file), &used), since)
+        }
+        unknown => {
+            if let Some((path, Err(error))) = unknown {
+                tracing::warn!(
+                    "{} cannot keep which credentials were used: {error}; after each start, those that were signed before are refused on plain TCP. `auth.used-file` names another place",
+                    path.display()
+                );
+            }
+            // The daemon before this one may have ended in this very second.
+            (ReplayMemory::new(entries), now + 1)
+        }
+    };
+    memory.refuse_before(since);
     if auth.only_since_start {
-        memory.accept_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        memory.refuse_before(now + 1);
     }
     memory
 }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use super::AuthFailure;
 
@@ -18,10 +20,43 @@ use super::AuthFailure;
 /// An entry is a 64-bit hash under a random key, some 20 to 35 octets with its overhead. That two entries collide, and an
 /// honest request is refused, has a chance of one in four trillion at four million entries.
 pub struct ReplayMemory {
-    hasher: RandomState,
+    key: NonceKey,
+    /// Credentials of seconds before this one are not accepted, where nothing but this memory keeps them from being used
+    /// again.
+    since: AtomicU64,
+    keeper: Option<Box<dyn Keeper>>,
     /// A nonce always belongs to the same shard, so each is a memory of its own. Many keep the pause short when a table
     /// grows, and the threads apart.
     shards: Box<[Mutex<Shard>]>,
+}
+
+/// What nonces are hashed with; a secret, so that nobody can choose one whose hash is another's.
+pub type NonceKey = [u8; 16];
+
+/// A credential that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Unix seconds, as the credential says.
+    pub time: u64,
+    /// Of its nonce.
+    pub hash: u64,
+}
+
+/// Keeps what was used for longer than the process lives.
+pub trait Keeper: Send + Sync {
+    /// Keeps one, before its credential is accepted.
+    fn keep(&self, used: Used, now_unix: u64);
+}
+
+/// A nonce that a good credential names.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nonce<'a> {
+    /// Whose key has signed; empty for the root secret.
+    pub(super) identity: &'a str,
+    pub(super) nonce: &'a str,
+    /// Whether the credential holds on another connection too, to this process or to the next, so that only the memory of
+    /// its nonce keeps it from being used again.
+    pub(super) holds_elsewhere: bool,
 }
 
 /// Entries below which another shard does not pay.
@@ -42,19 +77,35 @@ impl ReplayMemory {
     /// Remembers up to `capacity` nonces; enough is the rate of requests times twice the window.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let shards = (capacity / SHARD_ENTRIES).clamp(1, SHARDS);
-        let shard = || Mutex::new(Shard::new((capacity / shards).max(1)));
-        Self { hasher: RandomState::new(), shards: std::iter::repeat_with(shard).take(shards).collect() }
+        Self::with_key(capacity, rand::random())
     }
 
-    /// Accepts no credential of a second before `unix` from now on. A node that starts anew knows nothing of the nonces
-    /// used before; where nothing else prevents a replay (plain TCP), it sets this to the time of its start.
-    pub fn accept_from(&self, unix: u64) {
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            shard.floor = shard.floor.max(unix);
-            shard.forget_before(unix);
+    fn with_key(capacity: usize, key: NonceKey) -> Self {
+        let shards = (capacity / SHARD_ENTRIES).clamp(1, SHARDS);
+        let shard = || Mutex::new(Shard::new((capacity / shards).max(1)));
+        let shards = std::iter::repeat_with(shard).take(shards).collect();
+        Self { key, since: AtomicU64::new(0), keeper: None, shards }
+    }
+
+    /// The same, whose nonces `keeper` keeps under `key` as far as they could be used again by a process that has forgotten
+    /// them. `used` are those that it has kept of a process before this one.
+    #[must_use]
+    pub fn kept(capacity: usize, key: NonceKey, keeper: Box<dyn Keeper>, used: &[Used]) -> Self {
+        let memory = Self { keeper: Some(keeper), ..Self::with_key(capacity, key) };
+        for &Used { time, hash } in used {
+            let mut shard = memory.shard(hash).lock();
+            // There may be less room than there was.
+            if shard.admit(hash, time, 0) == Err(AuthFailure::Stale) {
+                shard.floor = shard.floor.max(time.saturating_add(1));
+            }
         }
+        memory
+    }
+
+    /// Accepts no credential that was signed before the second `unix` and could have been used, unknown to this memory: one
+    /// that holds on any connection.
+    pub fn refuse_before(&self, unix: u64) {
+        self.since.fetch_max(unix, Relaxed);
     }
 
     /// How many nonces are remembered.
@@ -70,14 +121,37 @@ impl ReplayMemory {
     }
 
     /// Accepts a nonce once. The credential's MAC has to be good: what is accepted is remembered.
-    pub(super) fn admit(&self, nonce: &impl Hash, time: u64, now_unix: u64, window: u64) -> Result<(), AuthFailure> {
+    pub(super) fn admit(&self, nonce: &Nonce<'_>, time: u64, now_unix: u64, window: u64) -> Result<(), AuthFailure> {
         if time.abs_diff(now_unix) > window {
             return Err(AuthFailure::Stale);
         }
-        let hash = self.hasher.hash_one(nonce);
-        // The upper half chooses the shard, the lower half the place in its table.
-        let shard = (hash >> 32) as usize % self.shards.len();
-        self.shards[shard].lock().admit(hash, time, now_unix.saturating_sub(window))
+        if nonce.holds_elsewhere && time < self.since.load(Relaxed) {
+            return Err(AuthFailure::BeforeStart);
+        }
+        let hash = self.hash(nonce);
+        self.shard(hash).lock().admit(hash, time, now_unix.saturating_sub(window))?;
+        if nonce.holds_elsewhere
+            && let Some(keeper) = &self.keeper
+        {
+            keeper.keep(Used { time, hash }, now_unix);
+        }
+        Ok(())
+    }
+
+    fn hash(&self, nonce: &Nonce<'_>) -> u64 {
+        let digest = Sha256::new()
+            .chain_update(self.key)
+            .chain_update(nonce.identity)
+            // In neither of the two.
+            .chain_update([0])
+            .chain_update(nonce.nonce)
+            .finalize();
+        digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+    }
+
+    /// The upper half of a hash chooses the shard, the lower half the place in its table.
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[(hash >> 32) as usize % self.shards.len()]
     }
 }
 

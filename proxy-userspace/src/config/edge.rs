@@ -38,6 +38,9 @@ pub static TTL_MAX: Setting<Duration> = Setting { key: "records.ttl-max", defaul
 /// For the body of a request.
 pub static BODY_TIMEOUT: Setting<Duration> = Setting { key: "limits.body-timeout", ..HEAD_TIMEOUT };
 
+/// Where it is kept which credentials were used.
+pub static EDGE_USED_FILE: Setting<Option<PathBuf>> = Setting { default: "/var/lib/portsplice-edge/used", ..USED_FILE };
+
 /// The edge's configuration.
 pub static EDGE: Role = Role {
     default_file: "/etc/portsplice/edge.toml",
@@ -60,6 +63,7 @@ pub static EDGE: Role = Role {
         &CONNECTIONS_PER_CLIENT,
         &AUTH_WINDOW,
         &REPLAY_ENTRIES,
+        &EDGE_USED_FILE,
         &ONLY_SINCE_START,
     ],
 };
@@ -134,6 +138,7 @@ impl EdgeConfig {
             auth: AuthConfig {
                 window: l.get(&AUTH_WINDOW),
                 replay_entries: l.get(&REPLAY_ENTRIES),
+                used_file: l.get(&EDGE_USED_FILE),
                 only_since_start: l.get(&ONLY_SINCE_START),
             },
             warnings: l.warnings.clone(),

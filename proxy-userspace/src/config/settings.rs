@@ -12,6 +12,7 @@ use super::url::Url;
 use super::{BpfMode, LogFormat, RegistryStore, RelayPath};
 
 const TIMEOUT: &str = r#"a time such as "500ms", "10s", "5m" or "1h 30m"; "0s" turns the timeout off"#;
+pub(super) const USED: &str = r#"the path of a file that outlives the daemon, in which is kept which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#;
 const CAP: &str = "a number from 0 to 4294967295; 0 is no limit";
 
 macro_rules! settings {
@@ -120,9 +121,11 @@ settings! {
     REPLAY_ENTRIES: usize = "auth.replay-entries", "4194304", Number, size::<1024, 268_435_456>,
         "a number from 1024 to 268435456; each takes 8 bytes of memory once used", restart;
 
-    /// Whether credentials from before the start are refused.
+    /// Where it is kept which credentials were used.
+    USED_FILE: Option<PathBuf> = "auth.used-file", "/run/portsplice/used", Text, optional_path, USED, restart;
+    /// Whether credentials from before the start are refused in any case.
     ONLY_SINCE_START: bool = "auth.only-since-start", "false", Switch, switch,
-        "true (a node that starts anew refuses credentials made before, whose nonces it cannot know) or false (they are accepted within the window)", restart;
+        "true (a daemon that starts anew refuses credentials that were signed before and hold on any connection: on plain TCP, and `timestamp`) or false (only where `auth.used-file` cannot tell which of them were used)", restart;
 
     /// How bytes are moved.
     RELAY_PATH: RelayPath = "relay.path", "auto", Text, keyword, r#""auto", "fast", "splice" or "copy""#;

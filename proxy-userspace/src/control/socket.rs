@@ -4,19 +4,20 @@
 //! A file beside it with `.lock` behind the name is locked as long as the daemon lives (flock(2)), which a crash undoes: so a
 //! socket that is there while the lock can be had is left over.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::group;
 use crate::config::ControlConfig;
+use crate::lock_file;
 
 /// How many clients may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -162,17 +163,10 @@ fn make_directory(path: &Path) -> Result<()> {
 }
 
 fn lock(path: &Path) -> Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
-    let file = options.open(&name).with_context(|| format!("cannot open {}", name.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!("another daemon uses it: stop that one first"),
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", name.display())),
-    }
+    lock_file::lock(path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => anyhow::anyhow!("another daemon uses it: stop that one first"),
+        _ => anyhow::Error::new(error).context(format!("cannot lock {}.lock", path.display())),
+    })
 }
 
 /// Removes the socket of a daemon that has crashed. Nobody else is robbed of theirs.

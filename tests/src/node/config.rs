@@ -203,6 +203,8 @@ impl Site {
         let control = sections.entry("control".to_owned()).or_default();
         control.entry("socket".to_owned()).or_insert(quoted(self.control()));
         control.entry("state".to_owned()).or_insert(quoted(self.path("registered.json")));
+        let auth = sections.entry("auth".to_owned()).or_default();
+        auth.entry("used-file".to_owned()).or_insert(quoted(self.path("used")));
         let registry = sections.entry("registry".to_owned()).or_default();
         registry.entry("accepted-file".to_owned()).or_insert(quoted(self.path("accepted")));
         let mut text = String::new();

@@ -5,7 +5,7 @@ use portsplice_tests::node::{ListenOn, Node, NodeConfig};
 use portsplice_tests::origin::{Origin, contract};
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::sign::{self, Call, Channel, Scheme};
-use portsplice_tests::{net::Netns, pattern, privileged};
+use portsplice_tests::{net::Netns, pattern, privileged, wait};
 
 const HOST: &str = "Host: container.test\r\n";
 
@@ -208,6 +208,93 @@ fn bound_is_checked() {
             let stolen = make(&another_connection, &call, now);
             expect(&mut open(), "made for another connection", &who.lines(&stolen), 401, None);
         }
+    }
+}
+
+/// A credential that was used is used up for the next daemon as well, however the one before it ended; those that were not
+/// hold, also if they were signed before it started.
+#[test]
+fn used_credentials_outlive_the_daemon() {
+    if !privileged() {
+        return;
+    }
+    let kept = tempfile::tempdir().expect("a directory");
+    let file = kept.path().join("used");
+    let mut rig = Rig::with(Path::Splice, |config| {
+        config.listen(listeners(&["bound", "timestamp"], &["bound", "timestamp"]));
+        config.set("auth", "used-file", &format!("{file:?}"));
+    });
+    let origin = rig.serve(contract::serve);
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        for (tls, scheme) in
+            [(None, Scheme::Bound), (None, Scheme::Timestamp), (Some(Version::Tls13), Scheme::Timestamp)]
+        {
+            let mut conn = connect(&rig, tls, scheme, origin.port());
+            let who = caller(&conn);
+            let good = who.credential("GET", "/bytes/5", conn.channel());
+            let lines = who.lines(&good.value);
+            expect(&mut conn, "good", &lines, 200, good.answer);
+            used.push((tls, scheme, lines));
+            for (tls, scheme, lines) in &used {
+                expect(&mut connect(&rig, *tls, *scheme, origin.port()), "replayed", lines, 401, None);
+            }
+        }
+        // Signed by somebody whose clock is behind, or whose connection has waited for the next daemon.
+        let conn = connect(&rig, None, Scheme::Bound, origin.port());
+        let who = caller(&conn);
+        let port = who.port.to_string();
+        let call = Call { uuid: &who.uuid, port: &port, method: "GET", target: "/bytes/5" };
+        let early = sign::bound(&who.key(), &call, conn.channel(), &sign::nonce(), sign::now() - 1);
+        rig.restart();
+        let mut conn = connect(&rig, None, Scheme::Bound, origin.port());
+        expect(&mut conn, "not used yet", &who.lines(&early.value), 200, early.answer);
+    }
+}
+
+/// Where it cannot be known which were used, those that were signed before the start are refused, and told why. Over TLS
+/// `bound` credentials hold on their own connection only.
+#[test]
+fn credentials_from_before_the_start() {
+    if !privileged() {
+        return;
+    }
+    for (what, file, always) in
+        [("no file", "", "false"), ("a file that cannot be", "/proc/used", "false"), ("always", "used", "true")]
+    {
+        let kept = tempfile::tempdir().expect("a directory");
+        let file = if file == "used" { kept.path().join(file) } else { file.into() };
+        let mut rig = Rig::with(Path::Splice, |config| {
+            config.set("auth", "used-file", &format!("{file:?}")).set("auth", "only-since-start", always);
+        });
+        let origin = rig.serve(contract::serve);
+        let until_accepted = |rig: &Rig| {
+            wait::until("a credential of after the start", || {
+                let mut conn = connect(rig, None, Scheme::Bound, origin.port());
+                let who = caller(&conn);
+                let lines = who.lines(&who.credential("GET", "/bytes/5", conn.channel()).value);
+                conn.owe("GET", None);
+                conn.write(format!("GET /bytes/5 HTTP/1.1\r\n{HOST}{lines}\r\n").as_bytes());
+                (conn.any_head().status() == 200).then_some(lines)
+            })
+        };
+        let used = until_accepted(&rig);
+        rig.restart();
+        let mut conn = connect(&rig, None, Scheme::Bound, origin.port());
+        conn.owe("GET", None);
+        conn.write(format!("GET /bytes/5 HTTP/1.1\r\n{HOST}{used}\r\n").as_bytes());
+        let response = conn.response_with(Proof::Absent);
+        assert_eq!(response.status(), 401, "{what}");
+        assert!(response.text().contains("signed before the gateway started"), "{what}: {}", response.text());
+        let reason = "reason=\"credential_before_start\"";
+        assert!(rig.node().metric("portsplice_refusals_total", &[reason]) >= 1.0, "{what}");
+        let mut tls = connect(&rig, Some(Version::Tls13), Scheme::Bound, origin.port());
+        let who = caller(&tls);
+        let port = who.port.to_string();
+        let call = Call { uuid: &who.uuid, port: &port, method: "GET", target: "/bytes/5" };
+        let early = sign::bound(&who.key(), &call, tls.channel(), &sign::nonce(), sign::now() - 30);
+        expect(&mut tls, what, &who.lines(&early.value), 200, early.answer);
+        until_accepted(&rig);
     }
 }
 

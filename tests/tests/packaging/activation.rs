@@ -27,6 +27,7 @@ fn elsewhere(site: &Site) -> Vec<(&'static str, String)> {
         ("PORTSPLICE_CONTROL_GROUP", "root".to_owned()),
         ("PORTSPLICE_REGISTRY_PATH", at("registry.db")),
         ("PORTSPLICE_REGISTRY_ACCEPTED_FILE", at("accepted")),
+        ("PORTSPLICE_AUTH_USED_FILE", at("used")),
         ("CREDENTIALS_DIRECTORY", at("credentials")),
     ]
 }

@@ -199,3 +199,28 @@ fn what_makes_no_sense_is_refused_with_advice() {
     assert!(records(&cluster.store()).is_empty());
     drop(edge);
 }
+
+/// A report that was used on plain TCP is used up for the next edge as well.
+#[test]
+fn used_reports_outlive_the_edge() {
+    if !privileged() {
+        return;
+    }
+    let cluster = Cluster::new();
+    let mut edge = cluster.edge();
+    let body = record("a", "n1");
+    let mut conn = cluster.connect("a");
+    let head = conn.head_for("PUT", &put_target("a", "n1", &body), &[&format!("Content-Length: {}", body.len())]);
+    conn.write(&[&head, body.as_bytes()].concat());
+    assert_eq!(conn.response().status(), 200);
+    edge.process.kill();
+    drop(edge);
+    let edge = cluster.edge();
+    let mut again = cluster.connect("a");
+    again.owe("PUT", None);
+    again.write(&[&head, body.as_bytes()].concat());
+    let response = again.response_with(Proof::Absent);
+    assert!(response.status() == 401 && response.text().contains("used before"), "{}", response.text());
+    assert_eq!(put(&mut cluster.connect("a"), "a", "n1", &body).status(), 200);
+    drop(edge);
+}

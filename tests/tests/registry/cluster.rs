@@ -83,8 +83,9 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn edge_with(&self, by: &[&str]) -> Edge {
         let toml = format!(
-            "admin = \"127.0.0.1:7462\"\n[log]\nformat = \"json\"\n[secrets]\nroot-file = {:?}\n[store]\npath = {:?}\n[records]\nttl-min = \"2s\"\n[[listen]]\naddress = {PLAIN:?}\ntls = false\n[[listen]]\naddress = {TLS:?}\n",
+            "admin = \"127.0.0.1:7462\"\n[log]\nformat = \"json\"\n[secrets]\nroot-file = {:?}\n[auth]\nused-file = {:?}\n[store]\npath = {:?}\n[records]\nttl-min = \"2s\"\n[[listen]]\naddress = {PLAIN:?}\ntls = false\n[[listen]]\naddress = {TLS:?}\n",
             self.path("root"),
+            self.path("used"),
             self.store()
         );
         fs::write(self.path("edge.toml"), toml).expect("written");

@@ -133,6 +133,7 @@ impl Site {
              [secrets]\nroot-file = \"{path}/root\"\n\
              [[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\ncredentials = [\"bound\"]\n\
              [containers]\ndocker = \"\"\ndirectory = \"{path}/containers\"\n\
+             [auth]\nused-file = \"{path}/used\"\n\
              [ports]\nrescan = \"{}s\"\n\
              [control]\nsocket = \"{path}/node.sock\"\nstate = \"{path}/registered.json\"\n",
             RESCAN.as_secs()

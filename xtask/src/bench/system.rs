@@ -215,7 +215,7 @@ impl<'t> Launcher<'t> {
 
     fn portsplice(&self, system: System, listens: SocketAddr) -> anyhow::Result<Guarded> {
         let config = self.folder.join(format!("{}.toml", system.name()));
-        let folder = self.folder.display();
+        let (folder, name) = (self.folder.display(), system.name());
         let (path, tls) = match system {
             // By default the daemon takes the fast path where that pays.
             System::Fast => ("auto", "tls = false".to_owned()),
@@ -228,6 +228,7 @@ impl<'t> Launcher<'t> {
                 "drain-timeout = \"1s\"\n\
                  [log]\nlevel = \"warn\"\naccess = false\n\
                  [secrets]\nroot-file = \"{folder}/root\"\n\
+                 [auth]\nused-file = \"{folder}/{name}.used\"\n\
                  [limits]\nconnections-per-client = 0\nconnections-per-container = 0\n\
                  [[listen]]\naddress = \"{listens}\"\n{tls}\ncredentials = [\"bound\"]\n\
                  [containers]\ndocker = \"\"\ndirectory = \"{folder}/containers\"\n\

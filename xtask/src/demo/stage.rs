@@ -128,6 +128,7 @@ fn start_node(
     command.arg("--root-secret-file").arg(root).arg("--docker").arg(docker).args(["--containers-dir", ""]);
     command.env("PORTSPLICE_CONTROL_SOCKET", folder.join("node.sock"));
     command.env("PORTSPLICE_CONTROL_STATE", folder.join("registered.json"));
+    command.env("PORTSPLICE_AUTH_USED_FILE", folder.join("used"));
     let log = folder.join("node.log");
     let mut node = if keep {
         Guarded::spawn_to_keep("portsplice node", &mut command, &log)?
