@@ -2,12 +2,14 @@
 //!
 //! - [`Edge::serve`] (`accept`): connections, TLS handshakes, one HTTP/1.1 conversation each.
 //! - `records`: the record API: a request is authenticated by its head, then its body is read and done.
+//! - `places`: how many requests one key holder or one address may have under way.
 //! - `leases`: which records outlive which node's silence, and for how long.
 //!
 //! Requests of users for host names will be served beside the record API; they need none of `records`.
 
 mod accept;
 mod leases;
+mod places;
 mod records;
 
 use std::sync::Arc;
@@ -23,8 +25,10 @@ use crate::registry::StoreError;
 use crate::registry::embedded::Embedded;
 pub use accept::EdgeListener;
 use leases::Leases;
+use places::Places;
 
-/// Large bodies that are read at once: such may have a mebibyte, and others wait.
+/// Large bodies that are read at once: such may have a mebibyte, and others wait. No address has more than a part of these
+/// places (see `places`).
 const LARGE_BODIES: usize = 64;
 
 /// What a reload may change.
@@ -43,6 +47,7 @@ pub struct Edge {
     leases: Leases,
     metrics: Arc<Metrics>,
     connections: Arc<ConnectionLimits>,
+    places: Arc<Places>,
     large_bodies: Semaphore,
 }
 
@@ -57,6 +62,7 @@ impl Edge {
             leases: Leases::resume(store).await?,
             metrics,
             connections: ConnectionLimits::new(),
+            places: Arc::default(),
             large_bodies: Semaphore::new(LARGE_BODIES),
         });
         let e = Arc::downgrade(&edge);

@@ -10,6 +10,7 @@ pub mod embedded;
 mod error;
 pub mod etcd;
 pub mod http;
+mod pause;
 pub mod publisher;
 mod record;
 pub mod remote;

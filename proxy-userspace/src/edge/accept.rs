@@ -92,7 +92,9 @@ impl Edge {
         let _ = stream.set_nodelay(true);
         let authenticator = &*listening.authenticator;
         let Some(slot) = &listening.tls else {
-            return self.converse(stream, peer, Caller { authenticator, channel: Channel::Plain }, drain).await;
+            return self
+                .converse(stream, peer, Caller { authenticator, channel: Channel::Plain, address: peer.ip() }, drain)
+                .await;
         };
         let identity = slot.load_full();
         let began = Instant::now();
@@ -110,7 +112,7 @@ impl Edge {
         // Nothing would tie the requests to a connection without one.
         let Some(exporter) = tls::exporter(stream.get_ref().1) else { return };
         let channel = Channel::Tls { exporter: &exporter, certificate: &identity.certificate_der };
-        self.converse(stream, peer, Caller { authenticator, channel }, drain).await;
+        self.converse(stream, peer, Caller { authenticator, channel, address: peer.ip() }, drain).await;
     }
 
     async fn converse(

@@ -1,5 +1,6 @@
 //! The record API: see [`crate::registry::api`] for what a request says.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ const LARGE: u64 = 16 * 1024;
 pub(super) struct Caller<'a> {
     pub(super) authenticator: &'a Authenticator,
     pub(super) channel: Channel<'a>,
+    /// Where it comes from.
+    pub(super) address: IpAddr,
 }
 
 /// Why a request is not done.
@@ -40,6 +43,11 @@ struct Refused {
 impl Refused {
     fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into(), header: None }
+    }
+
+    /// To be tried again after a second.
+    fn for_now(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { header: Some((RETRY_AFTER, HeaderValue::from_static("1"))), ..Self::new(status, text) }
     }
 
     fn bad(text: impl Into<String>) -> Self {
@@ -74,10 +82,7 @@ impl From<NoCall> for Refused {
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         tracing::warn!("a report could not be kept: {error}");
-        Self {
-            header: Some((RETRY_AFTER, HeaderValue::from_static("1"))),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now; the edge's log says why.")
-        }
+        Self::for_now(StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now; the edge's log says why.")
     }
 }
 
@@ -90,7 +95,13 @@ impl Edge {
         };
         self.metrics.granted("bound");
         tracing::debug!(%call, "request of a node");
-        let done = self.perform(call, request.into_body()).await;
+        let done = match self.places.take(&call.identity(), caller.address) {
+            Some(_place) => self.perform(call, request.into_body()).await,
+            None => Err(Refused::for_now(
+                StatusCode::TOO_MANY_REQUESTS,
+                "As many requests of this key or address are under way as may be; wait for their answers.",
+            )),
+        };
         self.respond(done, proof)
     }
 

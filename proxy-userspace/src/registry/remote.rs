@@ -32,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{self, Alive, AliveAnswer, Call, PutAnswer};
 use super::http::{Bounds, Channel, HttpClient, Trust};
+use super::pause::Pause;
 use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
 use crate::auth::{ContainerKey, Keyring, sign};
 use crate::backoff::Backoff;
@@ -40,6 +41,8 @@ use crate::config::url::Url;
 /// An answer is as long as a list of what is missing, or a record.
 const BOUNDS: Bounds =
     Bounds { connect: Duration::from_secs(5), request: Duration::from_secs(10), response_bytes: api::BODY_BYTES };
+/// How long an edge that has too much to do is left alone if it does not say, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How much of an edge's refusal is shown.
 const SHOWN: usize = 300;
 
@@ -68,6 +71,8 @@ struct EdgeLink {
     client: HttpClient,
     settings: RemoteSettings,
     keyring: Arc<ArcSwap<Keyring>>,
+    /// Until when the edge wants to be left alone.
+    pause: Pause,
     /// What the edge has acknowledged. Locked by whoever writes for as long as the edge is asked, so that no sign of life
     /// brings back what is being removed.
     held: tokio::sync::Mutex<BTreeMap<String, Record>>,
@@ -95,6 +100,7 @@ impl Remote {
             client,
             settings,
             keyring,
+            pause: Pause::new(PAUSE.0, PAUSE.1),
             held: tokio::sync::Mutex::default(),
             elsewhere: Mutex::default(),
             problem: Mutex::default(),
@@ -196,6 +202,10 @@ impl EdgeLink {
 
     /// Sends a signed request. Gives the body of an answer that is proven and says yes.
     async fn call(&self, call: &Call, body: Bytes) -> Result<Bytes, StoreError> {
+        if let Some(left) = self.pause.left() {
+            let url = &self.settings.url;
+            return Err(StoreError::Unavailable(format!("{url} asks to be left alone for {left} s")));
+        }
         let identity = call.identity();
         let key = self.keyring.load().key(&identity).ok_or_else(|| {
             StoreError::Refused(format!(
@@ -224,6 +234,13 @@ impl EdgeLink {
         let says = format!("{url} answers {status}: {text}");
         match (is_proven, status) {
             (true, _) if status.is_success() => Ok(response.into_body()),
+            // Nobody but the edge can hold this node up.
+            (true, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
+                self.pause.begin(&response);
+                Err(StoreError::Unavailable(says))
+            }
+            // It came too slowly this time.
+            (true, StatusCode::REQUEST_TIMEOUT) => Err(StoreError::Unavailable(says)),
             (true, _) if status.is_client_error() => Err(StoreError::Refused(says)),
             (false, StatusCode::UNAUTHORIZED) => Err(StoreError::Refused(says)),
             (false, _) if status.is_success() => Err(StoreError::Unavailable(format!(

@@ -200,6 +200,53 @@ fn what_makes_no_sense_is_refused_with_advice() {
     drop(edge);
 }
 
+/// What one key holder has under way, others do not wait for, and who has too much under way is told to come again.
+#[test]
+fn slow_bodies_delay_nobody_else() {
+    if !privileged() {
+        return;
+    }
+    let cluster = Cluster::new();
+    // Longer than any wait here.
+    let edge = cluster.edge_with(&["env", "PORTSPLICE_EDGE_LIMITS_BODY_TIMEOUT=10m"]);
+    let slow = |identity: &str, from: [u8; 4]| {
+        let mut conn = cluster.connect_from(from, identity);
+        let body = " ".repeat(900 * 1024);
+        let target = format!("/v1/nodes/{}/alive?ttl=60&sha256={}", &identity[1..], digest(&body));
+        let head = conn.head_for("POST", &target, &[&format!("Content-Length: {}", body.len())]);
+        conn.write(&head);
+        conn.write(&body.as_bytes()[..100_000]);
+        conn
+    };
+    let refused = |mut conn: Conn| {
+        let response = conn.response();
+        assert_eq!(response.status(), 429, "{}", response.text());
+        assert_eq!(response.head.get("retry-after"), Some("1"));
+    };
+    let mut held: Vec<Conn> = (0..4).map(|_| slow("@n1", [127, 0, 0, 1])).collect();
+    (0..80).for_each(|_| refused(slow("@n1", [127, 0, 0, 1])));
+    let long: Vec<String> = (0..2000).map(|n| format!("container-{n}")).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    // Of the same address, with many keys.
+    for key in 0..3 {
+        held.extend((0..4).map(|_| slow(&format!("@many{key}"), [127, 0, 0, 1])));
+    }
+    refused(slow("@more", [127, 0, 0, 1]));
+    let mut other = cluster.connect_from([127, 0, 0, 2], "@n2");
+    assert_eq!(alive(&mut other, "n2", &long)["missing"].as_array().map(Vec::len), Some(2000));
+    let mut conn = cluster.connect_from([127, 0, 0, 2], "a");
+    assert_eq!(put(&mut conn, "a", "n2", &record("a", "n2")).status(), 200);
+    // Places come back.
+    drop(held);
+    portsplice_tests::wait::until_true("there is room again", || {
+        let mut conn = cluster.connect("@n1");
+        let body = json!({ "running": [] }).to_string();
+        send(&mut conn, "POST", &format!("/v1/nodes/n1/alive?ttl=60&sha256={}", digest(&body)), &body);
+        conn.response().status() == 200
+    });
+    drop(edge);
+}
+
 /// A report that was used on plain TCP is used up for the next edge as well.
 #[test]
 fn used_reports_outlive_the_edge() {

@@ -13,6 +13,7 @@ use portsplice_tests::origin::{Origin, contract};
 use portsplice_tests::process::Process;
 pub(crate) use portsplice_tests::records::{until, until_uuids};
 use portsplice_tests::sign::{self, Scheme};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// The edge's listeners in the cluster's namespace.
@@ -118,6 +119,18 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn connect(&self, identity: &str) -> Conn {
         Conn::plain(self.tcp(PLAIN), Some(self.caller(identity)))
+    }
+
+    /// The same from an address of the loopback interface.
+    #[track_caller]
+    pub(crate) fn connect_from(&self, address: [u8; 4], identity: &str) -> Conn {
+        let stream: std::net::TcpStream = self.netns.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.bind(&SocketAddr::from((address, 0)).into()).expect("all of 127/8 is ours");
+            socket.connect(&PLAIN.parse::<SocketAddr>().expect("an address").into()).expect("the edge listens");
+            socket.into()
+        });
+        Conn::plain(stream, Some(self.caller(identity)))
     }
 
     /// The same over TLS.

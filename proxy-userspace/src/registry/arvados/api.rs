@@ -6,13 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::Instant;
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
@@ -20,6 +18,7 @@ use super::model::{HasUuid, Items};
 use crate::config::url::Url;
 use crate::registry::StoreError;
 use crate::registry::http::{Bounds, HttpClient, HttpError, Trust};
+use crate::registry::pause::Pause;
 use crate::regular_file;
 
 /// How many objects are asked for at once. The server may give fewer and says how many it would.
@@ -80,7 +79,7 @@ pub(super) struct Api {
     http: HttpClient,
     token_file: PathBuf,
     /// Until when the server wants to be left alone.
-    pause: Mutex<Option<Instant>>,
+    pause: Pause,
 }
 
 impl Api {
@@ -91,7 +90,7 @@ impl Api {
     pub(super) fn new(access: &Access) -> anyhow::Result<Self> {
         let trust = access.ca_file.clone().map_or(Trust::System, Trust::File);
         let http = HttpClient::new(access.url.clone(), &trust, Bounds::default())?;
-        let this = Self { http, token_file: access.token_file.clone(), pause: Mutex::new(None) };
+        let this = Self { http, token_file: access.token_file.clone(), pause: Pause::new(PAUSE.0, PAUSE.1) };
         this.credential()?;
         Ok(this)
     }
@@ -198,7 +197,7 @@ impl Api {
             StatusCode::UNAUTHORIZED => refused("; check the token in `registry.token-file`"),
             StatusCode::FORBIDDEN => refused("; docs/registry.md lists what the token must be allowed to do"),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                self.hold(response);
+                self.pause.begin(response);
                 Failed::Store(StoreError::Unavailable(format!("Arvados, {path}: {}", says())))
             }
             status if status.is_server_error() => {
@@ -208,23 +207,9 @@ impl Api {
         })
     }
 
-    /// The server has too much to do.
-    fn hold(&self, response: &Response<Bytes>) {
-        // RFC 9110 10.2.3; a date is taken for no answer, since clocks differ.
-        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let pause = seconds.map_or(PAUSE.0, Duration::from_secs).min(PAUSE.1);
-        *self.pause.lock() = Some(Instant::now() + pause);
-    }
-
     fn wait_over(&self) -> Result<(), Failed> {
-        let now = Instant::now();
-        match *self.pause.lock() {
-            Some(until) if until > now => {
-                let left = (until - now).as_secs() + 1;
-                Err(Failed::Store(StoreError::Unavailable(format!("Arvados asks to be left alone for {left} s"))))
-            }
-            _ => Ok(()),
-        }
+        let left = |left| StoreError::Unavailable(format!("Arvados asks to be left alone for {left} s"));
+        self.pause.left().map_or(Ok(()), |seconds| Err(Failed::Store(left(seconds))))
     }
 
     fn credential(&self) -> anyhow::Result<HeaderValue> {
