@@ -12,7 +12,7 @@ use super::url::Url;
 use super::{BpfMode, LogFormat, RegistryStore, RelayPath};
 
 const TIMEOUT: &str = r#"a time such as "500ms", "10s", "5m" or "1h 30m"; "0s" turns the timeout off"#;
-pub(super) const USED: &str = r#"the path of a file that outlives the daemon, in which is kept which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#;
+const USED: &str = r#"the path of a file that outlives the daemon, in which is kept which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#;
 const CAP: &str = "a number from 0 to 4294967295; 0 is no limit";
 
 macro_rules! settings {
