@@ -135,6 +135,15 @@ impl Netns {
         self.cookie
     }
 
+    /// Another hold of the same namespace.
+    ///
+    /// # Errors
+    /// It was [let go](Netns::let_go), or there are no descriptors left.
+    pub fn held_again(&self) -> io::Result<Self> {
+        let Some(fd) = self.fd.load_full() else { return Err(io::ErrorKind::NotFound.into()) };
+        Ok(Self { fd: ArcSwapOption::from_pointee(fd.try_clone()?), id: self.id, cookie: self.cookie })
+    }
+
     /// Keeps the namespace in being no longer, whoever still holds this: the container that it was of has gone. It keeps its
     /// name here, and cannot be entered any more.
     pub fn let_go(&self) {

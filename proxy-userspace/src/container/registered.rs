@@ -2,7 +2,7 @@
 //! [`registrar`]).
 //!
 //! The directory is watched, and looked through every few seconds in any case, which also notices what no watch tells: a
-//! namespace replaced by another at the same path. A container that is registered by `pid` lives exactly as long as that
+//! namespace replaced by another at the same path (see [`presence`] for what ends one). A container that is registered by `pid` lives exactly as long as that
 //! process. Its file may stay behind, and the pid be given to somebody else; see [`scan`] for why that leads nowhere.
 
 use std::fs::Metadata;
@@ -23,6 +23,7 @@ mod description;
 mod file;
 mod ledger;
 mod place;
+mod presence;
 mod registrar;
 mod registration;
 mod scan;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use portsplice::container::{Containers, ContainersSettings, Denied, ResolveError};
+use portsplice::container::{Container, Containers, ContainersSettings, Denied, ResolveError};
 use portsplice::netns::Netns;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -156,6 +156,54 @@ async fn a_namespace_replaced_at_its_path_is_another_container() {
     assert!(second.is_gone() && !third.is_gone());
 }
 
+/// `ip netns delete` takes the name away and leaves the namespace to those who are in it (ip-netns(8)).
+#[tokio::test]
+async fn a_namespace_without_its_name_lives_on_with_what_is_in_it() {
+    if skipping() {
+        return;
+    }
+    let (directory, named) = (Directory::new(), Named::new());
+    fs::create_dir(directory.path()).unwrap();
+    directory.write("web.toml", &named.line());
+    let running = Running::start(&directory.settings()).await;
+    let container = running.get("web").await;
+    let server = container.netns.run(|| std::net::TcpListener::bind("127.0.0.1:8080").unwrap()).unwrap();
+    let mut process = Command::new("ip").args(["netns", "exec", &named.0, "sleep", "1000"]).spawn().unwrap();
+    let inside = PathBuf::from(format!("/proc/{}/ns/net", process.id()));
+    eventually("the process to be inside", async || {
+        Netns::open(&inside).is_ok_and(|netns| netns.id() == container.netns.id())
+    })
+    .await;
+    named.unmake();
+    assert!(!named.path().exists());
+    goes_on("a process and a server", &container).await;
+    assert!(Arc::ptr_eq(&running.get("web").await, &container));
+    connects(&container, 8080).await.unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    goes_on("a server alone", &container).await;
+    connects(&container, 8080).await.unwrap();
+    drop(server);
+    eventually("the end", async || container.is_gone()).await;
+    running.until_not("web", ResolveError::NotHere).await;
+
+    // Whoever makes the name anew says what it means, whatever is in the old one.
+    named.make();
+    let second = running.until("web", |_| true).await;
+    let _server = second.netns.run(|| std::net::TcpListener::bind("127.0.0.1:8080").unwrap()).unwrap();
+    named.unmake();
+    goes_on("until then", &second).await;
+    named.make();
+    at_once("another namespace at the path", second.gone()).await;
+    running.until("web", |now| now.netns.id() != second.netns.id()).await;
+}
+
+/// Looked at a few times, it is still there.
+async fn goes_on(why: &str, container: &Container) {
+    let waited = tokio::time::timeout(Duration::from_millis(4500), container.gone()).await;
+    assert!(waited.is_err(), "{why}");
+}
+
 #[tokio::test]
 async fn registered_by_pid_for_as_long_as_the_process_lives() {
     if skipping() {
@@ -265,6 +313,8 @@ async fn the_first_of_two_files_of_one_name_counts_and_the_hosts_network_is_refu
     let (directory, named, other) = (Directory::new(), Named::new(), Named::new());
     fs::create_dir(directory.path()).unwrap();
     directory.write("a.toml", &format!("name = 'same'\n{}", named.line()));
+    // Of later than a tick of the clock that files' times are taken from.
+    tokio::time::sleep(Duration::from_millis(30)).await;
     directory.write("b.toml", &format!("name = 'same'\n{}", other.line()));
     directory.write("host.toml", &format!("pid = {}", std::process::id()));
     let running = Running::start(&directory.settings()).await;

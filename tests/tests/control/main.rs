@@ -2,5 +2,6 @@
 
 mod clients;
 mod commands;
+mod hidden;
 mod lists;
 mod registering;

@@ -1,6 +1,7 @@
 //! Containers that are registered over the socket: reached by signed requests, and gone with all that is theirs.
 
 use std::process::Command;
+use std::time::Duration;
 
 use portsplice_tests::client::{Caller, Conn, End, Proof};
 use portsplice_tests::net::Netns;
@@ -93,8 +94,11 @@ fn by_namespace() {
     assert_eq!(control.refused("container.unregister", json!({ "container": "web" })), -32010);
     control.call("container.register", params);
     assert_eq!(status(&node, "web", origin.port()), 200, "once more");
-    // The namespace goes, and with it the registration.
+    // The namespace's name goes, and nothing is cut; then all that was left of it, and with it the registration.
     drop(netns);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(status(&node, "web", origin.port()), 200, "something listens still");
+    drop(origin);
     watcher.event_that("it is gone again", |event| event["event"] == "container_removed");
     wait::until_true("nothing is kept", || names_kept(&node).is_empty());
 }
@@ -230,7 +234,7 @@ fn expiry() {
         }
     }
     wait::until_true("the unused one has gone", || names_kept(&node) == ["stays", "used"]);
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     assert_eq!(names_kept(&node), ["stays", "used"]);
     assert_eq!(status(&node, "unused", origin.port()), 421);
     assert_eq!(status(&node, "used", origin.port()), 200);

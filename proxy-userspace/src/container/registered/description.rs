@@ -24,7 +24,7 @@ pub(super) enum Target {
         /// Field 22 of /proc/PID/stat, which tells the process from a later one with the same pid.
         start_time: Option<u64>,
     },
-    /// A bind mount of a namespace, for as long as it is there.
+    /// A bind mount of a namespace, until another one is there or nothing is left of it.
     Path(PathBuf),
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 
 use super::description::{Description, Target};
+use super::presence::{Presence, Survey};
 use crate::container::process::{Process, time_of_start};
 use crate::container::{Container, Entrance};
 use crate::netns::Netns;
@@ -21,6 +22,32 @@ pub(super) struct Running {
     pub(super) description: Description,
     /// Pid and start time of the process, if it is registered by one.
     pub(super) process: Option<(u32, u64)>,
+    /// Its path was found to lead to no namespace, and the log says so.
+    pub(super) hidden: bool,
+}
+
+impl Running {
+    /// Why it has ended by what has become of its namespace; `None` if it has not. Says once what is out of the ordinary.
+    pub(super) fn end_of_namespace(&mut self, survey: &Survey) -> Option<&'static str> {
+        let Target::Path(path) = &self.description.target else { return None };
+        let presence = survey.presence(path, &self.container.netns);
+        let container = &self.container.name;
+        match (presence, self.hidden) {
+            (Presence::Replaced, _) => return Some("its namespace was replaced by another one"),
+            (Presence::Ended, _) => return Some("its namespace was removed"),
+            (Presence::Hidden, false) => tracing::warn!(
+                container, path = %path.display(),
+                "the path of this container leads to no network namespace any more, while its namespace is in being: something may be \
+                 mounted over it; it is served until its registration is removed, or nothing is left of its namespace"
+            ),
+            (Presence::AtItsPath, true) => {
+                tracing::info!(container, "the namespace of this container is at its path again")
+            }
+            (Presence::Hidden, true) | (Presence::AtItsPath, false) => {}
+        }
+        self.hidden = presence == Presence::Hidden;
+        None
+    }
 }
 
 /// Where a description leads to.
@@ -59,6 +86,16 @@ impl Place {
                 Ok(Self { netns, process: None })
             }
         }
+    }
+
+    /// Where `old` is, if `target` is the path that it went by, and its namespace is in being although that path leads to none
+    /// now: so its policy can be changed meanwhile.
+    pub(super) fn hidden(target: &Target, old: Option<&Running>) -> Option<Self> {
+        let (Target::Path(path), Some(old)) = (target, old) else { return None };
+        let netns = &old.container.netns;
+        let same = old.description.target == *target && !old.container.is_gone();
+        let hidden = same && Survey::default().presence(path, netns) == Presence::Hidden;
+        hidden.then(|| netns.held_again().ok()).flatten().map(|netns| Self { netns, process: None })
     }
 
     pub(super) fn started(&self) -> Option<(u32, u64)> {

@@ -1,7 +1,7 @@
 //! Containers that are registered over the control socket, and kept in a file.
 //!
-//! A registration goes when it is taken back; when its process ends, or its namespace's path is removed or leads to another
-//! one; and when nobody has connected within the time that it says. With it go its connections, its key, and what is kept of
+//! A registration goes when it is taken back; when its process ends, its namespace's path leads to another one, or nothing is
+//! left of its namespace (see [`super::presence`]); and when nobody has connected within the time that it says. With it go its connections, its key, and what is kept of
 //! it. When the daemon starts, those whose very process or namespace is still there are registered again.
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::description::Target;
 use super::ledger::{Ledger, Row};
 use super::place::{Failure, Meant, Place, Running, watch};
+use super::presence::Survey;
 use super::registration::Registration;
 use super::watch::Watch;
 use crate::auth::RegisteredKeys;
 use crate::container::cache::{Cache, Lookup};
 use crate::container::process::{Process, after_boot};
 use crate::container::{Container, Entrance, Health, Peer};
-use crate::netns::NetnsId;
 use crate::registry::Timestamp;
 
 /// How often it is looked for namespaces that were replaced and for registrations that nobody uses.
@@ -129,11 +129,15 @@ impl Registrar {
             registration.start_time.get_or_insert(start);
         }
         let description = registration.describe().map_err(RegisterError::Invalid)?;
-        let place =
-            Place::open(&description.target, Meant::Now).map_err(|failure| refusal(&description.target, failure))?;
+        let target = &description.target;
+        let opened = Place::open(target, Meant::Now);
+        let mut book = self.book.lock();
+        let previous = book.get(&registration.name).map(|entry| &entry.running);
+        let place = opened
+            .or_else(|failure| Place::hidden(target, previous).ok_or(failure))
+            .map_err(|failure| refusal(target, failure))?;
         // From now on it means this very process.
         registration.start_time = place.started().map(|(_, start)| start);
-        let mut book = self.book.lock();
         self.check_names(&book, &registration, &place)?;
         let row = Row {
             namespace: (place.netns.id().device(), place.netns.id().inode()),
@@ -205,13 +209,14 @@ impl Registrar {
         let since = after_boot(row.registered_at.into());
         let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref(), since);
         self.cache.insert(container.clone(), registration.names());
+        let hidden = previous.as_ref().is_some_and(|old| old.hidden && old.container.is_same_as(&container));
         if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
             tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");
             if let Some((process, _)) = process {
                 self.watch(process, registration.name.clone(), &container);
             }
         }
-        let running = Running { container: container.clone(), description, process: started };
+        let running = Running { container: container.clone(), description, process: started, hidden };
         book.insert(registration.name.clone(), Entry { row, running });
         self.changed.notify_one();
         container
@@ -336,16 +341,14 @@ impl Registrar {
     /// Ends what has ended by itself.
     fn look(&self) {
         let mut book = self.book.lock();
-        let (now, mut changed, mut ended) = (SystemTime::now(), false, Vec::new());
+        let (now, survey, mut changed, mut ended) = (SystemTime::now(), Survey::default(), false, Vec::new());
         for (name, entry) in book.iter_mut() {
             if !entry.row.used && entry.running.container.connection_counts().total > 0 {
                 entry.row.used = true;
                 changed = true;
             }
-            if let Target::Path(path) = &entry.running.description.target
-                && NetnsId::at(path).ok() != Some(entry.running.container.netns.id())
-            {
-                ended.push((name.clone(), "its namespace was removed or replaced"));
+            if let Some(why) = entry.running.end_of_namespace(&survey) {
+                ended.push((name.clone(), why));
             } else if entry.has_expired(now) {
                 ended.push((name.clone(), "nobody has used it for as long as it said"));
             }

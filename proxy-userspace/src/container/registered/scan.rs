@@ -19,11 +19,11 @@ use zeroize::Zeroizing;
 
 use super::description::{Description, Target};
 use super::place::{Failure, Meant, Place, Running, watch};
+use super::presence::Survey;
 use super::{MetadataExt as _, writable_by_all};
 use crate::container::Entrance;
 use crate::container::cache::Cache;
 use crate::container::process::{after_boot, uptime};
-use crate::netns::NetnsId;
 use crate::regular_file;
 
 /// The largest file that is read, in bytes.
@@ -98,8 +98,9 @@ impl Scanner {
                 self.end(&running, "its file was removed");
             }
         }
+        let survey = Survey::default();
         for (name, metadata) in found {
-            self.look_at(name, &metadata);
+            self.look_at(name, &metadata, &survey);
         }
         Ok(())
     }
@@ -141,11 +142,11 @@ impl Scanner {
         Ok(found)
     }
 
-    fn look_at(&mut self, name: OsString, metadata: &Metadata) {
+    fn look_at(&mut self, name: OsString, metadata: &Metadata, survey: &Survey) {
         let version = Version::of(metadata);
         let previous = self.files.remove(&name);
         let state = match previous {
-            Some(known) if known.version == version => self.look_again(&name, known.state, metadata),
+            Some(known) if known.version == version => self.look_again(&name, known.state, metadata, survey),
             previous => {
                 let running = match previous {
                     Some(Known { state: State::Running(running), .. }) => Some(running),
@@ -158,18 +159,16 @@ impl Scanner {
     }
 
     /// The file is what it was; what it names may not be.
-    fn look_again(&self, name: &OsString, state: State, metadata: &Metadata) -> State {
+    fn look_again(&self, name: &OsString, state: State, metadata: &Metadata, survey: &Survey) -> State {
         match state {
             State::Running(running) if running.container.is_gone() => State::Spent,
-            State::Running(running) => {
-                if let Target::Path(path) = &running.description.target
-                    && NetnsId::at(path).ok() != Some(running.container.netns.id())
-                {
-                    self.end(&running, "its namespace was removed or replaced");
-                    return self.register(name, running.description, metadata, None, None);
+            State::Running(mut running) => match running.end_of_namespace(survey) {
+                Some(why) => {
+                    self.end(&running, why);
+                    self.register(name, running.description, metadata, None, None)
                 }
-                State::Running(running)
-            }
+                None => State::Running(running),
+            },
             State::Waiting(description, reason) => self.register(name, description, metadata, None, Some(reason)),
             State::Spent => State::Spent,
         }
@@ -209,12 +208,15 @@ impl Scanner {
         said: Option<String>,
     ) -> State {
         let id = format!("registered/{}", name.to_string_lossy());
-        match Place::open(&description.target, Meant::WrittenAt(metadata.modified().ok())) {
+        let target = &description.target;
+        let opened = Place::open(target, Meant::WrittenAt(metadata.modified().ok()));
+        match opened.or_else(|failure| Place::hidden(target, previous.as_ref()).ok_or(failure)) {
             Ok(place) => {
                 let started = place.started();
                 let since = metadata.modified().map_or_else(|_| uptime(), after_boot);
                 let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref(), since);
                 self.cache.insert(container.clone(), vec![description.name.clone()]);
+                let hidden = previous.as_ref().is_some_and(|old| old.hidden && old.container.is_same_as(&container));
                 if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
                     tracing::info!(container = container.name, netns = %container.netns.id(), "container registered");
                     if let Some((process, _)) = process {
@@ -222,7 +224,7 @@ impl Scanner {
                         watch(&self.runtime, process, container.clone(), move || cache.remove(&ended));
                     }
                 }
-                State::Running(Running { container, description, process: started })
+                State::Running(Running { container, description, process: started, hidden })
             }
             Err(failure) => {
                 if let Some(running) = previous {
