@@ -6,6 +6,7 @@
 mod sans_io {
     pub mod auth;
     pub mod http;
+    pub mod proc_net;
     pub mod refusal;
     pub mod regular_file;
     pub mod sock_diag;
@@ -17,4 +18,4 @@ mod control {
 }
 
 pub use control::wire;
-pub use sans_io::{auth, http, refusal, regular_file, sock_diag};
+pub use sans_io::{auth, http, proc_net, refusal, regular_file, sock_diag};

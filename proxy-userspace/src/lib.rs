@@ -28,6 +28,7 @@ pub mod netns;
 pub mod node;
 pub mod ports;
 pub mod privileges;
+pub mod proc_net;
 pub mod readiness;
 pub mod refusal;
 pub mod registry;

@@ -25,7 +25,7 @@ mod listeners;
 mod route;
 
 pub use dial::{DialError, DialHints, dial};
-pub use listeners::Listening;
+pub use listeners::{Listening, sock_diag_missing, try_sock_diag};
 
 /// The file system that namespaces are files of (linux/magic.h).
 const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
@@ -182,7 +182,7 @@ impl Netns {
     /// some 100 us where there are thousands.
     ///
     /// # Errors
-    /// It could not be entered, or the kernel refused to tell.
+    /// It could not be entered, or neither sock_diag(7) nor /proc told.
     pub fn listening(&self) -> io::Result<Listening> {
         self.run(listeners::listening)?
     }

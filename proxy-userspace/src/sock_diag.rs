@@ -27,10 +27,10 @@ const ANSWER: usize = 72;
 pub struct Listener {
     /// Where to connect: a mapped IPv4 address is IPv4, and a link-local one has its interface as scope.
     pub address: SocketAddr,
-    /// Whether it is a socket of IPv6 that takes IPv4 too.
-    pub dual_stack: bool,
-    /// The socket's cookie (`SO_COOKIE`), which no other socket ever gets.
-    pub cookie: u64,
+    /// Whether it is a socket of IPv6 that takes IPv4 too; `None` if that was not told.
+    pub dual_stack: Option<bool>,
+    /// The socket's cookie (`SO_COOKIE`), which no other socket ever gets; `None` if it was not told, which sock_diag always does.
+    pub cookie: Option<u64>,
     /// Its inode, as `/proc/PID/fd` shows it in `socket:[…]`; 0 if it has none any more.
     pub inode: u32,
 }
@@ -106,9 +106,9 @@ fn listener_in(payload: &[u8]) -> Option<Listener> {
     let [a, b, c, d, e, f, g, h] = socket.socket_id.cookie;
     let (lower, upper) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
     Some(Listener {
-        dual_stack: socket.family == AF_INET6 && is_wildcard(address.ip()) && !v6only(),
+        dual_stack: Some(socket.family == AF_INET6 && is_wildcard(address.ip()) && !v6only()),
         address,
-        cookie: u64::from(upper) << 32 | u64::from(lower),
+        cookie: Some(u64::from(upper) << 32 | u64::from(lower)),
         inode: socket.inode,
     })
 }

@@ -40,6 +40,7 @@ pub mod pattern;
 pub mod process;
 pub mod records;
 pub mod rig;
+pub mod sandbox;
 pub mod servers;
 pub mod sign;
 pub mod soak;

@@ -10,7 +10,7 @@ use crate::container::{Container, Containers, Observer};
 use crate::events::{Events, StateEvent};
 use crate::fastpath::{Counters, Counts, Fastpath, Passed};
 use crate::metrics::{Kind, Metrics, Sample};
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 use crate::ports::Ports;
 use crate::readiness::Readiness;
 use crate::relay::pipe::PipePool;
@@ -77,6 +77,11 @@ pub(super) fn register(
     readiness.watch(move || {
         let failing = c.health().into_iter().filter_map(|(name, health)| Some((name.to_owned(), health.err()?)));
         failing.collect()
+    });
+    readiness.watch(|| {
+        let told =
+            |reason| ("sock_diag".to_owned(), format!("{reason}: what listens in containers is read from /proc"));
+        netns::sock_diag_missing().map(told).into_iter().collect()
     });
     self::replay(metrics, replay);
     kernel(metrics, fastpath);

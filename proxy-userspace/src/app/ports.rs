@@ -14,6 +14,8 @@ use crate::ports::{self, Counts, Ports};
 
 /// Starts the table, and the task that reads the kernel's news for it.
 pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpath>) -> Result<Arc<Ports>> {
+    // So that the log and the probes say at once what is missing, and not with the first container.
+    crate::netns::try_sock_diag();
     let ports = Ports::start(events.clone(), config.rescan).context("cannot start the thread that looks for ports")?;
     match fastpath.listen_events() {
         Some(news) => {

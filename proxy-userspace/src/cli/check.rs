@@ -11,7 +11,7 @@ use super::output;
 use crate::config::settings::CONNECTIONS;
 use crate::config::{BpfMode, Config, Sources};
 use crate::fastpath::{BpfSettings, Finding, Item, Kernel, Unavailable};
-use crate::{app, privileges};
+use crate::{app, netns, privileges};
 
 /// How long Docker's engine may take to say that it is there.
 const DOCKER: Duration = Duration::from_secs(3);
@@ -66,6 +66,7 @@ pub(super) fn run(args: CheckArgs) -> Result<ExitCode> {
     let open_files = capabilities(&mut report, mode)?;
     files(&mut report, config.as_ref(), open_files);
     kernel(&mut report, mode, config.as_ref());
+    sockets(&mut report);
     docker(&mut report, config.as_ref())?;
     report.text.push_str(match report.failed {
         true => "\nThe daemon would not start on this machine as it is.\n",
@@ -168,6 +169,20 @@ fn mark(item: &Item) -> Mark {
 
 fn without_fast_path(reason: &Unavailable) -> String {
     format!("fast path: none; responses are relayed with splice(2): {reason}")
+}
+
+fn sockets(report: &mut Report) {
+    netns::try_sock_diag();
+    match netns::sock_diag_missing() {
+        None => report.line(Mark::Ok, "listening sockets: told by sock_diag"),
+        Some(reason) => report.line(
+            Mark::Note,
+            &format!(
+                "listening sockets: sock_diag is missing ({reason}); they are read from /proc/PID/net/tcp, which takes longer \
+                 and tells less (not whether a socket of IPv6 takes IPv4 too)"
+            ),
+        ),
+    }
 }
 
 /// Whether the engine answers. A daemon without it runs, and finds it when it comes.

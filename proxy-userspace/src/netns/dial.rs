@@ -31,6 +31,9 @@ pub enum DialError {
     /// Nothing listens on this port, at any address of the namespace.
     #[error("nothing listens on the port")]
     NotListening,
+    /// Nothing answers at the loopback addresses, and what listens elsewhere could not be asked.
+    #[error("cannot find out whether something listens on the port: {0}")]
+    Unknown(io::Error),
     /// The deadline passed first: the server's backlog is full, or a packet filter in the container drops the connection.
     #[error("the port did not answer in time")]
     Timeout,
@@ -156,13 +159,7 @@ impl Dialer<'_> {
 
     /// What else listens on the port, and whether anything does: without a listener nothing was out of reach either.
     fn listeners(&mut self, port: u16) -> Result<Vec<SocketAddr>, DialError> {
-        let found = match self.netns.run(|| listeners::listening_on(port))? {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(%error, "sock_diag did not tell what listens in a container");
-                return Ok(Vec::new());
-            }
-        };
+        let found = self.netns.run(|| listeners::listening_on(port))?.map_err(DialError::Unknown)?;
         if found.is_empty() {
             self.unreachable = None;
         }

@@ -1,10 +1,15 @@
-//! Finds what listens in the calling thread's network namespace: asks `sock_diag(7)`, and bounds what comes.
+//! Finds what listens in the calling thread's network namespace: asks `sock_diag(7)`, or reads `/proc` where there is none, and
+//! bounds what comes.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use parking_lot::Mutex;
 
+use crate::proc_net::{self, Line};
 use crate::sock_diag::{self, Dump, Listener};
 
 /// Room for one datagram of a dump; the kernel fills at most 32 KiB (net/netlink/af_netlink.c, `netlink_dump`).
@@ -15,6 +20,13 @@ const ROUNDS: usize = 16;
 const LISTENERS: usize = 64;
 /// Datagrams read for all ports, some 300 listeners each.
 const ALL_ROUNDS: usize = 64;
+
+/// Octets read of one file of /proc, some 7,000 sockets.
+const FILE: usize = 1024 * 1024;
+/// Octets read of sockets that do not listen, behind those that do.
+const REST: usize = 64 * 1024;
+/// How long after sock_diag was found missing it is asked again: its module may have been loaded.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a dump of all ports brought.
 #[derive(Debug, Default)]
@@ -27,16 +39,28 @@ pub struct Listening {
     pub complete: bool,
 }
 
+/// Why sock_diag was of no use the last time, and when that was. One for all threads: it is a matter of the kernel, or of a filter
+/// of the whole process.
+static MISSING: Mutex<Option<(String, Instant)>> = Mutex::new(None);
+
+/// Why sock_diag is not used, if it is not: as far as is known.
+pub fn sock_diag_missing() -> Option<String> {
+    MISSING.lock().as_ref().map(|(reason, _)| reason.clone())
+}
+
+/// Asks sock_diag for something, so that [`sock_diag_missing`] knows.
+pub fn try_sock_diag() {
+    let _ = ask(1, ROUNDS);
+}
+
 /// All TCP sockets that listen.
 ///
 /// Blocks for no longer than the kernel takes to walk its table of listeners: the netlink socket never waits.
 ///
 /// # Errors
-/// No netlink socket could be made, or the kernel refused the dump.
+/// Neither sock_diag nor /proc told; the error of /proc.
 pub(super) fn listening() -> io::Result<Listening> {
-    let mut sockets = Vec::new();
-    let (rounds, over) = dump(0, ALL_ROUNDS, |listener| sockets.push(listener))?;
-    Ok(Listening { sockets, one_piece: rounds <= 1, complete: over })
+    ask(0, ALL_ROUNDS)
 }
 
 /// The addresses on which something listens on TCP `port`, without duplicates. A wildcard stands as 0.0.0.0 or `::`.
@@ -44,46 +68,139 @@ pub(super) fn listening() -> io::Result<Listening> {
 /// Blocks no longer than [`listening`].
 ///
 /// # Errors
-/// As for [`listening`].
+/// As for [`listening`], also if not all was told, and nothing of this port.
 pub(super) fn listening_on(port: u16) -> io::Result<Vec<SocketAddr>> {
+    let told = ask(port, ROUNDS)?;
     let mut found = Vec::new();
-    dump(port, ROUNDS, |listener| {
-        if found.len() < LISTENERS && !found.contains(&listener.address) {
-            found.push(listener.address);
+    for Listener { address, .. } in told.sockets {
+        if found.len() < LISTENERS && !found.contains(&address) {
+            found.push(address);
         }
-    })?;
+    }
+    if found.is_empty() && !told.complete {
+        return Err(io::Error::other("there are more sockets than are looked through"));
+    }
     Ok(found)
 }
 
-/// Reads a dump; how many datagrams had sockets in them, and whether that was all.
-fn dump(port: u16, rounds: usize, mut found: impl FnMut(Listener)) -> io::Result<(usize, bool)> {
+fn ask(port: u16, rounds: usize) -> io::Result<Listening> {
+    let known = MISSING.lock().as_ref().is_some_and(|(_, when)| when.elapsed() < ASK_AGAIN);
+    if known {
+        return read_proc(port);
+    }
+    match dump(port, rounds) {
+        Ok(told) => {
+            if MISSING.lock().take().is_some() {
+                tracing::info!("sock_diag(7) answers now: /proc is no longer read for what listens in containers");
+            }
+            Ok(told)
+        }
+        Err(error) => {
+            if !is_passing(&error) {
+                let again = MISSING.lock().replace((error.to_string(), Instant::now())).is_some();
+                if !again {
+                    tracing::warn!(
+                        %error,
+                        "sock_diag(7) does not tell what listens in containers: /proc/PID/net/tcp is read instead, which takes \
+                         longer and tells less; load the kernel modules inet_diag and tcp_diag, or let a filter of system calls \
+                         allow AF_NETLINK"
+                    );
+                }
+            }
+            read_proc(port)
+        }
+    }
+}
+
+/// Whether the next question may be answered: resources were short.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EAGAIN | libc::EINTR)
+    )
+}
+
+/// Takes a dump of sock_diag.
+fn dump(port: u16, rounds: usize) -> io::Result<Listening> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.set_non_blocking(true)?;
     let kernel = NetlinkAddr::new(0, 0);
     socket.send_to(&sock_diag::request(port), &kernel, 0)?;
     let mut datagram = vec![0u8; DATAGRAM];
-    let mut pieces = 0;
+    let mut told = Listening { one_piece: true, ..Listening::default() };
     for _ in 0..rounds {
-        // A dump is produced inside sendto(2) and recvfrom(2), so "nothing there" means it is over.
+        // A dump is produced inside sendto(2) and recvfrom(2), so it cannot be late.
         let (length, from) = match socket.recv_from(&mut &mut datagram[..], 0) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((pieces, true)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             received => received?,
         };
         if from.port_number() != 0 {
             continue; // not the kernel
         }
-        let mut some = false;
-        let read = sock_diag::read(&datagram[..length.min(DATAGRAM)], port, |listener| {
-            some = true;
-            found(listener);
-        });
-        pieces += usize::from(some);
+        let before = told.sockets.len();
+        let read = sock_diag::read(&datagram[..length.min(DATAGRAM)], port, |listener| told.sockets.push(listener));
+        told.one_piece &= before == 0 || told.sockets.len() == before;
         if read? == Dump::Over {
-            return Ok((pieces, true));
+            told.complete = true;
+            break;
         }
     }
-    Ok((pieces, false))
+    Ok(told)
+}
+
+/// Reads what the thread's own files in /proc show: those of `/proc/self` are of the main thread's namespace.
+fn read_proc(port: u16) -> io::Result<Listening> {
+    let mut told = Listening { one_piece: true, complete: true, ..Listening::default() };
+    read_file(File::open("/proc/thread-self/net/tcp")?, port, &mut told)?;
+    match File::open("/proc/thread-self/net/tcp6") {
+        Ok(file) => read_file(file, port, &mut told)?,
+        // IPv6 is not compiled in or switched off.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(told)
+}
+
+/// Reads one of the files up to the last socket that listens. Linux shows those first (`tcp_seek_last_pos` in
+/// net/ipv4/tcp_ipv4.c), and a container can have any number of others; a kernel that mixes them is read for as long as it
+/// goes on showing some.
+fn read_file(mut file: File, port: u16, told: &mut Listening) -> io::Result<()> {
+    let (mut text, mut begun, mut pieces) = (vec![0; DATAGRAM], 0, 0);
+    let (mut total, mut rest, mut others, mut in_order) = (0, 0, false, true);
+    loop {
+        let length = match file.read(&mut text[begun..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            length => length?,
+        };
+        total += length;
+        rest += length;
+        let mut some = false;
+        let whole = text[..begun + length].iter().rposition(|&octet| octet == b'\n').map_or(0, |at| at + 1);
+        for line in text[..whole].split(|&octet| octet == b'\n') {
+            match proc_net::read_line(line) {
+                Some(Line::Listens(listener)) => {
+                    (some, rest, in_order) = (true, 0, in_order && !others);
+                    if port == 0 || listener.address.port() == port {
+                        told.sockets.push(listener);
+                    }
+                }
+                Some(Line::Other) => others = true,
+                None => {}
+            }
+        }
+        pieces += usize::from(some);
+        told.one_piece &= pieces <= 1;
+        if length == 0 {
+            return Ok(());
+        }
+        if total > FILE || rest > REST {
+            told.complete &= in_order && total <= FILE;
+            return Ok(());
+        }
+        text.copy_within(whole..begun + length, 0);
+        begun = (begun + length - whole) % text.len();
+    }
 }
 
 /// Whether `address` is one that every connection to the loopback addresses would have found already.
@@ -115,7 +232,7 @@ mod tests {
         for listener in &wanted {
             let address = listener.local_addr().unwrap();
             let found = find(address).unwrap_or_else(|| panic!("{address} is missing"));
-            assert_eq!(found.dual_stack, address.ip() == Ipv6Addr::UNSPECIFIED, "{address}");
+            assert_eq!(found.dual_stack, Some(address.ip() == Ipv6Addr::UNSPECIFIED), "{address}");
             let inode = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(listener)));
             assert_eq!(inode.unwrap().to_str().unwrap(), format!("socket:[{}]", found.inode));
         }
@@ -130,5 +247,35 @@ mod tests {
             let address = listener.local_addr().unwrap();
             assert_eq!(all.sockets.iter().filter(|socket| socket.address == address).count(), 1);
         }
+    }
+
+    /// Both tell of the same sockets, as far as each tells.
+    #[test]
+    fn proc_shows_the_same() {
+        let mut listeners: Vec<_> =
+            ["127.0.0.53:0", "0.0.0.0:0", "[::1]:0", "[::]:0"].map(|a| TcpListener::bind(a).unwrap()).into();
+        listeners.extend((0..400).map(|_| TcpListener::bind("127.0.0.56:0").unwrap()));
+        let connections: Vec<_> = (0..600)
+            .map(|at| {
+                let listener = &listeners[4 + at % 400];
+                (std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap())
+            })
+            .collect();
+        let (shown, dumped) = (read_proc(0).unwrap(), dump(0, ALL_ROUNDS).unwrap());
+        assert!(shown.complete && !shown.one_piece && !connections.is_empty());
+        for listener in &listeners {
+            let address = listener.local_addr().unwrap();
+            let one = |told: &Listening| -> Listener {
+                let mut found = told.sockets.iter().filter(|socket| socket.address == address);
+                let one = found.next().unwrap_or_else(|| panic!("{address} is missing")).clone();
+                assert_eq!(found.next(), None, "{address}");
+                one
+            };
+            let (shown, dumped) = (one(&shown), one(&dumped));
+            assert_eq!(shown.inode, dumped.inode);
+            assert!(shown.dual_stack.is_none_or(|known| Some(known) == dumped.dual_stack), "{address}");
+        }
+        let one = read_proc(listeners[0].local_addr().unwrap().port()).unwrap();
+        assert_eq!(one.sockets.len(), 1);
     }
 }

@@ -58,7 +58,7 @@ impl Node {
             .await
             .ok_or(Refusal::Busy(Scope::Container))?;
         let mut dialed = self.dial(settings, &container, port).await;
-        if matches!(dialed, Err(DialError::NotListening)) && !settings.hold.is_zero() {
+        if matches!(dialed, Err(DialError::NotListening | DialError::Unknown(_))) && !settings.hold.is_zero() {
             // Boxed, so that requests that need not wait do not hold the memory of one that does.
             dialed = Box::pin(self.hold(settings, client, &container, port)).await;
         }
@@ -67,7 +67,7 @@ impl Node {
             DialError::Timeout => Refusal::ConnectTimeout,
             DialError::LoopbackDown => Refusal::Unreachable(Unreached::LoopbackDown),
             DialError::Foreign(address) => Refusal::Unreachable(Unreached::Foreign(address)),
-            DialError::Io(error) => {
+            error @ (DialError::Io(_) | DialError::Unknown(_)) => {
                 tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
                 Refusal::Unreachable(Unreached::Other)
             }
@@ -118,7 +118,8 @@ impl Node {
         let mut news = self.ports.news(container.netns.id());
         loop {
             match self.dial(settings, container, port).await {
-                Err(DialError::NotListening) if Instant::now() < until && !client.peer_has_ended() => {}
+                Err(DialError::NotListening | DialError::Unknown(_))
+                    if Instant::now() < until && !client.peer_has_ended() => {}
                 dialed => return dialed,
             }
             tokio::select! {
@@ -140,7 +141,9 @@ impl Node {
             Ok(_) => Dialed::Connected,
             Err(DialError::NotListening) => Dialed::NotListening,
             Err(DialError::Timeout) => Dialed::Timeout,
-            Err(DialError::LoopbackDown | DialError::Foreign(_) | DialError::Io(_)) => Dialed::Failed,
+            Err(DialError::LoopbackDown | DialError::Foreign(_) | DialError::Io(_) | DialError::Unknown(_)) => {
+                Dialed::Failed
+            }
         };
         self.metrics.dialed(counted, began.elapsed());
         if matches!(result, Err(DialError::NotListening)) {

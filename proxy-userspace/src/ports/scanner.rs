@@ -141,7 +141,7 @@ impl Ports {
         let dump = match namespace.netns.listening() {
             Ok(dump) => dump,
             Err(error) => {
-                tracing::debug!(netns = %id, %error, "sock_diag did not tell what listens in a container");
+                tracing::debug!(netns = %id, %error, "neither sock_diag nor /proc told what listens in a container");
                 return Seen { often: true, ..Seen::default() };
             }
         };

@@ -15,7 +15,7 @@ use proxy_common::ListenEvent;
 use super::clock::Now;
 use crate::netns::Listening;
 use crate::registry::{ListeningPort, Timestamp};
-use crate::sock_diag;
+use crate::sock_diag::{self, Listener};
 
 /// Sockets that one namespace may have here; further ones are not told of.
 const SOCKETS: usize = 4096;
@@ -26,6 +26,8 @@ const REMEMBERED: u64 = 10_000_000_000;
 /// Dumps in a row that have to show a socket before the kernel counts as silent of it: so long its event, or the news that it was
 /// lost, may be on its way.
 const PROOF: u32 = 3;
+/// Marks what stands for the cookie of a socket whose cookie was not told. The kernel counts cookies upwards from 1.
+const MADE: u64 = 1 << 63;
 /// Ends that are remembered.
 const ENDS: usize = 1024;
 
@@ -130,11 +132,12 @@ impl Table {
         let was_whole = std::mem::replace(&mut self.whole, false);
         self.overflowed = false;
         let ended: HashSet<u64> = self.ended.iter().map(|&(_, cookie)| cookie).collect();
-        for found in dump.sockets.iter().filter(|found| !ended.contains(&found.cookie)) {
+        let (shown, unsure) = self.identify(dump, began);
+        for &(cookie, found) in shown.iter().filter(|(cookie, _)| !ended.contains(cookie)) {
             let (address, port) = (found.address.ip(), found.address.port());
-            if let Some(known) = self.sockets.get_mut(&found.cookie) {
+            if let Some(known) = self.sockets.get_mut(&cookie) {
                 if (known.address, known.port) == (address, port) {
-                    known.dual_stack = Some(found.dual_stack);
+                    known.dual_stack = found.dual_stack.or(known.dual_stack);
                     known.inode = found.inode;
                     known.missed = false;
                     known.shown = known.shown.saturating_add(1);
@@ -143,12 +146,12 @@ impl Table {
                 if known.told.is_some_and(|time| time >= began) {
                     continue;
                 }
-                self.remove(found.cookie);
+                self.remove(cookie);
             }
             let socket = Socket {
                 address,
                 port,
-                dual_stack: Some(found.dual_stack),
+                dual_stack: found.dual_stack,
                 process: None,
                 inode: found.inode,
                 searched: false,
@@ -157,16 +160,16 @@ impl Table {
                 shown: 1,
                 missed: false,
             };
-            self.insert(found.cookie, socket, now.wall.into());
+            self.insert(cookie, socket, now.wall.into());
         }
         self.overflowed |= !dump.complete;
         // One in pieces may have passed a socket over.
         self.whole = dump.one_piece && !self.overflowed;
         if !dump.complete {
-            return false; // what it does not show may be in the rest
+            return unsure; // what it does not show may be in the rest
         }
-        let shown: HashSet<u64> = dump.sockets.iter().map(|found| found.cookie).collect();
-        let mut again = false;
+        let shown: HashSet<u64> = shown.iter().map(|&(cookie, _)| cookie).collect();
+        let mut again = unsure;
         let mut gone = Vec::new();
         for (&cookie, socket) in &mut self.sockets {
             if shown.contains(&cookie) || socket.told.is_some_and(|time| time >= began) {
@@ -181,6 +184,39 @@ impl Table {
         }
         gone.into_iter().for_each(|cookie| self.remove(cookie));
         again
+    }
+
+    /// The sockets of a dump by their cookies, and whether some were left out. Where the kernel has told none
+    /// ([`crate::proc_net`]), it is that of a known socket with the same address and inode, or else of any with that address: which
+    /// of them is which does not matter. What is left has a number that is made of the inode, and is no cookie. What may have been
+    /// told to end since the dump began is not made known that way.
+    fn identify<'a>(&self, dump: &'a Listening, began: u64) -> (Vec<(u64, &'a Listener)>, bool) {
+        let known = |found: &Listener| {
+            let same = self.ports.get(&(found.address.port(), found.address.ip()));
+            same.into_iter().flat_map(|port| &port.cookies).copied()
+        };
+        let has = |cookie: u64, inode: u32| self.sockets.get(&cookie).is_some_and(|known| known.inode == inode);
+        let by_inode = |found: &Listener| known(found).find(|&cookie| cookie & MADE == 0 && has(cookie, found.inode));
+        let cookie_of = |found: &Listener| found.cookie.or_else(|| by_inode(found));
+        let shown: Vec<_> = dump.sockets.iter().map(|found| (cookie_of(found), found)).collect();
+        let mut taken: HashSet<u64> = shown.iter().filter_map(|&(cookie, _)| cookie).collect();
+        let something_ended = self.ended.back().is_some_and(|&(time, _)| time >= began);
+        let mut unsure = false;
+        let identified = shown.into_iter().filter_map(|(cookie, found)| {
+            let made = MADE | u64::from(found.inode);
+            let free = || known(found).find(|cookie| cookie & MADE == 0 && !taken.contains(cookie));
+            let cookie = match cookie.or_else(free) {
+                Some(cookie) => cookie,
+                None if something_ended && !self.sockets.contains_key(&made) => {
+                    unsure = true;
+                    return None;
+                }
+                None => made,
+            };
+            taken.insert(cookie);
+            Some((cookie, found))
+        });
+        (identified.collect(), unsure)
     }
 
     /// Events were lost: what is remembered of ends may be out of date.

@@ -3,6 +3,7 @@
 mod daemon;
 mod hold;
 mod servers;
+mod unasked;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 
 use super::*;
-use crate::sock_diag::Listener;
 
 fn now(monotonic: u64) -> Now {
     Now { monotonic, wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1000) + Duration::from_nanos(monotonic) }
@@ -29,8 +28,8 @@ fn ends(socket: u64, port: u16, time: u64) -> ListenEvent {
 fn dump(sockets: &[(u64, u16)]) -> Listening {
     let listener = |&(cookie, port): &(u64, u16)| Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        dual_stack: false,
-        cookie,
+        dual_stack: Some(false),
+        cookie: Some(cookie),
         inode: cookie as u32 + 100,
     };
     Listening { sockets: sockets.iter().map(listener).collect(), one_piece: true, complete: true }
@@ -64,7 +63,8 @@ fn an_event_without_a_name_or_with_an_unknown_family_wants_a_dump() {
     assert!(!table.heard(&ListenEvent { socket: 3, port: 82, ..sure }, &now(9)));
     let mut found = dump(&[(1, 80), (2, 81), (3, 82)]);
     for (listener, dual_stack) in found.sockets.iter_mut().skip(1).zip([true, false]) {
-        (listener.address, listener.dual_stack) = ((Ipv6Addr::UNSPECIFIED, listener.address.port()).into(), dual_stack);
+        listener.address = (Ipv6Addr::UNSPECIFIED, listener.address.port()).into();
+        listener.dual_stack = Some(dual_stack);
     }
     table.dumped(&found, 10, &now(11));
     assert_eq!(table.ports().iter().map(|p| p.dual_stack).collect::<Vec<_>>(), [false, true, false]);
@@ -98,6 +98,41 @@ fn a_socket_that_was_told_to_end_is_not_brought_back() {
     table.heard(&ends(2, 81, 95), &now(95));
     table.dumped(&dump(&[(1, 80), (2, 81)]), 94, &now(96));
     assert_eq!(ports(&table), [80], "also if its begin was never heard of");
+}
+
+/// What /proc shows: the dump without cookies.
+fn shown(sockets: &[(u64, u16)]) -> Listening {
+    let mut dump = dump(sockets);
+    dump.sockets.iter_mut().for_each(|socket| (socket.cookie, socket.dual_stack) = (None, None));
+    dump
+}
+
+#[test]
+fn without_cookies_sockets_are_known_by_address_and_inode() {
+    let mut table = Table::default();
+    table.heard(&begins(1, 80, 5), &now(5));
+    table.heard(&begins(2, 80, 5), &now(5));
+    // The kernel told of two; a third listened before.
+    for began in [10, 20] {
+        assert!(!table.dumped(&shown(&[(3, 81), (2, 80), (1, 80)]), began, &now(began + 1)));
+        assert_eq!((ports(&table), table.sockets.len()), (vec![80, 81], 3));
+        assert_eq!(table.ports()[0].process.as_deref(), Some("nginx"));
+        assert!(!table.is_silent() && table.has_untold());
+    }
+    // One of the two ends. A dump that began before says nothing new, one that began later keeps the other.
+    table.heard(&ends(1, 80, 30), &now(30));
+    assert_eq!(table.sockets.len(), 2);
+    assert!(table.dumped(&shown(&[(1, 80), (2, 80), (3, 81), (4, 82)]), 25, &now(31)), "it is looked again");
+    assert_eq!((ports(&table), table.sockets.len()), (vec![80, 81], 2));
+    assert!(!table.dumped(&shown(&[(2, 80), (4, 82)]), 40, &now(41)));
+    assert_eq!((ports(&table), table.sockets.len()), (vec![80, 82], 2));
+    // What a dump found first is known by its event later.
+    table.heard(&begins(4, 82, 39), &now(42));
+    table.dumped(&shown(&[(2, 80), (4, 82)]), 50, &now(51));
+    assert_eq!((ports(&table), table.sockets.len(), table.has_untold()), (vec![80, 82], 2, false));
+    table.heard(&ends(2, 80, 60), &now(60));
+    table.heard(&ends(4, 82, 60), &now(60));
+    assert_eq!(ports(&table), [0_u16; 0]);
 }
 
 #[test]
