@@ -86,7 +86,7 @@ async fn follow(
     shutdown: CancellationToken,
     ready: oneshot::Sender<()>,
 ) {
-    let mut watch = Watch::new();
+    let mut watch = Watch::new(RESCAN);
     watch.set([directory.clone()].into());
     let mut ready = Some(ready);
     let mut waiting: Vec<Ask> = Vec::new();

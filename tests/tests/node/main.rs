@@ -33,5 +33,6 @@ mod resets;
 mod servers;
 mod source_ports;
 mod tunnels;
+mod unwatched;
 mod urgent;
 mod websocket;

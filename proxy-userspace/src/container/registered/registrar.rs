@@ -304,7 +304,7 @@ impl Registrar {
     }
 
     async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut watch = Watch::new();
+        let mut watch = Watch::new(LOOK);
         let mut look = false;
         loop {
             let this = Arc::clone(&self);
