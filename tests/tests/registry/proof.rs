@@ -64,6 +64,7 @@ fn a_busy_edge_is_left_alone_for_a_while() {
     });
     let mut config = cluster.node("n1", &format!("http://127.0.0.1:{}", edge.port()));
     let node = config.container("a", &container.toml()).start();
+    wait::until_true("four requests", || came.lock().expect("times").len() >= 4);
     wait::until_true("the record to be taken", || node.metric("portsplice_registry_up", &[]) == 1.0);
     let came = came.lock().expect("times").clone();
     assert!(came[1] - came[0] >= Duration::from_secs(3), "after 429: {:?}", came[1] - came[0]);
