@@ -10,6 +10,7 @@ mod child;
 mod command;
 mod conn;
 mod demo;
+mod fresh;
 mod interrupt;
 mod package;
 mod setup;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure the data paths beside the direct connection and other proxies
     Bench(bench::Args),
+    /// Run the README's commands on a bare Debian, made for it, to see that they work there
+    Fresh(fresh::Args),
     /// Try the daemon on Debian's kernels, in virtual machines
     Vm(vm::Args),
 }
@@ -72,6 +75,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Test(args) => test::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Fresh(args) => fresh::run(args),
         Command::Vm(args) => vm::run(args),
     }
 }
@@ -81,6 +85,7 @@ impl Command {
         match self {
             Self::Demo(args) => args.is_server(),
             Self::Bench(args) => args.is_server(),
+            Self::Fresh(args) => args.is_server(),
             Self::Setup(_) | Self::BuildEbpf(_) | Self::Package(_) | Self::Test(_) | Self::Vm(_) => false,
         }
     }

@@ -1,14 +1,17 @@
 //! `cargo xtask setup`: finds what build, tests, bench and demo need beyond a Rust toolchain, and installs what is missing.
 //!
 //! Nothing is installed that is there in any other way: what counts is the program, not the package. Packages come from
-//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type. `demo`, `test`, `bench` and `package`
-//! ask for what they themselves need; `--for` does that by hand, and without it everything is installed.
+//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type. `demo`, `test`, `bench`, `package`
+//! and `fresh` ask for what they themselves need; `--for` does that by hand, and without it everything is installed.
 
 mod apt;
 mod items;
 mod services;
 
-use anyhow::{bail, ensure};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
 
 use crate::{command, toolchain, workspace};
 pub(crate) use items::Purpose;
@@ -43,6 +46,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return if missing.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("missing: {things}")) };
     }
     if missing.is_empty() {
+        remove_build()?;
         println!("setup: all {} things needed are there (`cargo xtask setup --check` lists them)", items.len());
         return Ok(());
     }
@@ -55,6 +59,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if !still.is_empty() {
         bail!("installed everything, and yet there is no {}", still.join(", "));
     }
+    remove_build()?;
     println!("setup: done");
     Ok(())
 }
@@ -111,6 +116,19 @@ fn install_linker() -> anyhow::Result<()> {
     cargo.args(["--no-default-features", "--features", &format!("llvm-{}", toolchain::LLVM), "--root"]);
     cargo.arg(toolchain::tools());
     // Beside the tool, not in the user's temporary folder, so that an interrupted build goes on where it stopped.
-    cargo.arg("--target-dir").arg(workspace::target_dir().join("tools-build"));
+    cargo.arg("--target-dir").arg(linker_build());
     command::run(&mut cargo)
+}
+
+fn linker_build() -> PathBuf {
+    workspace::target_dir().join("tools-build")
+}
+
+/// Removes what was compiled on the way to bpf-linker, 270 MB, once there is one.
+fn remove_build() -> anyhow::Result<()> {
+    let build = linker_build();
+    if build.exists() && toolchain::linker().is_some() {
+        fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))?;
+    }
+    Ok(())
 }

@@ -96,7 +96,7 @@ impl Engine {
         let (pid, folder) = (dockerd.id(), folder.display().to_string());
         dockerd.detach();
         Some(format!(
-            "kill {pid} && while kill -0 {pid} 2>/dev/null; do sleep 0.1; done\numount {folder}/exec/netns/* 2>/dev/null\n"
+            "kill {pid} && while kill -0 {pid} 2>/dev/null; do sleep 0.1; done\numount {folder}/exec/netns/* {folder}/data 2>/dev/null\n"
         ))
     }
 }
@@ -105,9 +105,11 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let Some((dockerd, folder)) = self.own.take() else { return };
         drop(dockerd);
-        // The engine leaves its namespaces' bind mounts behind, and a folder with mounts in it cannot be removed.
-        for entry in fs::read_dir(folder.join("exec/netns")).into_iter().flatten().flatten() {
-            let _ = Command::new("umount").arg(entry.path()).stderr(Stdio::null()).status();
+        // The engine leaves its namespaces' bind mounts behind, and its data folder's where the root is not a whole file
+        // system; a folder with mounts in it cannot be removed.
+        let netns = fs::read_dir(folder.join("exec/netns")).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in netns.chain([folder.join("data")]) {
+            let _ = Command::new("umount").arg(path).stderr(Stdio::null()).status();
         }
     }
 }

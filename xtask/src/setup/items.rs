@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use self::Purpose::{Bench, Demo, Package, Test};
+use self::Purpose::{Bench, Demo, Fresh, Package, Test};
 use crate::{command, toolchain, workspace};
 
 /// Where Debian's packages put LLVM.
@@ -39,23 +39,27 @@ pub(crate) enum Purpose {
     Bench,
     /// `cargo xtask package`
     Package,
+    /// `cargo xtask fresh`, which builds nothing on this machine
+    Fresh,
 }
 
 impl Purpose {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Demo, Test, Bench, Package];
+    pub(super) const ALL: [Self; 5] = [Demo, Test, Bench, Package, Fresh];
+    /// Those for which the daemon is built.
+    const BUILD: [Self; 4] = [Demo, Test, Bench, Package];
 }
 
 /// Programs that are used as they are: name, Debian packages, what for, and for which purposes.
-const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 32] = [
-    ("git", &["git"], "tells the commit that a binary is built from", &[Test, Bench, Package]),
+const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 34] = [
+    ("git", &["git"], "tells the commit that a binary is built from", &[Test, Bench, Package, Fresh]),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets", &[Test]),
-    ("cc", &["gcc"], "compiles SQLite, the store of a single host", &Purpose::ALL),
+    ("cc", &["gcc"], "compiles SQLite, the store of a single host", &Purpose::BUILD),
     (
         "protoc",
         &["protobuf-compiler", "libprotobuf-dev"],
         "turns etcd's protocol into Rust when its client is built",
-        &Purpose::ALL,
+        &Purpose::BUILD,
     ),
     ("ip", &["iproute2"], "makes the network namespaces of tests and bench", &[Test, Bench]),
     ("ps", &["procps"], "shows what a test left running", &[Test]),
@@ -90,6 +94,8 @@ const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 32] = [
     ("shellcheck", &["shellcheck"], "checks the scripts of the Debian package", &[Test]),
     ("man", &["man-db"], "finds the manual pages that the units name", &[Test]),
     ("mandoc", &["mandoc"], "checks the manual pages", &[Test]),
+    ("mmdebstrap", &["mmdebstrap"], "makes a bare Debian tree", &[Fresh]),
+    ("unshare", &["util-linux"], "makes the namespaces of the bare machine", &[Fresh]),
 ];
 
 /// What one of `purposes` needs, with where it was found.
@@ -107,14 +113,14 @@ fn all() -> Vec<Item> {
             why: "builds proxy-ebpf and its core library from source (none of rustup's nightlies here has rust-src)",
             found: compiler,
             fix: Fix::Packages(&["rustc-web", "cargo-web", "rust-web-src"]),
-            purposes: &Purpose::ALL,
+            purposes: &Purpose::BUILD,
         },
         Item {
             name: "bpf-linker",
             why: "makes one eBPF object of what the compiler emits",
             found: toolchain::linker().map(shown),
             fix: Fix::Linker,
-            purposes: &Purpose::ALL,
+            purposes: &Purpose::BUILD,
         },
     ];
     items.extend(PROGRAMS.map(|(name, packages, why, purposes)| {
@@ -126,7 +132,7 @@ fn all() -> Vec<Item> {
         why: "are what etcd's protocol imports; protoc comes without them",
         found: protobuf_types().map(shown),
         fix: Fix::Packages(&["libprotobuf-dev"]),
-        purposes: &Purpose::ALL,
+        purposes: &Purpose::BUILD,
     });
     let policy = Path::new("/usr/share/selinux/devel/Makefile");
     items.push(Item {
