@@ -35,7 +35,8 @@ fn all() -> Vec<Refusal> {
     all.extend([Scope::Node, Scope::Container, Scope::Client].map(Busy));
     use AuthFailure as Auth;
     all.extend(
-        [Auth::Missing, Auth::Duplicate, Auth::Malformed, Auth::Wrong, Auth::Stale, Auth::Replayed].map(Unauthorized),
+        [Auth::Missing, Auth::Duplicate, Auth::Malformed, Auth::Wrong, Auth::Stale, Auth::Replayed, Auth::BeforeStart]
+            .map(Unauthorized),
     );
     all
 }
