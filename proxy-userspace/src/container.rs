@@ -209,7 +209,7 @@ impl Container {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, port: u16, timeout: Duration) -> Result<Sock, DialError> {
-        dial(&self.netns, port, &self.life.hints, timeout).await
+        dial(&self.netns, port, self.policy.source, &self.life.hints, timeout).await
     }
 }
 

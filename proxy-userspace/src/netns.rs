@@ -22,9 +22,10 @@ use socket2::{Domain, Socket, Type};
 mod confine;
 mod dial;
 mod listeners;
+mod own;
 mod route;
 
-pub use dial::{DialError, DialHints, dial};
+pub use dial::{DialError, DialHints, SourceAddress, dial};
 pub use listeners::{Listening, sock_diag_missing, try_sock_diag};
 
 /// The file system that namespaces are files of (linux/magic.h).

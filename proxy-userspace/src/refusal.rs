@@ -44,6 +44,11 @@ pub enum Unreached {
     LoopbackDown,
     /// The server listens on this address, which is none of the container's.
     Foreign(IpAddr),
+    /// The server listens on loopback only, and the container's connections are to come from its own address
+    /// (`portsplice.source=address`).
+    LoopbackOnly,
+    /// The container has no address but loopback, and its connections are to come from its own.
+    NoAddress,
     /// What the kernel says is in the log.
     Other,
 }
@@ -53,6 +58,8 @@ impl Unreached {
         match self {
             Self::LoopbackDown => "loopback_down",
             Self::Foreign(_) => "foreign_address",
+            Self::LoopbackOnly => "loopback_only",
+            Self::NoAddress => "no_address",
             Self::Other => "unreachable",
         }
     }
@@ -66,6 +73,12 @@ impl Unreached {
                 return Cow::Owned(format!(
                     "The server listens on {address}, and this address is not one of the container's. Let it listen on 127.0.0.1, on an address that the container has, or on all of them."
                 ));
+            }
+            Self::LoopbackOnly => {
+                "The server listens on loopback only, and connections to this container come from its own address (portsplice.source=address). Let it listen on all addresses, or ask the container's owner for portsplice.source=loopback."
+            }
+            Self::NoAddress => {
+                "The container has no address of its own, and connections to it are not to come from loopback (portsplice.source=address). Give it a network, or ask its owner for portsplice.source=loopback."
             }
             Self::Other => "The container's port cannot be reached. Check the server in the container, and try again.",
         })

@@ -21,6 +21,9 @@ pub mod label {
     /// `false`: responses always pass the daemon. For servers that send with io_uring's zero-copy requests, which the
     /// kernel refuses a socket for good once it has been in a socket map.
     pub const FAST: &str = "portsplice.fast";
+    /// `loopback` or `address`: whether the container's servers see connections come from 127.0.0.1, or from the container's
+    /// own address.
+    pub const SOURCE: &str = "portsplice.source";
     /// `portsplice.scheme.PORT` = `http` or `https`.
     pub const SCHEME_PREFIX: &str = "portsplice.scheme.";
     /// The container request that the container runs for; links from host names refer to it.
@@ -37,6 +40,7 @@ pub mod label {
 }
 
 pub use super::publication::Publication;
+pub use crate::netns::SourceAddress;
 pub use crate::refusal::Denied;
 
 /// How the server on a port of the container speaks.
@@ -61,6 +65,8 @@ pub struct Policy {
     pub https: PortSet,
     /// Whether responses always pass the daemon.
     pub no_fast_path: bool,
+    /// Where connections come from, as the container's servers see it.
+    pub source: SourceAddress,
     /// What the cluster is told, and which ports are published.
     pub publication: Publication,
 }
@@ -115,6 +121,11 @@ impl Policy {
                     "false" => policy.no_fast_path = true,
                     _ => return Err(wrong("use true or false".into())),
                 },
+                label::SOURCE => match value {
+                    "loopback" => policy.source = SourceAddress::Loopback,
+                    "address" => policy.source = SourceAddress::Address,
+                    _ => return Err(wrong("use loopback or address".into())),
+                },
                 // Of the two names the one made for us counts.
                 label::UUID if !value.is_empty() => policy.publication.uuid = Some(value.to_owned()),
                 label::ARVADOS_UUID if !value.is_empty() && !labels.contains_key(label::UUID) => {
@@ -153,8 +164,16 @@ impl Policy {
 
 /// Labels that begin like ours but are not: most likely typing errors, worth a word in the log.
 pub(super) fn unknown_labels(labels: &HashMap<String, String>) -> impl Iterator<Item = &str> {
-    let known =
-        [label::UUID, label::PORTS, label::DENY, label::MAX_CONNECTIONS, label::FAST, label::REQUEST, label::SERVICE];
+    let known = [
+        label::UUID,
+        label::PORTS,
+        label::DENY,
+        label::MAX_CONNECTIONS,
+        label::FAST,
+        label::SOURCE,
+        label::REQUEST,
+        label::SERVICE,
+    ];
     let prefixes = [label::SCHEME_PREFIX, label::PUBLISH_PREFIX];
     labels.keys().map(String::as_str).filter(move |name| {
         name.starts_with(label::PREFIX)
@@ -285,13 +304,14 @@ mod tests {
             (label::PORTS, "80,8443"),
             (label::MAX_CONNECTIONS, "3"),
             (label::DENY, "false"),
+            (label::SOURCE, "address"),
             ("portsplice.scheme.8443", "https"),
             ("portsplice.scheme.80", "http"),
         ]))
         .unwrap();
         assert_eq!(policy.check(80), Ok(()));
         assert_eq!(policy.check(81), Err(Denied::Port));
-        assert_eq!(policy.max_connections, Some(3));
+        assert_eq!((policy.max_connections, policy.source), (Some(3), SourceAddress::Address));
         assert_eq!((policy.scheme(80), policy.scheme(8443)), (OriginScheme::Http, OriginScheme::Https));
 
         let closed = Policy::from_labels(&labels(&[(label::DENY, "true"), (label::PORTS, "80")])).unwrap();
@@ -333,6 +353,8 @@ mod tests {
             ("portsplice.scheme.0", "https"),
             ("portsplice.scheme.web", "https"),
             (label::SERVICE, "yes"),
+            (label::SOURCE, ""),
+            (label::SOURCE, "127.0.0.1"),
             ("portsplice.publish.80", "everyone"),
             ("portsplice.publish.0", "public"),
             ("portsplice.publish.80.title", "x"),

@@ -38,11 +38,13 @@ pub(super) fn confine(socket: &Socket, address: SocketAddr) -> Result<(), DialEr
     // address would run out of ports.
     set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     if let SocketAddr::V6(v6) = &address {
-        if !route::is_local(v6)? {
-            return Err(DialError::Foreign(address.ip()));
+        match route::is_local(v6) {
+            Ok(false) => return Err(DialError::Foreign(address.ip())),
+            // By a route of the type `local` a whole network may be the container's, and of IPv6 bind(2) does not see that.
+            Ok(true) => socket.set_freebind_v6(true)?,
+            // Where rtnetlink is forbidden, bind(2) decides.
+            Err(error) => tracing::debug!(%error, "rtnetlink did not tell whether an address is local in a container"),
         }
-        // By a route of the type `local` a whole network may be the container's, and of IPv6 bind(2) does not see that.
-        socket.set_freebind_v6(true)?;
     }
     let mut own = address;
     own.set_port(0);

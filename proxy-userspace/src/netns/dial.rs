@@ -6,11 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
 use super::confine::{confine, explain, set};
-use super::{Netns, listeners};
+use super::{Netns, listeners, own};
 use crate::deadline::deadline;
 use crate::relay::sock::Sock;
 
@@ -24,6 +26,17 @@ pub(super) const REMEMBERED_PORTS: usize = 1024;
 /// net/ipv4/tcp_input.c), delays it by 40 ms. With smaller segments the kernel still moves as much at a time (GSO), and acknowledges
 /// it at once.
 const SEGMENT: u32 = 16 * 1024;
+
+/// Where connections into a namespace come from, as its servers see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceAddress {
+    /// From 127.0.0.1 or `::1`, wherever a server can be reached by that.
+    #[default]
+    Loopback,
+    /// From an address of the namespace's own that is no loopback address, and never from loopback.
+    Address,
+}
 
 /// Why no connection could be made.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +56,12 @@ pub enum DialError {
     /// Something listens on this address, which is none of the namespace's: a connection to it would leave the container.
     #[error("the server listens on {0}, which is not one of the container's addresses")]
     Foreign(IpAddr),
+    /// The server listens on loopback addresses only, and connections are not to come from there.
+    #[error("the server listens on loopback only, and connections are to come from the container's own address")]
+    LoopbackOnly,
+    /// The namespace has no address but loopback ones, and connections are not to come from there.
+    #[error("the container has no address of its own, and connections are not to come from loopback")]
+    NoAddress,
     /// The namespace could not be entered, the socket not be made, or what listens cannot be reached from inside.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -51,21 +70,21 @@ pub enum DialError {
 /// Where the ports of one container were found the last time.
 ///
 /// Holds an entry only for ports that answer somewhere else than at 127.0.0.1, so that for most containers looking into
-/// it costs a read lock of an empty map.
+/// it costs a read lock of an empty map. What was found with one source is no hint for another.
 #[derive(Debug, Default)]
 pub struct DialHints {
-    found_at: RwLock<HashMap<u16, SocketAddr>>,
+    found_at: RwLock<HashMap<(u16, SourceAddress), SocketAddr>>,
 }
 
 impl DialHints {
-    pub(super) fn get(&self, port: u16) -> Option<SocketAddr> {
-        self.found_at.read().get(&port).copied()
+    pub(super) fn get(&self, port: u16, source: SourceAddress) -> Option<SocketAddr> {
+        self.found_at.read().get(&(port, source)).copied()
     }
 
-    pub(super) fn remember(&self, address: SocketAddr) {
-        let mut found_at = self.found_at.write();
-        if found_at.len() < REMEMBERED_PORTS || found_at.contains_key(&address.port()) {
-            found_at.insert(address.port(), address);
+    pub(super) fn remember(&self, address: SocketAddr, source: SourceAddress) {
+        let (mut found_at, key) = (self.found_at.write(), (address.port(), source));
+        if found_at.len() < REMEMBERED_PORTS || found_at.contains_key(&key) {
+            found_at.insert(key, address);
         }
     }
 
@@ -74,46 +93,61 @@ impl DialHints {
         self.found_at.read().len()
     }
 
-    fn forget(&self, port: u16) {
-        self.found_at.write().remove(&port);
+    fn forget(&self, port: u16, source: SourceAddress) {
+        self.found_at.write().remove(&(port, source));
     }
 }
 
 /// Connects to TCP `port` inside `netns` within `timeout`; zero is no limit.
 ///
 /// Tried in this order: the address remembered in `hints`, 127.0.0.1, `::1`, then the addresses that sockets listening
-/// on the port are bound to. The socket is made inside the namespace and connects only to an address that is local
-/// there, so no packet leaves the container. `TCP_NODELAY` and `SO_OOBINLINE` are on; keepalive is not: both ends are sockets
-/// of one kernel, and neither can vanish without a word. Its port keeps no server from binding that port, and closing it leaves
-/// no TIME_WAIT.
+/// on the port are bound to. With [`SourceAddress::Address`] addresses of the namespace's own take the place of the loopback
+/// ones, and no loopback address is ever tried: a connection comes from the address that it goes to.
+///
+/// The socket is made inside the namespace and connects only to an address that is local there, so no packet leaves the
+/// container. `TCP_NODELAY` and `SO_OOBINLINE` are on; keepalive is not: both ends are sockets of one kernel, and neither can
+/// vanish without a word. Its port keeps no server from binding that port, and closing it leaves no TIME_WAIT.
 ///
 /// # Errors
 /// See [`DialError`].
-pub async fn dial(netns: &Netns, port: u16, hints: &DialHints, timeout: Duration) -> Result<Sock, DialError> {
+pub async fn dial(
+    netns: &Netns,
+    port: u16,
+    source: SourceAddress,
+    hints: &DialHints,
+    timeout: Duration,
+) -> Result<Sock, DialError> {
     let mut dialer = Dialer { netns, deadline: deadline(timeout), unreachable: None };
-    let remembered = hints.get(port);
+    let remembered = hints.get(port, source);
     if let Some(address) = remembered {
         match dialer.attempt(address).await {
             Ok(Some(sock)) => return Ok(sock),
             // A timeout says nothing about the address: the server is the same and has no time.
-            Ok(None) => hints.forget(port),
+            Ok(None) => hints.forget(port, source),
             Err(error) => return Err(error),
         }
+        if matches!(dialer.unreachable, Some(DialError::Foreign(_))) {
+            // The container had the address and has lost it; whether anything listens there still, is asked below.
+            dialer.unreachable = None;
+        }
     }
-    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    for address in loopback.map(|ip| SocketAddr::new(ip, port)) {
+    let first = match source {
+        SourceAddress::Loopback => vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+        SourceAddress::Address => netns.run(own::addresses)?,
+    };
+    for address in first.iter().map(|&ip| SocketAddr::new(ip, port)) {
         if Some(address) != remembered
             && let Some(sock) = dialer.attempt(address).await?
         {
-            if address.is_ipv6() {
-                hints.remember(address);
+            if address.ip() != Ipv4Addr::LOCALHOST {
+                hints.remember(address, source);
             }
             return Ok(sock);
         }
     }
-    for address in dialer.listeners(port)? {
+    for address in dialer.listeners(port, source, &first)? {
         if let Some(sock) = dialer.attempt(address).await? {
-            hints.remember(address);
+            hints.remember(address, source);
             return Ok(sock);
         }
     }
@@ -157,13 +191,25 @@ impl Dialer<'_> {
         }
     }
 
-    /// What else listens on the port, and whether anything does: without a listener nothing was out of reach either.
-    fn listeners(&mut self, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    /// What else listens on the port than what was `tried`, and whether anything does: without a listener nothing was out of
+    /// reach either.
+    fn listeners(&mut self, port: u16, source: SourceAddress, tried: &[IpAddr]) -> Result<Vec<SocketAddr>, DialError> {
         let found = self.netns.run(|| listeners::listening_on(port))?.map_err(DialError::Unknown)?;
         if found.is_empty() {
             self.unreachable = None;
+        } else if source == SourceAddress::Address && self.unreachable.is_none() {
+            if found.iter().all(|address| address.ip().is_loopback()) {
+                self.unreachable = Some(DialError::LoopbackOnly);
+            } else if tried.is_empty() {
+                self.unreachable = Some(DialError::NoAddress);
+            }
         }
-        Ok(found.into_iter().filter(|address| !listeners::is_tried_by_loopback(address)).collect())
+        let other = |address: &SocketAddr| {
+            let ip = address.ip();
+            let allowed = source == SourceAddress::Loopback || !ip.is_loopback();
+            allowed && !ip.is_unspecified() && !tried.contains(&ip)
+        };
+        Ok(found.into_iter().filter(other).collect())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
@@ -203,16 +203,10 @@ fn read_file(mut file: File, port: u16, told: &mut Listening) -> io::Result<()> 
     }
 }
 
-/// Whether `address` is one that every connection to the loopback addresses would have found already.
-pub(super) fn is_tried_by_loopback(address: &SocketAddr) -> bool {
-    let ip = address.ip();
-    ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{Ipv6Addr, TcpListener};
 
     #[test]
     fn finds_a_listener_of_this_namespace() {

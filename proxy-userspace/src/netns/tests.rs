@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // figures and skips are for whoever runs the tests
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -54,7 +54,9 @@ fn listen(netns: &Netns, address: &str) -> TcpListener {
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn dial_to(netns: &Netns, port: u16, hints: &DialHints) -> Result<SocketAddr, DialError> {
-    dial(netns, port, hints, 5 * SECOND).await.map(|sock| sock.socket().peer_addr().unwrap().as_socket().unwrap())
+    dial(netns, port, SourceAddress::Loopback, hints, 5 * SECOND)
+        .await
+        .map(|sock| sock.socket().peer_addr().unwrap().as_socket().unwrap())
 }
 
 #[test]
@@ -164,11 +166,67 @@ async fn a_server_is_found_wherever_it_listens() {
             assert_eq!(dial_to(&netns, port, &hints).await.unwrap(), reached.parse().unwrap(), "{bound}");
         }
         let default = reached.starts_with("127.0.0.1:");
-        assert_eq!(hints.get(port).is_none(), default, "{bound}");
+        assert_eq!(hints.get(port, SourceAddress::Loopback).is_none(), default, "{bound}");
         drop(server);
         assert!(matches!(dial_to(&netns, port, &hints).await, Err(DialError::NotListening)), "{bound}");
-        assert_eq!(hints.get(port), None, "{bound}: a refused address is forgotten");
+        assert_eq!(hints.get(port, SourceAddress::Loopback), None, "{bound}: a refused address is forgotten");
     }
+}
+
+#[tokio::test]
+async fn connections_come_from_the_own_address_where_that_is_asked_for() {
+    if skipping() {
+        return;
+    }
+    let netns = with_loopback();
+    let hints = DialHints::default();
+    let at_own = async |port| {
+        let sock = dial(&netns, port, SourceAddress::Address, &hints, SECOND).await?;
+        let ends = [sock.socket().local_addr().unwrap(), sock.socket().peer_addr().unwrap()];
+        let [local, peer] = ends.map(|end| end.as_socket().unwrap());
+        assert_eq!(local.ip(), peer.ip());
+        Ok::<_, DialError>(local.ip())
+    };
+    let _any = listen(&netns, "[::]:7500");
+    assert!(matches!(at_own(7500).await, Err(DialError::NoAddress)));
+    assert!(matches!(at_own(7501).await, Err(DialError::NotListening)));
+    wire(&netns);
+    ip(&netns, "addr add fe80::77/64 dev eth9 nodad");
+    ip(&netns, "addr add fd77::2/64 dev eth9 nodad");
+    for _ in 0..2 {
+        assert_eq!(at_own(7500).await.unwrap(), "fd77::2".parse::<IpAddr>().unwrap());
+    }
+    ip(&netns, "addr add 10.77.0.2/24 dev eth9");
+    ip(&netns, "addr add 10.77.0.3/24 dev eth9");
+    ip(&netns, "addr add fd77::3/64 dev eth9 nodad");
+    for (port, bound, expected) in [
+        (7502, "0.0.0.0", Some("10.77.0.2")),
+        (7503, "10.77.0.3", Some("10.77.0.3")),
+        (7504, "[fd77::3]", Some("fd77::3")),
+        (7505, "127.0.0.1", None),
+        (7506, "127.0.0.53", None),
+        (7507, "[::1]", None),
+    ] {
+        let _server = listen(&netns, &format!("{bound}:{port}"));
+        // What was found the other way is no hint for this one.
+        assert!(dial_to(&netns, port, &hints).await.is_ok(), "{bound}");
+        for _ in 0..2 {
+            match (at_own(port).await, expected) {
+                (Ok(ip), Some(expected)) => assert_eq!(ip, expected.parse::<IpAddr>().unwrap(), "{bound}"),
+                (Err(DialError::LoopbackOnly), None) => {}
+                (result, _) => panic!("{bound}: {result:?}"),
+            }
+        }
+    }
+    // A remembered address that the container has no longer is no reason for anything.
+    let moving = listen(&netns, "10.77.0.3:7508");
+    assert_eq!(at_own(7508).await.unwrap(), "10.77.0.3".parse::<IpAddr>().unwrap());
+    drop(moving);
+    ip(&netns, "addr del 10.77.0.3/24 dev eth9");
+    let _moved = listen(&netns, "127.0.0.1:7508");
+    assert!(matches!(at_own(7508).await, Err(DialError::LoopbackOnly)));
+    ip(&netns, "link set lo down");
+    assert!(matches!(at_own(7500).await, Err(DialError::LoopbackDown)));
 }
 
 #[tokio::test]
@@ -195,7 +253,7 @@ async fn the_connection_is_made_in_the_namespace_and_nowhere_else() {
     let hints = DialHints::default();
     assert!(matches!(dial_to(&netns, port, &hints).await, Err(DialError::NotListening)));
     let inside = listen(&netns, &format!("127.0.0.1:{port}"));
-    let sock = dial(&netns, port, &hints, SECOND).await.unwrap();
+    let sock = dial(&netns, port, SourceAddress::Loopback, &hints, SECOND).await.unwrap();
     assert!(sock.socket().tcp_nodelay().unwrap());
     let (accepted, peer) = inside.accept().unwrap();
     assert_eq!(sock.socket().local_addr().unwrap().as_socket(), Some(peer));
@@ -362,7 +420,7 @@ async fn the_own_port_keeps_no_server_from_it_and_is_free_after_the_end() {
         port_range(&netns, "40000 40009", "40000-40007,40009");
         let server = listen(&netns, listening);
         for unread in [&b""[..], b"not read"] {
-            let sock = dial(&netns, 7400, &DialHints::default(), SECOND).await.unwrap();
+            let sock = dial(&netns, 7400, SourceAddress::Loopback, &DialHints::default(), SECOND).await.unwrap();
             let own = sock.socket().local_addr().unwrap().as_socket().unwrap();
             assert_eq!(own.port(), 40008, "{listening}: of the range, and not reserved");
             let any =
@@ -403,7 +461,7 @@ async fn a_full_backlog_is_a_timeout() {
     let mut held = Vec::new();
     let start = Instant::now();
     let outcome = loop {
-        match dial(&netns, 7300, &hints, SECOND / 4).await {
+        match dial(&netns, 7300, SourceAddress::Loopback, &hints, SECOND / 4).await {
             Ok(sock) => held.push(sock),
             Err(error) => break error,
         }
@@ -418,7 +476,7 @@ async fn a_full_backlog_is_a_timeout() {
 async fn hints_are_bounded() {
     let hints = DialHints::default();
     for port in 1..=2000 {
-        hints.remember(SocketAddr::from(([10, 0, 0, 1], port)));
+        hints.remember(SocketAddr::from(([10, 0, 0, 1], port)), SourceAddress::Loopback);
     }
     assert_eq!(hints.len(), dial::REMEMBERED_PORTS);
 }

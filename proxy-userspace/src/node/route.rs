@@ -67,6 +67,8 @@ impl Node {
             DialError::Timeout => Refusal::ConnectTimeout,
             DialError::LoopbackDown => Refusal::Unreachable(Unreached::LoopbackDown),
             DialError::Foreign(address) => Refusal::Unreachable(Unreached::Foreign(address)),
+            DialError::LoopbackOnly => Refusal::Unreachable(Unreached::LoopbackOnly),
+            DialError::NoAddress => Refusal::Unreachable(Unreached::NoAddress),
             error @ (DialError::Io(_) | DialError::Unknown(_)) => {
                 tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
                 Refusal::Unreachable(Unreached::Other)
@@ -141,9 +143,14 @@ impl Node {
             Ok(_) => Dialed::Connected,
             Err(DialError::NotListening) => Dialed::NotListening,
             Err(DialError::Timeout) => Dialed::Timeout,
-            Err(DialError::LoopbackDown | DialError::Foreign(_) | DialError::Io(_) | DialError::Unknown(_)) => {
-                Dialed::Failed
-            }
+            Err(
+                DialError::LoopbackDown
+                | DialError::Foreign(_)
+                | DialError::LoopbackOnly
+                | DialError::NoAddress
+                | DialError::Io(_)
+                | DialError::Unknown(_),
+            ) => Dialed::Failed,
         };
         self.metrics.dialed(counted, began.elapsed());
         if matches!(result, Err(DialError::NotListening)) {

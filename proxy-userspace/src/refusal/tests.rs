@@ -18,6 +18,8 @@ fn all() -> Vec<Refusal> {
         NotListening,
         Unreachable(Unreached::LoopbackDown),
         Unreachable(Unreached::Foreign(IpAddr::from([192, 0, 2, 1]))),
+        Unreachable(Unreached::LoopbackOnly),
+        Unreachable(Unreached::NoAddress),
         Unreachable(Unreached::Other),
         BadAnswer("a reason"),
         TlsRefused("a reason"),

@@ -6,7 +6,7 @@ use portsplice_tests::net::Netns;
 use portsplice_tests::node::NodeConfig;
 use portsplice_tests::origin::{Origin, Peer};
 use portsplice_tests::rig::{Path, Rig};
-use portsplice_tests::{privileged, wait};
+use portsplice_tests::{over_gateway, privileged, wait};
 
 /// A server that answers with its own address as the connection has it.
 fn address(peer: &mut Peer) -> std::io::Result<()> {
@@ -219,6 +219,46 @@ fn without_loopback() {
         rig.netns.ip(&["link", "set", "lo", "down"]);
         drop(origin);
         assert_eq!(refusal(&rig).0, 502, "{bound}");
+    }
+}
+
+/// A server that answers with the address that it sees its client at.
+fn client(peer: &mut Peer) -> std::io::Result<()> {
+    while peer.request()?.is_some() {
+        let client = peer.stream().peer_addr()?.ip().to_canonical();
+        // So much that the fast path is worth it.
+        peer.respond("200 OK", format!("{client} {}", " ".repeat(200_000)))?;
+    }
+    Ok(())
+}
+
+over_gateway! {
+    /// With `source = "address"` a server sees its client at the container's own address, and one that listens on loopback is
+    /// not reached; without it, everybody comes from loopback.
+    fn from_the_own_address(path) {
+        let rig = Rig::new(path);
+        rig.netns.add_address("10.201.7.5/32");
+        rig.netns.add_address("fd00:201:7::5/128");
+        let at = |source: &str| rig.node().register(&rig.name, &format!("netns = {:?}\n{source}", rig.netns.path()));
+        let seen = || rig.connect().get("/").text().trim().to_owned();
+        for (bound, own, loopback) in [
+            ("0.0.0.0", "10.201.7.5", "127.0.0.1"),
+            ("[::]", "10.201.7.5", "127.0.0.1"),
+            ("[fd00:201:7::5]", "fd00:201:7::5", "fd00:201:7::5"),
+            ("127.0.0.1", "loopback only", "127.0.0.1"),
+            ("[::1]", "loopback only", "::1"),
+        ] {
+            let origin = Origin::start(&rig.netns, &format!("{bound}:0"), client);
+            rig.use_port(origin.port());
+            for (source, expected) in [("source = 'address'", own), ("source = 'loopback'", loopback), ("", loopback)] {
+                at(source);
+                wait::until_true(&format!("{bound}, {source}: {expected}"), || seen().contains(expected));
+                if expected != "loopback only" {
+                    assert_eq!(seen(), expected, "{bound}, {source}");
+                }
+            }
+            origin.check();
+        }
     }
 }
 

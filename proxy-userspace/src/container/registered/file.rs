@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::description::{Description, Target};
-use crate::container::policy::{Denied, Policy, PortSet, Publication};
+use crate::container::policy::{Denied, Policy, PortSet, Publication, SourceAddress};
 use crate::registry::PublishedPort;
 
 #[derive(Deserialize)]
@@ -23,6 +23,8 @@ struct Document {
     #[serde(default)]
     deny: bool,
     fast: Option<bool>,
+    #[serde(default)]
+    source: SourceAddress,
     max_connections: Option<u32>,
     #[serde(default)]
     https_ports: Option<Ports>,
@@ -62,6 +64,7 @@ impl Description {
             max_connections: document.max_connections,
             https: document.https_ports.map(|Ports(set)| set).unwrap_or_default(),
             no_fast_path: !document.fast.unwrap_or(true),
+            source: document.source,
             publication: Publication {
                 uuid: None,
                 request: document.request,
@@ -93,13 +96,14 @@ mod tests {
     #[test]
     fn all_keys() {
         let description = parse(
-            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nfast = false\nmax-connections = 9\nhttps-ports = [8443]\nservice = true\nrequest = 'r'\n[publish.8888]\naccess = 'public'\nlabel = 'x'",
+            "name = 'web'\npid = 77\nstart-time = 1234\nports = [80, '8000-8010']\ndeny = true\nfast = false\nsource = 'address'\nmax-connections = 9\nhttps-ports = [8443]\nservice = true\nrequest = 'r'\n[publish.8888]\naccess = 'public'\nlabel = 'x'",
         )
         .unwrap();
         assert_eq!(description.name, "web");
         assert_eq!(description.target, Target::Process { pid: 77, start_time: Some(1234) });
-        let Policy { deny, ports, max_connections, https, no_fast_path, publication } = description.policy;
+        let Policy { deny, ports, max_connections, https, no_fast_path, source, publication } = description.policy;
         assert!(no_fast_path && publication.service);
+        assert_eq!(source, SourceAddress::Address);
         assert_eq!((publication.request.as_deref(), &*publication.ports[&8888].label), (Some("r"), "x"));
         assert_eq!((deny, max_connections), (Some(Denied::Denied), Some(9)));
         assert_eq!((ports.unwrap().to_string(), https.to_string()), ("80,8000-8010".into(), "8443".into()));
@@ -128,6 +132,7 @@ mod tests {
             ("pid = 1\nports = [true]", "true"),
             ("pid = 1\nhttps-ports = ['9-1']", "9-1"),
             ("pid = 1\ndeny = 'yes'", "deny"),
+            ("pid = 1\nsource = 'eth0'", "`loopback` or `address`"),
             ("pid = 1\n[publish.0]", "publish"),
             ("pid = 1\nname = ''", "name"),
             ("pid = 1\nname = 'a b'", "name"),

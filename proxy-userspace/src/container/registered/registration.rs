@@ -11,7 +11,7 @@ use zeroize::ZeroizeOnDrop;
 
 use super::description::{Description, Target, check_name};
 use crate::auth::ContainerKey;
-use crate::container::policy::{Denied, Policy, PortSet, Publication};
+use crate::container::policy::{Denied, Policy, PortSet, Publication, SourceAddress};
 use crate::registry::PublishedPort;
 
 /// How long a registration may go unused where it does not say itself, in seconds.
@@ -61,6 +61,9 @@ pub struct Registration {
     /// Whether its responses may take the fast path.
     #[serde(default = "yes")]
     pub fast: bool,
+    /// Whether its servers see connections come from loopback, or from the container's own address.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub source: SourceAddress,
     /// The key that requests for it are signed with: 64 lower-case hexadecimal digits. For nodes that do not hold the root
     /// secret; it goes before a key that the node has otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,6 +75,10 @@ pub struct Registration {
 
 fn yes() -> bool {
     true
+}
+
+fn is_default(source: &SourceAddress) -> bool {
+    *source == SourceAddress::default()
 }
 
 fn some_minutes() -> u64 {
@@ -143,6 +150,7 @@ impl Registration {
             max_connections: self.max_connections,
             https: set("https_ports", &self.https_ports)?,
             no_fast_path: !self.fast,
+            source: self.source,
             publication: Publication {
                 uuid: self.uuid.clone(),
                 request: self.request.clone(),
@@ -177,7 +185,7 @@ mod tests {
         let value = json!({
             "name": "web", "uuid": "u", "pid": 7, "start_time": 9, "ports": [80, "8000-8010"], "https_ports": [8443],
             "publish": { "80": { "access": "public", "label": "x", "initial_path": "" } }, "service": true, "request": "r", "deny": false,
-            "max_connections": 3, "fast": false, "key": "a".repeat(64), "expires": 5,
+            "max_connections": 3, "fast": false, "source": "address", "key": "a".repeat(64), "expires": 5,
         });
         let registration: Registration = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(serde_json::to_value(&registration).unwrap(), value, "it is kept as it was said");
@@ -190,6 +198,7 @@ mod tests {
             ("80,8000-8010".into(), "8443".into())
         );
         assert!(policy.no_fast_path && policy.deny.is_none() && policy.publication.service);
+        assert_eq!(policy.source, SourceAddress::Address);
         assert_eq!(policy.publication.ports[&80].label, "x");
     }
 
@@ -215,6 +224,7 @@ mod tests {
             (json!({ "name": "x", "pid": 1, "ports": [0] }), "PortRange"),
             (json!({ "name": "x", "pid": 1, "ports": ["9-1"] }), "ports: \"9-1\""),
             (json!({ "name": "x", "pid": 1, "publish": { "0": {} } }), "nonzero"),
+            (json!({ "name": "x", "pid": 1, "source": "eth0" }), "`loopback` or `address`"),
             (json!({ "name": "x", "pid": 1, "key": "secret" }), "64 lower-case"),
         ] {
             let error = read(value.clone()).unwrap_err();
