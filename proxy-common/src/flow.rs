@@ -170,8 +170,11 @@ pub enum Armed {
     Unread = 9,
     /// S's descriptor is a blocking one, see [`ARM_NONBLOCKING`].
     Blocking = 10,
-    /// The kernel did not take S into the map.
+    /// The kernel did not take S into the map: a program of somebody else's map has a say in what it sends, for example.
     Refused = 11,
+    /// A program of somebody else's socket map has a say in what C sends. It may take it elsewhere than to C's queue, where it
+    /// would overtake, or be overtaken by, what is redirected.
+    Foreign = 12,
 }
 
 impl Armed {
@@ -181,7 +184,7 @@ impl Armed {
     }
 
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Yes,
         Self::Argument,
         Self::NoServer,
@@ -194,6 +197,7 @@ impl Armed {
         Self::Unread,
         Self::Blocking,
         Self::Refused,
+        Self::Foreign,
     ];
 }
 
@@ -278,6 +282,10 @@ pub struct Offsets {
     pub comm: u32,
     /// `sock.__sk_common.skc_ipv6only`, one bit, counted in bits; [`Offsets::NONE`] where the kernel has no IPv6.
     pub v6only_bit: u32,
+    /// `sock.sk_user_data`, a pointer with flags in its lowest bits
+    pub user_data: u32,
+    /// `sk_psock.progs.msg_parser`, a pointer; [`Offsets::NONE`] where there is none.
+    pub msg_parser: u32,
 }
 
 /// The numbers of the system calls that send, on the architecture that the daemon is built for.
@@ -310,4 +318,4 @@ const _: () = assert!(core::mem::offset_of!(Flow, passing) == 56);
 const _: () = assert!(size_of::<Calls>() == 28);
 const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
 const _: () = assert!(size_of::<ArmRequest>() == 112 && align_of::<ArmRequest>() == 8);
-const _: () = assert!(size_of::<Offsets>() == 112 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 120 && align_of::<Offsets>() == 4);

@@ -59,6 +59,8 @@ pub fn arm(ctx: &TcContext) -> Armed {
     }
     let client_fits = kernel::can_send(client_tcp);
     let client_protocol = kernel::has_protocol(client_tcp);
+    // The map that it was found in has no program.
+    let client_program = kernel::has_message_program(client_tcp);
     let client_start: u32 = kernel::read(client_tcp, offset!(write_seq));
     release(client.cast());
     if !client_fits {
@@ -66,6 +68,9 @@ pub fn arm(ctx: &TcContext) -> Armed {
     }
     if client_protocol {
         return Armed::Protocol;
+    }
+    if client_program {
+        return Armed::Foreign;
     }
 
     let Some(server) = lookup(ctx, &request.server_tuple, request.tuple_bytes) else { return Armed::NoServer };

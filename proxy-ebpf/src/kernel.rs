@@ -34,6 +34,8 @@ pub static OFFSETS: Offsets = Offsets {
     group_leader: 0,
     comm: 0,
     v6only_bit: 0,
+    user_data: 0,
+    msg_parser: 0,
 };
 
 /// Gives one field of [`OFFSETS`]. Volatile, since the compiler would take the zeroes above for granted.
@@ -91,6 +93,16 @@ pub fn can_send(sock: u64) -> bool {
 #[inline(always)]
 pub fn has_protocol(sock: u64) -> bool {
     read::<u64>(sock, offset!(ulp_ops)) != 0
+}
+
+/// What `sk_user_data` holds beside a pointer (`SK_USER_DATA_PTRMASK` in include/net/sock.h).
+const USER_DATA_FLAGS: u64 = 7;
+
+/// Whether a program has a say in each message of a socket that is in a socket map.
+#[inline(always)]
+pub fn has_message_program(sock: u64) -> bool {
+    let psock = read::<u64>(sock, offset!(user_data)) & !USER_DATA_FLAGS;
+    psock != 0 && is_known(offset!(msg_parser)) && read::<u64>(psock, offset!(msg_parser)) != 0
 }
 
 /// Whether a socket was made for sending without copying.

@@ -44,6 +44,7 @@ pub mod sandbox;
 pub mod servers;
 pub mod sign;
 pub mod soak;
+pub mod sockmap;
 pub mod tools;
 pub mod wait;
 pub mod websocket;

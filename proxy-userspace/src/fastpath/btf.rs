@@ -199,6 +199,11 @@ impl<'a> Btf<'a> {
         Ok(self.offset(path)? + 8 * element)
     }
 
+    fn msg_parser(&self) -> Result<u32, BtfError> {
+        let (programs, parser) = (self.optional("sk_psock.progs")?, self.optional("sk_psock_progs.msg_parser")?);
+        Ok(if [programs, parser].contains(&Offsets::NONE) { Offsets::NONE } else { programs + parser })
+    }
+
     /// The size of a structure in bytes.
     fn size(&self, structure: &'static str) -> Result<u32, BtfError> {
         let ty = self.find(KIND_STRUCT, structure).ok_or(BtfError::Missing(structure))?;
@@ -253,6 +258,8 @@ impl<'a> Btf<'a> {
             group_leader: self.optional("task_struct.group_leader")?,
             comm: self.optional("task_struct.comm")?,
             v6only_bit: self.bits("sock_common.skc_ipv6only").unwrap_or(Offsets::NONE),
+            user_data: self.offset("sock.sk_user_data")?,
+            msg_parser: self.msg_parser()?,
         })
     }
 }

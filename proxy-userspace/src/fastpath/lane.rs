@@ -84,6 +84,7 @@ impl Refused {
             Self::Program(Armed::Unread) => "unread",
             Self::Program(Armed::Blocking) => "blocking",
             Self::Program(Armed::Refused) => "refused",
+            Self::Program(Armed::Foreign) => "foreign",
             Self::TableFull => "table-full",
             Self::System => "system",
         }

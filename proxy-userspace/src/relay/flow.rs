@@ -2,8 +2,11 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::task::Poll;
+
+use socket2::Socket;
 
 use super::buffer::{Buffer, LARGE, SMALL};
 use super::fast::{Fast, Talk};
@@ -157,8 +160,9 @@ impl<'a> Flow<'a> {
                 },
             };
             let result = from.poll_readable(cx, |socket| match pipe.fill(socket, limit) {
-                // Perhaps nothing waits, perhaps only splice(2) does not get past the mark: a read knows.
-                Err(error) if error.kind() == ErrorKind::WouldBlock && from.had_urgent_data() => Ok(0),
+                // Perhaps nothing waits, perhaps only splice(2) does not see it: it does not get past the mark of urgent data,
+                // nor at what a program of somebody else's socket map has put there past TCP. A read knows.
+                Err(error) if error.kind() == ErrorKind::WouldBlock && something_waits(socket) => Ok(0),
                 result => result,
             });
             if result.is_pending() {
@@ -171,7 +175,7 @@ impl<'a> Flow<'a> {
             return self.copy(limit, false, gate).await;
         };
         if moved == 0 {
-            // At the mark of urgent data a read goes on; and splice(2) does not know of a reset that a write was told of.
+            // A read goes on where splice(2) sees nothing; and splice(2) does not know of a reset that a write was told of.
             return self.copy(limit, from.has_tail(), gate).await;
         }
         if let Some(mut pipe) = taken {
@@ -214,6 +218,12 @@ impl<'a> Flow<'a> {
         }
         Ok(Step { moved: n as u64, bulk: n as u64 >= BULK })
     }
+}
+
+/// Whether there is something to read, be it the end or an error.
+fn something_waits(socket: &Socket) -> bool {
+    let mut octet = [MaybeUninit::uninit()];
+    !socket.peek(&mut octet).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 /// How many of the bytes that a step has read may be written.

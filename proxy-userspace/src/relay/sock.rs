@@ -161,7 +161,7 @@ impl Sock {
     /// `__tcp_read_sock` in net/ipv4/tcp.c), with more in the queue that epoll has told of already. So on such a socket
     /// only a read that says `WouldBlock` proves that nothing waits. What the reactor does not know of yet, it still has
     /// to tell, and that wakes the reader.
-    pub fn had_urgent_data(&self) -> bool {
+    fn had_urgent_data(&self) -> bool {
         self.fd.load().try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 

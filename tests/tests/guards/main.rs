@@ -2,6 +2,7 @@
 
 mod crash;
 mod crowds;
+mod foreign;
 mod injection;
 mod neighbours;
 mod used;
