@@ -5,9 +5,7 @@
 //! connection or next to it.
 
 use std::io::{self, ErrorKind, Write as _};
-use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -18,13 +16,13 @@ use portsplice_tests::client::{Conn, Proof};
 use portsplice_tests::http::Framing;
 use portsplice_tests::net::Netns;
 use portsplice_tests::origin::{Origin, Peer};
+use portsplice_tests::process::run;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::sign::Scheme;
 use portsplice_tests::zoo::{Manner, Server};
 use portsplice_tests::{pattern, privileged};
-use rustix::net::sockopt;
-use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::raw::{Raw, Seen};
 use crate::{access, by_path};
 
 /// An answer as another container would give it, of 40 bytes; the attack consists of nothing else.
@@ -52,6 +50,8 @@ struct Attack {
     later: bool,
     /// The daemon's socket is destroyed in the midst of it, as CAP_NET_ADMIN allows.
     kill: bool,
+    /// Rules of nftables that CAP_NET_ADMIN lets it have in its namespace; none if empty.
+    rules: &'static str,
 }
 
 const PLAIN: Attack = Attack {
@@ -60,106 +60,27 @@ const PLAIN: Attack = Attack {
     address: "127.0.0.1:0",
     later: false,
     kill: false,
+    rules: "",
 };
+
+/// Segments come twice, late, behind others, or not at all, in both directions.
+const DISORDER: &str = r#"table netdev disorder { chain lo { type filter hook ingress device "lo" priority 0;
+    meta l4proto tcp numgen random mod 10 == 0 dup to "lo"
+    meta l4proto tcp numgen random mod 10 == 0 fwd to "lo"
+    meta l4proto tcp numgen random mod 100 == 0 drop
+}
+}
+"#;
+/// Now and then the one who sends a segment is told that the other has reset the connection.
+const RESETS: &str = r#"table inet resets { chain out { type filter hook output priority 0;
+    meta l4proto tcp numgen random mod 100 == 0 reject with tcp reset
+}
+}
+"#;
 
 /// How often each is tried: `PORTSPLICE_ATTACKS`, 1,000 before a release.
 fn tries() -> usize {
     std::env::var("PORTSPLICE_ATTACKS").map_or(8, |tries| tries.parse().expect("PORTSPLICE_ATTACKS is a number"))
-}
-
-/// What the raw socket has seen of one connection last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    next: u32,
-    acknowledged: u32,
-    stamps: Option<[u8; 8]>,
-    known: bool,
-}
-
-/// Sees and sends TCP segments as they are.
-struct Raw {
-    socket: Socket,
-    address: IpAddr,
-    netns: PathBuf,
-}
-
-impl Raw {
-    fn new(netns: &Netns, address: IpAddr) -> Self {
-        let domain = Domain::for_address((address, 0).into());
-        let socket = netns.enter(|| Socket::new(domain, Type::RAW, Some(Protocol::TCP)).expect("a raw socket"));
-        sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20).expect("SO_RCVBUFFORCE");
-        socket.set_read_timeout(Some(Duration::from_millis(5))).expect("a timeout");
-        Self { socket, address, netns: netns.path() }
-    }
-
-    /// Takes in what was sent from one port to the other, until nothing is left.
-    fn watch(&self, ports: (u16, u16), seen: &mut Seen) {
-        let mut buffer = [MaybeUninit::<u8>::uninit(); 70_000];
-        while let Ok(n) = self.socket.recv(&mut buffer) {
-            // SAFETY: the kernel has written the first `n` bytes.
-            let packet = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), n) };
-            // A raw socket of IPv6 gives no header.
-            let header = if self.address.is_ipv4() { usize::from(packet[0] & 15) * 4 } else { 0 };
-            seen.take(&packet[header..], ports);
-        }
-    }
-
-    /// Sends a segment in the name of one port to the other.
-    fn inject(&self, ports: (u16, u16), seen: &Seen, flags: u8, data: &[u8]) -> io::Result<()> {
-        let mut segment = Vec::with_capacity(32 + data.len());
-        segment.extend_from_slice(&ports.0.to_be_bytes());
-        segment.extend_from_slice(&ports.1.to_be_bytes());
-        segment.extend_from_slice(&seen.next.to_be_bytes());
-        segment.extend_from_slice(&seen.acknowledged.to_be_bytes());
-        let options = seen.stamps.map_or(0, |_| 12);
-        // A window of 512, and room for the checksum.
-        segment.extend_from_slice(&[(20 + options) << 2, flags, 2, 0, 0, 0, 0, 0]);
-        if let Some(stamps) = seen.stamps {
-            segment.extend_from_slice(&[1, 1, 8, 10]);
-            segment.extend_from_slice(&stamps);
-        }
-        segment.extend_from_slice(data);
-        let checksum = self.checksum(&segment);
-        segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-        self.socket.send_to(&segment, &SocketAddr::from((self.address, 0)).into()).map(drop)
-    }
-
-    /// RFC 9293, section 3.1, with both addresses the same.
-    fn checksum(&self, segment: &[u8]) -> u16 {
-        let address = match self.address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        };
-        let words = |bytes: &[u8]| -> u64 {
-            let pairs = bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
-            pairs.sum()
-        };
-        let mut sum = 2 * words(&address) + 6 + segment.len() as u64 + words(segment);
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        !(sum as u16)
-    }
-}
-
-impl Seen {
-    fn take(&mut self, segment: &[u8], ports: (u16, u16)) {
-        let number = |at: usize| u32::from_be_bytes(segment[at..at + 4].try_into().expect("four"));
-        if segment.len() < 20 || number(0) != u32::from(ports.0) << 16 | u32::from(ports.1) {
-            return;
-        }
-        let data = usize::from(segment[12] >> 4) * 4;
-        let flags = u32::from(segment[13] & 2 != 0);
-        let end = number(4).wrapping_add((segment.len() - data) as u32).wrapping_add(flags);
-        if !self.known || (end.wrapping_sub(self.next) as i32) > 0 {
-            (self.next, self.known) = (end, true);
-        }
-        self.acknowledged = number(8);
-        // Linux puts the timestamps first, behind two octets that fill up.
-        if data >= 32 && segment[20..24] == [1, 1, 8, 10] {
-            self.stamps = Some(segment[24..32].try_into().expect("eight"));
-        }
-    }
 }
 
 /// Answers one request with an attack.
@@ -308,6 +229,9 @@ fn scenario(attack: Attack) {
     let rig = Rig::with(Path::Fast, |config| {
         config.container("honest", &format!("netns = {:?}\n", neighbour.path()));
     });
+    if !attack.rules.is_empty() {
+        run(Command::new("nft").arg(attack.rules), Some(&rig.netns));
+    }
     let server = Server::start(Manner::Edge, &neighbour);
     let honest = server.port;
     let address: SocketAddr = attack.address.parse().expect("an address");
@@ -334,7 +258,8 @@ fn scenario(attack: Attack) {
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attacks));
         stop.store(true, Relaxed);
         let whole = whole.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let must = matches!(attack.framing, Framing::Length(_)) && !attack.kill && !attack.tunnel;
+        let cut = attack.kill || attack.tunnel || !attack.rules.is_empty();
+        let must = matches!(attack.framing, Framing::Length(_)) && !cut;
         assert!(whole > 0 || !must, "every answer was cut: the attack did not get far enough to prove anything");
     });
     let lines = access(&rig, tries());
@@ -385,4 +310,24 @@ fn tunnel() {
 #[test]
 fn with_the_socket_destroyed() {
     scenario(Attack { kill: true, ..PLAIN });
+}
+
+#[test]
+fn with_segments_in_disorder() {
+    scenario(Attack { rules: DISORDER, ..PLAIN });
+}
+
+#[test]
+fn chunked_with_segments_in_disorder() {
+    scenario(Attack { framing: Framing::Chunked, rules: DISORDER, ..PLAIN });
+}
+
+#[test]
+fn over_ipv6_with_segments_in_disorder() {
+    scenario(Attack { address: "[::1]:0", later: true, rules: DISORDER, ..PLAIN });
+}
+
+#[test]
+fn with_resets() {
+    scenario(Attack { rules: RESETS, ..PLAIN });
 }

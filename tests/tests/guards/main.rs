@@ -5,6 +5,7 @@ mod crowds;
 mod foreign;
 mod injection;
 mod neighbours;
+mod raw;
 mod used;
 
 #[path = "../../../proxy-userspace/tests/kernel/bytecode.rs"]

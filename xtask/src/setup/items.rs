@@ -51,7 +51,7 @@ impl Purpose {
 }
 
 /// Programs that are used as they are: name, Debian packages, what for, and for which purposes.
-const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 34] = [
+const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 35] = [
     ("git", &["git"], "tells the commit that a binary is built from", &[Test, Bench, Package, Fresh]),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets", &[Test]),
     ("cc", &["gcc"], "compiles SQLite, the store of a single host", &Purpose::BUILD),
@@ -62,6 +62,7 @@ const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 34] = [
         &Purpose::BUILD,
     ),
     ("ip", &["iproute2"], "makes the network namespaces of tests and bench", &[Test, Bench]),
+    ("nft", &["nftables"], "disorders a container's segments in tests", &[Test]),
     ("ps", &["procps"], "shows what a test left running", &[Test]),
     ("curl", &["curl"], "sends the requests of the demo and of tests", &[Demo, Test]),
     ("dockerd", &["docker.io"], "runs containers in the demo and in end-to-end tests", &[Demo, Test]),
