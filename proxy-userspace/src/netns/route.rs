@@ -27,12 +27,32 @@ const REQUEST: usize = HEADER + ROUTE + (ATTRIBUTE + 16) + (ATTRIBUTE + 4);
 /// Room for the answer, which is one message of a few attributes.
 const ANSWER: usize = 4096;
 
+/// The addresses of the interfaces of the thread's namespace (proc_pid_net(5)).
+const ADDRESSES: &str = "/proc/thread-self/net/if_inet6";
+
 /// Whether packets to `address` stay in the namespace, because it belongs to it (also by a route of the type `local`).
 ///
+/// Where there is no netlink, or a filter of system calls denies it, the addresses of the interfaces alone count.
+///
 /// # Errors
-/// No netlink socket could be made, or the kernel's answer could not be understood.
+/// The kernel's answer could not be understood, or neither netlink nor /proc could be asked.
 pub(super) fn is_local(address: &SocketAddrV6) -> io::Result<bool> {
-    let socket = Socket::new(NETLINK_ROUTE)?;
+    match Socket::new(NETLINK_ROUTE) {
+        Ok(socket) => ask(&socket, address),
+        Err(_) => Ok(std::fs::read_to_string(ADDRESSES)?.lines().any(|line| is_of(line, address))),
+    }
+}
+
+/// Whether a line of /proc/net/if_inet6 shows this address: its digits, then the interface's number
+/// (`if6_seq_show` in net/ipv6/addrconf.c).
+fn is_of(line: &str, address: &SocketAddrV6) -> bool {
+    let mut fields = line.split_ascii_whitespace();
+    let ip = fields.next().and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    let interface = fields.next().and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    ip == Some(address.ip().to_bits()) && (address.scope_id() == 0 || interface == Some(address.scope_id()))
+}
+
+fn ask(socket: &Socket, address: &SocketAddrV6) -> io::Result<bool> {
     socket.set_non_blocking(true)?;
     socket.send_to(&request(address.ip(), address.scope_id()), &NetlinkAddr::new(0, 0), 0)?;
     let mut answer = vec![0; ANSWER];
@@ -86,6 +106,23 @@ mod tests {
         let is_local = |ip: &str| is_local(&SocketAddrV6::new(ip.parse().unwrap(), 0, 0, 0)).unwrap();
         assert!(is_local("::1"));
         assert!(!is_local("2001:db8::1"));
+    }
+
+    #[test]
+    fn addresses_that_proc_shows() {
+        let lines = [
+            "00000000000000000000000000000001 01 80 10 80       lo",
+            "fe80000000000000000000000000000a 0c 40 20 80     eth0",
+        ];
+        let shown = |ip: &str, scope| {
+            let address = SocketAddrV6::new(ip.parse().unwrap(), 80, 0, scope);
+            lines.iter().any(|line| is_of(line, &address))
+        };
+        assert!(shown("::1", 0) && shown("fe80::a", 12) && shown("fe80::a", 0));
+        assert!(!shown("fe80::a", 1) && !shown("fe80::b", 12) && !shown("::", 0));
+        assert!(!is_of("", &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)));
+        let own = std::fs::read_to_string(ADDRESSES).unwrap();
+        assert!(own.lines().any(|line| is_of(line, &SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 1))), "{own}");
     }
 
     proptest! {
