@@ -2,7 +2,7 @@
 //! nothing is reset before all that belongs to the client has left, however slowly it reads.
 
 use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -26,12 +26,12 @@ const LOOKS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(20
 pub(super) async fn in_order(client: &Stream, patience: Duration) {
     client.end_on_close();
     // With TLS the last record may have to wait for a slow reader, like any other.
-    if !matches!(timeout_at(deadline(patience), client.shutdown()).await, Ok(Ok(()))) {
+    let told = while_reading(client, client.shutdown());
+    if !matches!(timeout_at(deadline(patience), told).await, Ok(Some(Ok(())))) {
         return;
     }
-    linger(client).await;
-    // What was not read makes the close a reset.
-    if client.has_news() {
+    if !linger(client).await {
+        // It still sends: what comes is answered by a reset from the close on, and what is not read makes the close one.
         flushed(client, patience).await;
     }
 }
@@ -57,33 +57,50 @@ async fn flushed(client: &Stream, patience: Duration) {
             }
         }
     };
-    let mut waiting = pin!(waiting);
-    let mut broken = pin!(client.broken());
-    // A client that is gone takes nothing more.
-    poll_fn(
-        |cx| if broken.as_mut().poll(cx).is_ready() { std::task::Poll::Ready(()) } else { waiting.as_mut().poll(cx) },
-    )
-    .await;
+    while_reading(client, waiting).await;
+}
+
+/// Does what waits for the client to take something, and reads on meanwhile: one that sends all of its request before it reads the
+/// answer would take nothing otherwise. `None` where the client is gone, which takes nothing more.
+async fn while_reading<T>(client: &Stream, work: impl Future<Output = T>) -> Option<T> {
+    let gone = async {
+        if discard(client, usize::MAX).await.is_ok() {
+            client.broken().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        // First: what is done at once need not be waited for.
+        done = work => Some(done),
+        () = gone => None,
+    }
 }
 
 /// Reads a connection that was shut down until the peer has ended it too, for a while and a number of bytes. Beyond these
-/// it is no longer read, but not closed before the time is over: the closed window stops a peer that still sends.
-pub(super) async fn linger(client: &Stream) {
-    let discard = async {
-        let mut left = LINGER_BYTES;
-        // Holds memory only while it reads.
-        let mut discarded = ReadBuffer::default();
-        while left > 0 {
-            match poll_fn(|cx| discarded.poll_fill(cx, client)).await {
-                Ok(n @ 1..) => {
-                    left = left.saturating_sub(n);
-                    discarded.consume(n);
-                }
-                Ok(0) | Err(_) => return,
-            }
+/// it is no longer read, but not closed before the time is over: the closed window stops a peer that still sends. Gives whether
+/// it has ended.
+pub(super) async fn linger(client: &Stream) -> bool {
+    let discarded = async {
+        if let Ok(true) = discard(client, LINGER_BYTES).await {
+            pending().await
         }
-        pending().await
     };
     // Running out of time is an ordinary end here.
-    let _ = timeout(LINGER, discard).await;
+    timeout(LINGER, discarded).await.is_ok()
+}
+
+/// Reads and forgets, until the peer has ended or, which gives `true`, so many bytes have come.
+async fn discard(client: &Stream, mut left: usize) -> io::Result<bool> {
+    // Holds memory only while it reads.
+    let mut discarded = ReadBuffer::default();
+    while left > 0 {
+        match poll_fn(|cx| discarded.poll_fill(cx, client)).await? {
+            0 => return Ok(false),
+            n => {
+                left = left.saturating_sub(n);
+                discarded.consume(n);
+            }
+        }
+    }
+    Ok(true)
 }

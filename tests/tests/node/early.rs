@@ -136,6 +136,29 @@ over_paths! {
         }
     }
 
+    /// The early response is longer than what a client's kernel keeps for it, and the client reads it only when it has sent all.
+    fn early_response_read_late(path) {
+        const LEN: u64 = 50_000_000;
+        const ANSWER: usize = 1_000_000;
+        let rig = Rig::new(path);
+        let origin = rig.serve(|peer| {
+            peer.head()?.expect("a request");
+            let head = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n";
+            peer.write(format!("{head}Content-Length: {ANSWER}\r\n\r\n"))?;
+            peer.write(pattern::bytes(ANSWER))?;
+            peer.finish()?;
+            let _ = peer.rest();
+            Ok(())
+        });
+        let dialer = rig.dialer(origin.port());
+        let mut conn = dialer.connect_with(|socket| socket.set_recv_buffer_size(64 * 1024));
+        let head = conn.head_for("POST", "/", &[&format!("Content-Length: {LEN}")]);
+        conn.write(&head);
+        pattern::write_to(&mut conn.writer(), LEN, 65536).expect("taken, if not by the server");
+        let response = conn.response();
+        assert_eq!((response.status(), response.body == pattern::bytes(ANSWER)), (413, true));
+    }
+
     /// The final response comes before the body has been read, and the connection goes on.
     fn early_response_then_body(path) {
         const LEN: u64 = 8 << 20;
