@@ -21,6 +21,7 @@ use crate::relay::sock::Sock;
 
 mod cache;
 mod docker;
+mod freezer;
 mod peer;
 pub mod policy;
 mod process;
@@ -39,6 +40,7 @@ pub use slots::ConnectionSlot;
 pub use traffic::Traffic;
 
 use cache::{Cache, Lookup};
+use process::Process;
 use slots::Slots;
 use traffic::Totals;
 
@@ -84,6 +86,8 @@ pub struct Container {
     pub netns: Arc<Netns>,
     /// What the owner allows.
     pub policy: Policy,
+    /// Pid and start of the process that it was found by, see [`Process::start_ticks`].
+    process: Option<(u32, u64)>,
     /// When it began to claim its names, as time since the machine's start: of two that claim one name the first has it.
     since: Duration,
     /// What goes on when the same container gets another name or another policy.
@@ -106,11 +110,15 @@ struct Life {
 
 impl Container {
     pub(crate) fn new(id: String, name: String, netns: Arc<Netns>, policy: Policy) -> Self {
-        Self { id, name, netns, policy, since: process::uptime(), life: Arc::default() }
+        Self { id, name, netns, policy, process: None, since: process::uptime(), life: Arc::default() }
     }
 
     fn claiming_since(self, since: Duration) -> Self {
         Self { since, ..self }
+    }
+
+    fn of_process(self, process: Option<(u32, u64)>) -> Self {
+        Self { process, ..self }
     }
 
     fn renamed(&self, name: String) -> Self {
@@ -119,6 +127,7 @@ impl Container {
             name,
             netns: self.netns.clone(),
             policy: self.policy.clone(),
+            process: self.process,
             since: self.since,
             life: self.life.clone(),
         }
@@ -132,6 +141,17 @@ impl Container {
     /// another `Container`.
     pub fn is_gone(&self) -> bool {
         self.life.gone.load(Ordering::Acquire)
+    }
+
+    /// Whether it is paused: its processes are frozen, by `docker pause` for instance. Its ports still take connections and
+    /// requests, as many as its servers' backlogs and buffers hold, but nothing answers. One that is known by its namespace
+    /// alone cannot be asked. This reads files below /proc and /sys.
+    pub fn is_paused(&self) -> bool {
+        let process = self.process.and_then(|(pid, start)| {
+            let process = Process::open(pid).ok()?;
+            (process.start_ticks().ok()? == start).then_some(process)
+        });
+        process.is_some_and(|process| freezer::is_frozen(&process))
     }
 
     /// Returns once the container is gone; see [`Container::is_gone`].

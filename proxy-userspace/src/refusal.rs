@@ -144,6 +144,8 @@ pub enum Refusal {
     ConnectTimeout,
     /// The container did not answer in time.
     AnswerTimeout,
+    /// The container did not accept or answer in time, since it is paused.
+    Paused,
     /// The request head did not arrive in time.
     HeadTimeout,
     /// The request body stopped arriving.
@@ -179,7 +181,7 @@ impl Refusal {
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd => 502,
             Self::EngineUnavailable | Self::Busy(_) | Self::HeadsFull | Self::Draining => 503,
-            Self::ConnectTimeout | Self::AnswerTimeout => 504,
+            Self::ConnectTimeout | Self::AnswerTimeout | Self::Paused => 504,
             Self::UnsupportedVersion => 505,
         }
     }
@@ -212,6 +214,7 @@ impl Refusal {
             Self::EarlyEnd => "early_end",
             Self::ConnectTimeout => "connect_timeout",
             Self::AnswerTimeout => "answer_timeout",
+            Self::Paused => "paused",
             Self::HeadTimeout => "head_timeout",
             Self::BodyTimeout => "body_timeout",
             Self::BodyEnded => "body_ended",
@@ -244,7 +247,8 @@ impl Refusal {
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout
-            | Self::AnswerTimeout => Level::INFO,
+            | Self::AnswerTimeout
+            | Self::Paused => Level::INFO,
             Self::NotListening | Self::HeadTimeout | Self::BodyTimeout | Self::BodyEnded | Self::Draining => {
                 Level::DEBUG
             }
@@ -338,6 +342,9 @@ impl Refusal {
             Self::AnswerTimeout => {
                 "The server in the container did not answer in time. Check whether it hangs, and try again."
             }
+            Self::Paused => {
+                "The container is paused: its processes are frozen, so it did not answer in time. Ask its owner to unpause it, and try again."
+            }
             Self::HeadTimeout => "The request's header did not arrive in time. Send it at once, on a new connection.",
             Self::BodyTimeout => "The request's body stopped arriving. Send the request again on a new connection.",
             Self::BodyEnded => "The connection ended before the request's body did. Send the request again, whole.",
@@ -378,7 +385,8 @@ impl Refusal {
             | Self::AnswerHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout
-            | Self::AnswerTimeout => false,
+            | Self::AnswerTimeout
+            | Self::Paused => false,
         }
     }
 

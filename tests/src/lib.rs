@@ -30,6 +30,7 @@ pub mod control;
 pub mod docker;
 pub mod etcd;
 pub mod forwarder;
+pub mod freezer;
 pub mod habits;
 pub mod http;
 pub mod kernel;

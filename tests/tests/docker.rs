@@ -287,6 +287,60 @@ fn ports_and_records_follow_the_container() {
     until(&store, "the record gone", |records| records.keys().eq(["job-2"]));
 }
 
+/// `docker pause` in the middle of an answer, before a request, and before the daemon starts: bytes wait, and come when it is over;
+/// where a request may not wait that long, the refusal says why.
+#[test]
+fn paused_containers() {
+    if !privileged() {
+        return;
+    }
+    const LINES: usize = 1 << 20;
+    let engine = Engine::start();
+    let patient = node(&engine, |_| ());
+    let grow = "echo 0123456789abcde > a; i=0; while [ $i -lt 20 ]; do cat a a > b; cat b > a; i=$((i+1)); done";
+    let script = format!("mkdir -p /www && cd /www && {grow}; {}", server("127.0.0.1:8000", "here"));
+    let name = engine.container(&["--network", "none"], &script);
+    assert_eq!(hello(&patient, &name, 8000), "here");
+
+    let mut conn = patient.connect(&name, 8000);
+    conn.send("GET", "/a", &[], b"");
+    let (_, _, framing) = conn.final_head(Proof::Owed);
+    let (mut got, mut pauses) = (Vec::new(), 0);
+    let whole = conn.body_into(framing, &mut |part| {
+        got.extend_from_slice(part);
+        if pauses == 0 || pauses == 1 && got.len() > LINES * 8 {
+            pauses += 1;
+            engine.docker(&["pause", &name]);
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            engine.docker(&["unpause", &name]);
+        }
+    });
+    assert!(whole.is_ok() && got == b"0123456789abcde\n".repeat(LINES), "{whole:?}: {} bytes", got.len());
+
+    engine.docker(&["pause", &name]);
+    // One that starts now finds it, and its port.
+    let hasty = node(&engine, |config| {
+        config.set("limits", "answer-timeout", "\"1s\"");
+    });
+    let refused = |node: &Node| {
+        let mut conn = node.connect(&name, 8000);
+        conn.send("GET", "/hello", &[], b"");
+        let response = conn.response();
+        (response.status(), response.text().contains("is paused"))
+    };
+    assert_eq!(refused(&hasty), (504, true));
+    let ports = Control::connect(&hasty.site.control()).call("ports.list", json!({}))["ports"].take();
+    assert_eq!(ports[0]["port"], 8000, "{ports}");
+    let mut waiting = patient.connect(&name, 8000);
+    waiting.send("GET", "/hello", &[], b"");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(waiting.is_quiet());
+    engine.docker(&["unpause", &name]);
+    assert_eq!(waiting.response().text().trim(), "here");
+    assert_eq!(hello(&hasty, &name, 8000), "here");
+    assert_eq!(hello(&patient, &name, 8000), "here");
+}
+
 /// The daemon starts before the engine does, and finds it when it comes.
 #[test]
 fn the_engine_comes_later() {

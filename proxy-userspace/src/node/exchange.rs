@@ -16,6 +16,7 @@ use super::parting::{FIRST_LOOK, Parting};
 use super::reply::Reply;
 use super::request::Request;
 use super::retry::Retry;
+use super::route::late;
 use super::upload::{Sent, Upload, UploadError};
 use super::{NodeSettings, Timeouts};
 use crate::container::Container;
@@ -212,7 +213,7 @@ impl Exchange<'_> {
                 check = watch.next_check(now.0, now.1);
             }
             let overdue = watch.poll(cx, alarm, &mut check, now.0, now.1);
-            overdue.map(|overdue| Err(overdue.outcome(self.reply.begun())))
+            overdue.map(|overdue| Err(overdue.outcome(self.reply.begun(), watch.container)))
         })
         .await
     }
@@ -242,7 +243,7 @@ impl Exchange<'_> {
                     Err(_) => Outcome::Cut("an end of the tunnel was reset"),
                 });
             }
-            watch.poll(cx, alarm, &mut check, true, true).map(|reason| reason.outcome(true))
+            watch.poll(cx, alarm, &mut check, true, true).map(|reason| reason.outcome(true, watch.container))
         })
         .await
     }
@@ -262,10 +263,10 @@ enum Overdue {
 }
 
 impl Overdue {
-    fn outcome(self, begun: bool) -> Outcome {
+    fn outcome(self, begun: bool, container: &Container) -> Outcome {
         match self {
             Self::Body if !begun => Outcome::Refused(Refusal::BodyTimeout),
-            Self::Answer if !begun => Outcome::Refused(Refusal::AnswerTimeout),
+            Self::Answer if !begun => Outcome::Refused(late(container, Refusal::AnswerTimeout)),
             Self::Body | Self::Answer | Self::Idle => Outcome::Cut("nothing moved for the idle timeout"),
             Self::Gone if !begun => Outcome::Refused(Refusal::EarlyEnd),
             Self::Gone => Outcome::Withdrawn,

@@ -32,6 +32,11 @@ pub(super) enum Purpose<'r> {
     Tunnel,
 }
 
+/// What to say of a container that let a time pass: that it is paused, if it is.
+pub(super) fn late(container: &Container, otherwise: Refusal) -> Refusal {
+    if container.is_paused() { Refusal::Paused } else { otherwise }
+}
+
 impl Node {
     /// The container `name`, if it runs here and its policy allows connections to `port`.
     pub(super) async fn find(&self, name: &str, port: u16) -> Result<Arc<Container>, Refusal> {
@@ -64,7 +69,7 @@ impl Node {
         }
         let sock = dialed.map_err(|error| match error {
             DialError::NotListening => Refusal::NotListening,
-            DialError::Timeout => Refusal::ConnectTimeout,
+            DialError::Timeout => late(&container, Refusal::ConnectTimeout),
             DialError::LoopbackDown => Refusal::Unreachable(Unreached::LoopbackDown),
             DialError::Foreign(address) => Refusal::Unreachable(Unreached::Foreign(address)),
             DialError::LoopbackOnly => Refusal::Unreachable(Unreached::LoopbackOnly),
@@ -100,7 +105,7 @@ impl Node {
                 tracing::debug!(container = %container.name, port, name = shown, %error, "TLS handshake with the container failed");
                 Err(handshake_refusal(&error))
             }
-            Err(_) => Err(Refusal::ConnectTimeout),
+            Err(_) => Err(late(container, Refusal::ConnectTimeout)),
         }
     }
 

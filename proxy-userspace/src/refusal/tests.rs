@@ -27,6 +27,7 @@ fn all() -> Vec<Refusal> {
         EarlyEnd,
         ConnectTimeout,
         AnswerTimeout,
+        Paused,
         HeadTimeout,
         BodyTimeout,
         BodyEnded,

@@ -24,6 +24,7 @@ mod limits;
 mod names;
 mod observing;
 mod pacing;
+mod paused;
 mod pauses;
 mod process;
 mod refusals;

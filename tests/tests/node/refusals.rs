@@ -322,7 +322,7 @@ over_gateway! {
 }
 
 /// A listener in the container whose queue of connections is full, so that a further SYN gets no answer.
-fn full_backlog(rig: &Rig) -> (TcpListener, Vec<socket2::Socket>) {
+pub(crate) fn full_backlog(rig: &Rig) -> (TcpListener, Vec<socket2::Socket>) {
     rig.netns.enter(|| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();

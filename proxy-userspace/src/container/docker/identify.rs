@@ -223,10 +223,11 @@ fn enter(
         )));
     }
     let netns = process.netns()?;
-    let since = start_after_boot(process.start_ticks()?);
+    let start = process.start_ticks()?;
     let policy = entrance.judge(&netns, description.policy());
     let container = Container::new(id.to_owned(), description.name.clone(), Arc::new(netns), policy);
-    Ok((process, container.claiming_since(since), owner == Owner::Unknown))
+    let container = container.of_process(Some((pid, start))).claiming_since(start_after_boot(start));
+    Ok((process, container, owner == Owner::Unknown))
 }
 
 /// Whose a process is.

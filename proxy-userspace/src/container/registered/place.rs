@@ -120,12 +120,14 @@ impl Place {
         since: Duration,
     ) -> (Arc<Container>, Option<(Process, u64)>) {
         let policy = entrance.judge(&self.netns, description.policy.clone());
+        let started = self.started();
         let container = match previous {
             // A container that is closed now loses the connections that it has.
             Some(old) if self.is_of(old) && policy.deny.is_none() => {
                 old.container.with_policy(description.name.clone(), policy)
             }
             _ => Container::new(id.to_owned(), description.name.clone(), Arc::new(self.netns), policy)
+                .of_process(started)
                 .claiming_since(since),
         };
         (Arc::new(container), self.process)
