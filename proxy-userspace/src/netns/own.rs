@@ -19,7 +19,7 @@ pub(super) fn addresses() -> Vec<IpAddr> {
 }
 
 /// The lines of a file of the thread's namespace; `None` if there is none, as for IPv6 where that is switched off.
-fn lines(name: &str) -> Option<impl Iterator<Item = String> + use<>> {
+pub(super) fn lines(name: &str) -> Option<impl Iterator<Item = String> + use<>> {
     let file = File::open(format!("/proc/thread-self/net/{name}")).ok()?;
     Some(BufReader::new(file.take(BYTES)).lines().map_while(Result::ok))
 }

@@ -9,6 +9,8 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkBuffer};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE};
 
+use super::own;
+
 /// Message types: linux/netlink.h, linux/rtnetlink.h.
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWROUTE: u16 = 24;
@@ -27,9 +29,6 @@ const REQUEST: usize = HEADER + ROUTE + (ATTRIBUTE + 16) + (ATTRIBUTE + 4);
 /// Room for the answer, which is one message of a few attributes.
 const ANSWER: usize = 4096;
 
-/// The addresses of the interfaces of the thread's namespace (proc_pid_net(5)).
-const ADDRESSES: &str = "/proc/thread-self/net/if_inet6";
-
 /// Whether packets to `address` stay in the namespace, because it belongs to it (also by a route of the type `local`).
 ///
 /// Where there is no netlink, or a filter of system calls denies it, the addresses of the interfaces alone count.
@@ -39,7 +38,7 @@ const ADDRESSES: &str = "/proc/thread-self/net/if_inet6";
 pub(super) fn is_local(address: &SocketAddrV6) -> io::Result<bool> {
     match Socket::new(NETLINK_ROUTE) {
         Ok(socket) => ask(&socket, address),
-        Err(_) => Ok(std::fs::read_to_string(ADDRESSES)?.lines().any(|line| is_of(line, address))),
+        Err(error) => own::lines("if_inet6").ok_or(error).map(|mut lines| lines.any(|line| is_of(&line, address))),
     }
 }
 
@@ -121,8 +120,8 @@ mod tests {
         assert!(shown("::1", 0) && shown("fe80::a", 12) && shown("fe80::a", 0));
         assert!(!shown("fe80::a", 1) && !shown("fe80::b", 12) && !shown("::", 0));
         assert!(!is_of("", &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)));
-        let own = std::fs::read_to_string(ADDRESSES).unwrap();
-        assert!(own.lines().any(|line| is_of(line, &SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 1))), "{own}");
+        let loopback = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 1);
+        assert!(own::lines("if_inet6").unwrap().any(|line| is_of(&line, &loopback)));
     }
 
     proptest! {
