@@ -32,6 +32,20 @@ fn bare() -> Netns {
 fn ip(netns: &Netns, arguments: &str) {
     let status = netns.run(|| Command::new("ip").args(arguments.split(' ')).status().unwrap()).unwrap();
     assert!(status.success(), "ip {arguments}");
+    let words: Vec<&str> = arguments.split(' ').collect();
+    if let ["addr", "add", address, "dev", device, ..] = words[..]
+        && address.contains(':')
+    {
+        // It has no local route before its link has a carrier, which comes a moment after the link is set up.
+        let (address, _) = address.split_once('/').unwrap();
+        let get = ["-6", "route", "get", address, "oif", device];
+        let route = || netns.run(|| Command::new("ip").args(get).output().unwrap().stdout).unwrap();
+        let start = Instant::now();
+        while !route().starts_with(b"local ") {
+            assert!(start.elapsed() < 10 * SECOND, "{address} does not become local");
+            std::thread::sleep(SECOND / 100);
+        }
+    }
 }
 
 fn with_loopback() -> Netns {

@@ -1,10 +1,12 @@
 //! A server is found at whatever address it listens on inside its container, and nowhere else.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::Command;
 
 use portsplice_tests::net::Netns;
 use portsplice_tests::node::NodeConfig;
 use portsplice_tests::origin::{Origin, Peer};
+use portsplice_tests::process::try_run;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::{over_gateway, privileged, wait};
 
@@ -147,6 +149,11 @@ fn with_a_way_out(rig: &Rig) -> Netns {
     };
     for (ns, address) in [(&rig.netns, "fd00:201:9::1/64"), (&outside, "fd00:201:9::2/64")] {
         ns.ip(&["address", "add", address, "dev", &link(ns), "nodad"]);
+        // It has no local route before its link has a carrier, which comes a moment after the link is set up.
+        let address = address.split('/').next().expect("an address");
+        wait::until_true("the address is local", || {
+            try_run(Command::new("ip").args(["-6", "route", "get", address]), Some(ns)).1.starts_with("local")
+        });
     }
     rig.netns.ip(&["route", "add", "default", "via", "10.201.9.2"]);
     rig.netns.ip(&["-6", "route", "add", "default", "via", "fd00:201:9::2"]);
