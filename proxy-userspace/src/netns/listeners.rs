@@ -255,20 +255,23 @@ mod tests {
                 (std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap())
             })
             .collect();
-        let (shown, dumped) = (read_proc(0).unwrap(), dump(0, ALL_ROUNDS).unwrap());
-        assert!(shown.complete && !shown.one_piece && !connections.is_empty());
-        for listener in &listeners {
-            let address = listener.local_addr().unwrap();
-            let one = |told: &Listening| -> Listener {
-                let mut found = told.sockets.iter().filter(|socket| socket.address == address);
-                let one = found.next().unwrap_or_else(|| panic!("{address} is missing")).clone();
-                assert_eq!(found.next(), None, "{address}");
-                one
+        assert!(!connections.is_empty());
+        // While others come and go on this host, a look in several pieces may pass a socket over, or show it twice.
+        let differences = || {
+            let (shown, dumped) = (read_proc(0).unwrap(), dump(0, ALL_ROUNDS).unwrap());
+            assert!(shown.complete && !shown.one_piece);
+            let differs = |listener: &&TcpListener| {
+                let address = listener.local_addr().unwrap();
+                let all = |told: &Listening| -> Vec<Listener> {
+                    told.sockets.iter().filter(|socket| socket.address == address).cloned().collect()
+                };
+                let (shown, dumped) = (all(&shown), all(&dumped));
+                let ([shown], [dumped]) = (&shown[..], &dumped[..]) else { return true };
+                shown.inode != dumped.inode || shown.dual_stack.is_some_and(|known| Some(known) != dumped.dual_stack)
             };
-            let (shown, dumped) = (one(&shown), one(&dumped));
-            assert_eq!(shown.inode, dumped.inode);
-            assert!(shown.dual_stack.is_none_or(|known| Some(known) == dumped.dual_stack), "{address}");
-        }
+            listeners.iter().filter(differs).count()
+        };
+        assert!((0..100).any(|_| differences() == 0), "{} differ", differences());
         let one = read_proc(listeners[0].local_addr().unwrap().port()).unwrap();
         assert_eq!(one.sockets.len(), 1);
     }
