@@ -131,11 +131,23 @@ fn check_config_prints_what_it_would_run_with() {
     let file = dir.path().join("node.toml");
     fs::write(&file, format!("drain-timeout = \"7s\"\n[secrets]\nroot-file = {root:?}\n")).unwrap();
     let file = file.to_str().unwrap();
-    let output = portsplice(&["node", "--config", file, "--check-config", "--listen", "tcp://[::1]:0", "--hold", "1s"])
-        .env("PORTSPLICE_LOG_LEVEL", "warn")
-        .env("PORTSPLICE_PORT", "tcp://10.0.0.1:80")
-        .output()
-        .unwrap();
+    // So few that no limit of open files is worth a warning.
+    let output = portsplice(&[
+        "node",
+        "--config",
+        file,
+        "--check-config",
+        "--max-connections",
+        "10",
+        "--listen",
+        "tcp://[::1]:0",
+        "--hold",
+        "1s",
+    ])
+    .env("PORTSPLICE_LOG_LEVEL", "warn")
+    .env("PORTSPLICE_PORT", "tcp://10.0.0.1:80")
+    .output()
+    .unwrap();
     assert!(output.status.success(), "{}", err(&output));
     for line in [
         &format!("drain-timeout = \"7s\"  # {file} line 1"),

@@ -42,11 +42,12 @@ impl Site {
     /// Writes the configuration; `top` goes before the sections, `end` after them.
     pub(crate) fn configure(&self, top: &str, end: &str) {
         let text = format!(
-            "{top}\n[secrets]\nroot-file = {:?}\n[containers]\ndocker = \"\"\ndirectory = {:?}\nallow-host-network = true\n[bpf]\nmode = \"off\"\n[control]\nsocket = {:?}\nstate = {:?}\n{end}",
+            "{top}\n[secrets]\nroot-file = {:?}\n[containers]\ndocker = \"\"\ndirectory = {:?}\nallow-host-network = true\n[bpf]\nmode = \"off\"\n[control]\nsocket = {:?}\nstate = {:?}\n[auth]\nused-file = {:?}\n{end}",
             self.path("root"),
             self.path("containers"),
             self.path("node.sock"),
             self.path("registered.json"),
+            self.path("used"),
         );
         fs::write(self.path("node.toml"), text).unwrap();
     }
