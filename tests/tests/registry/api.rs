@@ -213,9 +213,16 @@ fn slow_bodies_delay_nobody_else() {
         let mut conn = cluster.connect_from(from, identity);
         let body = " ".repeat(900 * 1024);
         let target = format!("/v1/nodes/{}/alive?ttl=60&sha256={}", &identity[1..], digest(&body));
-        let head = conn.head_for("POST", &target, &[&format!("Content-Length: {}", body.len())]);
+        // The edge says when it begins to read, and so has a place for it.
+        let fields = [&format!("Content-Length: {}", body.len()), "Expect: 100-continue"];
+        let head = conn.head_for("POST", &target, &fields);
         conn.write(&head);
-        conn.write(&body.as_bytes()[..100_000]);
+        conn
+    };
+    let held = |identity: &str| {
+        let mut conn = slow(identity, [127, 0, 0, 1]);
+        assert_eq!(conn.any_head().status(), 100);
+        conn.write(&[b' '; 100_000]);
         conn
     };
     let refused = |mut conn: Conn| {
@@ -223,13 +230,13 @@ fn slow_bodies_delay_nobody_else() {
         assert_eq!(response.status(), 429, "{}", response.text());
         assert_eq!(response.head.get("retry-after"), Some("1"));
     };
-    let mut held: Vec<Conn> = (0..4).map(|_| slow("@n1", [127, 0, 0, 1])).collect();
+    let mut waiting: Vec<Conn> = (0..4).map(|_| held("@n1")).collect();
     (0..80).for_each(|_| refused(slow("@n1", [127, 0, 0, 1])));
     let long: Vec<String> = (0..2000).map(|n| format!("container-{n}")).collect();
     let long: Vec<&str> = long.iter().map(String::as_str).collect();
     // Of the same address, with many keys.
     for key in 0..3 {
-        held.extend((0..4).map(|_| slow(&format!("@many{key}"), [127, 0, 0, 1])));
+        waiting.extend((0..4).map(|_| held(&format!("@many{key}"))));
     }
     refused(slow("@more", [127, 0, 0, 1]));
     let mut other = cluster.connect_from([127, 0, 0, 2], "@n2");
@@ -237,7 +244,7 @@ fn slow_bodies_delay_nobody_else() {
     let mut conn = cluster.connect_from([127, 0, 0, 2], "a");
     assert_eq!(put(&mut conn, "a", "n2", &record("a", "n2")).status(), 200);
     // Places come back.
-    drop(held);
+    drop(waiting);
     portsplice_tests::wait::until_true("there is room again", || {
         let mut conn = cluster.connect("@n1");
         let body = json!({ "running": [] }).to_string();

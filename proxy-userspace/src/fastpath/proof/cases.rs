@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread::{scope, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use proxy_common::{Armed, Framing};
@@ -14,7 +14,7 @@ use socket2::SockRef;
 
 use super::super::lane::Refused;
 use super::Finding;
-use super::rig::{Four, Rig, claim, expect, pattern, relay, settle, wait};
+use super::rig::{Four, PATIENCE, Rig, claim, expect, pattern, relay, settle, wait};
 
 type Case = fn(&Rig<'_>) -> Result<Finding>;
 
@@ -66,11 +66,11 @@ fn send(
         });
         let relayed = scope.spawn(|| relay(four, &lane));
         if reader == Reader::OnceFull {
-            // Whether it became full is judged by the numbers.
-            let _ = (0..2000).find(|_| {
+            // Whether it became full is judged by the numbers. The server's thread may have to wait for a processor.
+            let began = Instant::now();
+            while lane.passed_messages() == 0 && !server.is_finished() && began.elapsed() < PATIENCE {
                 sleep(Duration::from_micros(200));
-                lane.passed_messages() > 0
-            });
+            }
         }
         let read = expect(&mut k, bytes);
         if read.is_err() {

@@ -16,7 +16,7 @@ use crate::netns::Netns;
 use proxy_common::{Flow, Framing};
 
 /// Nothing here takes longer, unless somebody waits for what never comes.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The namespace.
 pub(super) struct Rig<'a> {
