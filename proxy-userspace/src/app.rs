@@ -148,7 +148,7 @@ impl App {
             tracing::warn!(name, "the service manager passed a socket that no listener asks for");
         }
         let descriptors = descriptors(config.threads, privileges.open_files);
-        descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
+        descriptors.warn(config.limits.connections);
 
         let bpf = bpf_settings(&config.bpf);
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
@@ -318,7 +318,7 @@ impl App {
             self.pipes_shown.set(&self.pipes);
         }
         if self.config.limits.connections != config.limits.connections {
-            self.descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
+            self.descriptors.warn(config.limits.connections);
         }
         self.node.reload(node_settings(&config, &self.descriptors, &self.pipes, &self.fastpath));
         self.listeners.apply(plan, &self.node);

@@ -90,6 +90,13 @@ impl Descriptors {
         })
     }
 
+    /// Logs the [`Descriptors::warning`], if there is one.
+    pub fn warn(&self, wanted: u32) {
+        if let Some(warning) = self.warning(wanted) {
+            tracing::warn!("{warning}");
+        }
+    }
+
     fn own(&self) -> u64 {
         OWN + self.threads * EACH_THREAD
     }

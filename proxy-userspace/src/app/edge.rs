@@ -111,7 +111,7 @@ impl EdgeApp {
             tracing::warn!(name, "the service manager passed a socket that no listener asks for");
         }
         let descriptors = descriptors(open_files);
-        descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
+        descriptors.warn(config.limits.connections);
         let store = Embedded::open(&config.store, "")?;
         let edge = Edge::new(settings(&config, &descriptors), store, Arc::clone(&metrics)).await?;
         let expiring = Arc::clone(&edge);
@@ -203,7 +203,7 @@ impl EdgeApp {
         }
         self.listeners.shared().replace_keyring(keyring);
         if self.config.limits.connections != config.limits.connections {
-            self.descriptors.warning(config.limits.connections).iter().for_each(|warning| tracing::warn!("{warning}"));
+            self.descriptors.warn(config.limits.connections);
         }
         self.edge.reload(settings(&config, &self.descriptors));
         self.listeners.apply(plan, &self.edge);

@@ -8,6 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::dial::DialError;
 use super::route;
+use crate::relay::sock::set_option;
 
 /// The index of the loopback interface in every namespace (`LOOPBACK_IFINDEX` in include/net/flow.h), whatever its name.
 const LOOPBACK: libc::c_int = 1;
@@ -28,7 +29,7 @@ const LOOPBACK: libc::c_int = 1;
 /// [`DialError::LoopbackDown`] or [`DialError::Foreign`], or [`DialError::Io`].
 pub(super) fn confine(socket: &Socket, address: SocketAddr) -> Result<(), DialError> {
     if address.ip().is_loopback() {
-        return Ok(set(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, LOOPBACK)?);
+        return Ok(set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, LOOPBACK)?);
     }
     // What goes to any local address goes over this interface, and vanishes without a word while it is down.
     if !loopback_is_up(socket)? {
@@ -36,7 +37,7 @@ pub(super) fn confine(socket: &Socket, address: SocketAddr) -> Result<(), DialEr
     }
     // The port is chosen by connect, when the whole 4-tuple is known (ip(7)); without it, many connections to one
     // address would run out of ports.
-    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     if let SocketAddr::V6(v6) = &address {
         match route::is_local(v6) {
             Ok(false) => return Err(DialError::Foreign(address.ip())),
@@ -83,19 +84,4 @@ fn loopback_is_up(socket: &Socket) -> io::Result<bool> {
     // SAFETY: the kernel has just written this member of the union.
     let flags = unsafe { interface.ifr_ifru.ifru_flags };
     Ok(libc::c_int::from(flags) & libc::IFF_UP != 0)
-}
-
-/// Sets an option of the type `int` that socket2 does not know.
-pub(super) fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads an int of the given size, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

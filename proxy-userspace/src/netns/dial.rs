@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::{Instant, timeout_at};
 
-use super::confine::{confine, explain, set};
+use super::confine::{confine, explain};
 use super::{Netns, listeners, own};
 use crate::deadline::deadline;
-use crate::relay::sock::Sock;
+use crate::relay::sock::{Sock, set_option};
 
 /// Ports of one container whose address is remembered; beyond that they are looked for each time.
 pub(super) const REMEMBERED_PORTS: usize = 1024;
@@ -241,7 +241,7 @@ fn new_socket(address: SocketAddr) -> Result<Socket, DialError> {
 /// its way, and look like a failure to the server.
 fn leave_ports_free(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)?;
-    set(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)
 }
 
 /// Without a listener, a port in the range of ephemeral ports may be chosen as the socket's own. TCP then connects the

@@ -467,3 +467,21 @@ impl AsyncWrite for Sock {
         Poll::Ready(self.shutdown_write())
     }
 }
+
+/// Sets an option of the type `int` that socket2 does not know.
+///
+/// # Errors
+/// That of setsockopt(2).
+pub fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads an int of the given size, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,9 +1,10 @@
 //! A receive buffer that stays small, and yet takes whatever its window has allowed.
 
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use socket2::Socket;
+
+use super::set_option;
 
 /// Keeps the receive buffer of one socket small, when asked to.
 ///
@@ -35,22 +36,8 @@ impl ReceiveBuffer {
         // What fails here costs speed only. Kernels before 5.14 do not know how to take the lock away, and drop.
         let _ = socket.set_recv_buffer_size(bytes as usize);
         let result = read();
-        unlock(socket);
+        // Takes `SOCK_RCVBUF_LOCK` away, and `SOCK_SNDBUF_LOCK`, which nothing here sets.
+        let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0);
         result
-    }
-}
-
-/// Takes `SOCK_RCVBUF_LOCK` away, and `SOCK_SNDBUF_LOCK`, which nothing here sets.
-fn unlock(socket: &Socket) {
-    let locks: libc::c_int = 0;
-    // SAFETY: the kernel reads an int of the given size, which outlives the call.
-    unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BUF_LOCK,
-            (&raw const locks).cast(),
-            size_of_val(&locks) as libc::socklen_t,
-        );
     }
 }
