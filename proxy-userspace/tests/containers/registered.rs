@@ -133,16 +133,22 @@ async fn registered_by_path_for_as_long_as_the_file_stands() {
     assert_eq!(running.observed.count(), 0);
 }
 
+/// A running container `web`, registered by the path of its namespace.
+async fn by_path() -> (Directory, Named, Running, Arc<Container>) {
+    let (directory, named) = (Directory::new(), Named::new());
+    fs::create_dir(directory.path()).unwrap();
+    directory.write("web.toml", &named.line());
+    let running = Running::start(&directory.settings()).await;
+    let container = running.get("web").await;
+    (directory, named, running, container)
+}
+
 #[tokio::test]
 async fn a_namespace_replaced_at_its_path_is_another_container() {
     if skipping() {
         return;
     }
-    let (directory, named) = (Directory::new(), Named::new());
-    fs::create_dir(directory.path()).unwrap();
-    directory.write("web.toml", &named.line());
-    let running = Running::start(&directory.settings()).await;
-    let first = running.get("web").await;
+    let (_directory, named, running, first) = by_path().await;
     named.unmake();
     at_once("unmounting", first.gone()).await;
     running.until_not("web", ResolveError::NotHere).await;
@@ -162,11 +168,7 @@ async fn a_namespace_without_its_name_lives_on_with_what_is_in_it() {
     if skipping() {
         return;
     }
-    let (directory, named) = (Directory::new(), Named::new());
-    fs::create_dir(directory.path()).unwrap();
-    directory.write("web.toml", &named.line());
-    let running = Running::start(&directory.settings()).await;
-    let container = running.get("web").await;
+    let (_directory, named, running, container) = by_path().await;
     let server = container.netns.run(|| std::net::TcpListener::bind("127.0.0.1:8080").unwrap()).unwrap();
     let mut process = Command::new("ip").args(["netns", "exec", &named.0, "sleep", "1000"]).spawn().unwrap();
     let inside = PathBuf::from(format!("/proc/{}/ns/net", process.id()));
