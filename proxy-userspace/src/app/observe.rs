@@ -13,6 +13,7 @@ use crate::metrics::{Kind, Metrics, Sample};
 use crate::netns::{self, Netns};
 use crate::ports::Ports;
 use crate::readiness::Readiness;
+use crate::registry::publisher::Snapshot;
 use crate::relay::pipe::PipePool;
 
 /// The labels of `portsplice_build_info`.
@@ -96,6 +97,36 @@ pub(super) fn replay(metrics: &Metrics, replay: &Arc<ReplayMemory>) {
     });
 }
 
+/// Adds metrics and a probe of the reports to the registry. A registry that is away makes the node degraded and not
+/// unready: connections do not need it, and what runs is reported when it is back.
+pub(super) fn reports(
+    metrics: &Metrics,
+    readiness: &Readiness,
+    status: impl Fn() -> Snapshot + Clone + Send + Sync + 'static,
+) {
+    let s = status.clone();
+    metrics.observe("registry_pending", "Changes that the registry was not told yet", Kind::Gauge, move || {
+        vec![Sample::plain(s().pending as f64)]
+    });
+    let s = status.clone();
+    metrics.observe("registry_reports", "Reports to the registry, by result", Kind::Counter, move || {
+        let status = s();
+        let results = [("succeeded", status.succeeded), ("failed", status.failed), ("refused", status.refused)];
+        results.map(|(result, n)| Sample::labelled([("result", result.to_owned())], n as f64)).into()
+    });
+    let s = status.clone();
+    let help = "When the registry last held all that runs here, in seconds since 1970; 0 is never";
+    metrics.observe("registry_last_success_timestamp_seconds", help, Kind::Gauge, move || {
+        vec![Sample::plain(s().last_success as f64)]
+    });
+    let s = status.clone();
+    let help = "Whether the registry was reached the last time, and took all";
+    metrics.observe("registry_up", help, Kind::Gauge, move || {
+        vec![Sample::plain(f64::from(u8::from(s().problem.is_none())))]
+    });
+    readiness.watch(move || status().problem.map(|problem| ("registry".to_owned(), problem)).into_iter().collect());
+}
+
 fn kernel(metrics: &Metrics, fastpath: &Arc<Fastpath>) {
     let f = Arc::clone(fastpath);
     metrics.observe("bpf_up", "Whether the kernel programs are loaded and attached", Kind::Gauge, move || {
@@ -177,5 +208,27 @@ impl Pipes {
     /// Shows another pool from now on.
     pub(super) fn set(&self, pool: &Arc<PipePool>) {
         *self.0.lock() = Arc::downgrade(pool);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_with_a_problem_makes_the_node_degraded_and_not_unready() {
+        let (metrics, readiness) = (Metrics::new(Vec::new()), Readiness::new());
+        let problem = Arc::new(Mutex::new(Some("away".to_owned())));
+        let p = Arc::clone(&problem);
+        reports(&metrics, &readiness, move || Snapshot { failed: 3, problem: p.lock().clone(), ..Snapshot::default() });
+        let report = readiness.report();
+        assert!(report.ready, "{report}");
+        assert_eq!(report.degraded, [("registry".to_owned(), "away".to_owned())]);
+        let text = metrics.render();
+        assert!(text.contains("\nportsplice_registry_up 0.0\n"), "{text}");
+        assert!(text.contains("\nportsplice_registry_reports_total{result=\"failed\"} 3.0\n"), "{text}");
+        *problem.lock() = None;
+        assert!(readiness.report().degraded.is_empty());
+        assert!(metrics.render().contains("\nportsplice_registry_up 1.0\n"));
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 
 use super::host::hostname;
+use super::observe;
 use crate::auth::Keyring;
 use crate::config::{Config, RegistryStore};
 use crate::container::Containers;
@@ -66,7 +67,8 @@ impl Reports {
         );
         let first = records.first();
         let publishing = Publishing::start(settings, registry, records, events.state(), first);
-        publishing.register(metrics, readiness);
+        let status = Arc::clone(publishing.status());
+        observe::reports(metrics, readiness, move || status.snapshot());
         Ok(Self(Some(publishing)))
     }
 

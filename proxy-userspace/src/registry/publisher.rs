@@ -28,10 +28,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Change, Record, SharedRegistry, StoreError};
 use crate::backoff::Backoff;
 use crate::events::StateEvent;
-use crate::metrics::Metrics;
-use crate::readiness::Readiness;
 pub use records::{Identity, NodeRecords};
-pub use status::Status;
+pub use status::{Snapshot, Status};
 
 /// How often counts are reported though nothing else has changed.
 pub const COUNTS: Duration = Duration::from_secs(10);
@@ -60,7 +58,6 @@ pub struct PublisherSettings {
 /// A publisher that runs; dropping it ends it without a word to the store.
 #[derive(Debug)]
 pub struct Publishing {
-    registry: SharedRegistry,
     status: Arc<Status>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -75,10 +72,10 @@ impl Publishing {
         news: broadcast::Receiver<StateEvent>,
         first: Arc<Notify>,
     ) -> Self {
-        let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
+        let (status, stop) = (Arc::new(Status::new(Arc::clone(&registry))), CancellationToken::new());
         let publisher = Publisher {
             settings,
-            registry: Arc::clone(&registry),
+            registry,
             source,
             status: Arc::clone(&status),
             reported: None,
@@ -88,17 +85,12 @@ impl Publishing {
             backoff: Backoff::default(),
         };
         let task = tokio::spawn(publisher.run(news, first, stop.clone()));
-        Self { registry, status, stop, task }
+        Self { status, stop, task }
     }
 
     /// How it does.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
-    }
-
-    /// Shows in metrics and probes how it does.
-    pub fn register(&self, metrics: &Metrics, readiness: &Readiness) {
-        self.status.register(&self.registry, metrics, readiness);
     }
 
     /// Takes this node's records away and ends, within `patience`.

@@ -1,20 +1,19 @@
-//! How the publisher does, for metrics and probes.
+//! How the publisher does, for whoever shows it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::metrics::{Kind, Metrics, Sample};
-use crate::readiness::Readiness;
 use crate::registry::{SharedRegistry, StoreError};
 
 /// Counters of one publisher.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Status {
+    /// Asked for what it has noticed by itself.
+    registry: SharedRegistry,
     pending: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
@@ -28,6 +27,19 @@ pub struct Status {
 }
 
 impl Status {
+    pub(super) fn new(registry: SharedRegistry) -> Self {
+        Self {
+            registry,
+            pending: AtomicU64::default(),
+            succeeded: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            last_success: AtomicI64::default(),
+            problem: Mutex::default(),
+            refusal: Mutex::default(),
+        }
+    }
+
     /// Changes that the store has not been told yet.
     pub(super) fn pending(&self, changes: usize) {
         self.pending.store(changes as u64, Ordering::Relaxed);
@@ -68,38 +80,32 @@ impl Status {
         self.problem.lock().clone()
     }
 
-    /// The same, or what the store itself has noticed.
-    fn problem_with(&self, registry: &SharedRegistry) -> Option<String> {
-        self.problem().or_else(|| registry.problem()).or_else(|| self.refusal.lock().clone())
+    /// All of it, as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            pending: self.pending.load(Ordering::Relaxed),
+            succeeded: self.succeeded.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            last_success: self.last_success.load(Ordering::Relaxed),
+            problem: self.problem().or_else(|| self.registry.problem()).or_else(|| self.refusal.lock().clone()),
+        }
     }
+}
 
-    /// Adds metrics and a probe. A registry that is away makes the node degraded and not unready: connections do not need
-    /// it, and what runs is reported when it is back.
-    pub(super) fn register(self: &Arc<Self>, registry: &SharedRegistry, metrics: &Metrics, readiness: &Readiness) {
-        let s = Arc::clone(self);
-        metrics.observe("registry_pending", "Changes that the registry was not told yet", Kind::Gauge, move || {
-            vec![Sample::plain(s.pending.load(Ordering::Relaxed) as f64)]
-        });
-        let s = Arc::clone(self);
-        metrics.observe("registry_reports", "Reports to the registry, by result", Kind::Counter, move || {
-            let results = [("succeeded", &s.succeeded), ("failed", &s.failed), ("refused", &s.refused)];
-            let sample = |(result, n): (&str, &AtomicU64)| {
-                Sample::labelled([("result", result.to_owned())], n.load(Ordering::Relaxed) as f64)
-            };
-            results.map(sample).into()
-        });
-        let s = Arc::clone(self);
-        let help = "When the registry last held all that runs here, in seconds since 1970; 0 is never";
-        metrics.observe("registry_last_success_timestamp_seconds", help, Kind::Gauge, move || {
-            vec![Sample::plain(s.last_success.load(Ordering::Relaxed) as f64)]
-        });
-        let (s, r) = (Arc::clone(self), Arc::clone(registry));
-        let help = "Whether the registry was reached the last time, and took all";
-        metrics.observe("registry_up", help, Kind::Gauge, move || {
-            vec![Sample::plain(f64::from(u8::from(s.problem_with(&r).is_none())))]
-        });
-        let (s, r) = (Arc::clone(self), Arc::clone(registry));
-        readiness
-            .watch(move || s.problem_with(&r).map(|problem| ("registry".to_owned(), problem)).into_iter().collect());
-    }
+/// How a publisher did at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Changes that the store has not been told yet.
+    pub pending: u64,
+    /// Reports that the store has taken.
+    pub succeeded: u64,
+    /// Reports that did not reach the store, or that it could not keep. Each is tried again.
+    pub failed: u64,
+    /// Changes that the store did not take for what is in them, or for want of a key.
+    pub refused: u64,
+    /// When the store last held all that runs here, in seconds since 1970; 0 is never.
+    pub last_success: i64,
+    /// What keeps reports from the store, what the store itself has noticed, or whose record it does not take; one line.
+    pub problem: Option<String>,
 }

@@ -211,16 +211,15 @@ async fn a_record_that_is_refused_keeps_no_other_from_the_store() {
     rig.set(record("d"));
     rig.tell();
     rig.store.until_uuids(&["a", "c", "d"]).await;
-    let (metrics, readiness) = (Metrics::new(Vec::new()), Readiness::new());
-    rig.publishing.register(&metrics, &readiness);
     sleep(Duration::from_millis(1)).await;
-    let report = readiness.report();
-    assert!(report.ready && report.degraded[0].1.contains("the record of bad is not taken"), "{report}");
+    let status = rig.publishing.status().snapshot();
+    assert!(status.problem.as_ref().is_some_and(|p| p.contains("the record of bad is not taken")), "{status:?}");
+    assert!(status.refused > 0 && status.failed == 0, "{status:?}");
     // It is tried again, and what is taken is no problem any more.
     rig.running.0.lock().remove("bad");
     rig.tell();
     sleep(Duration::from_secs(1)).await;
-    assert!(readiness.report().degraded.is_empty());
+    assert_eq!(rig.publishing.status().snapshot().problem, None);
 }
 
 #[tokio::test(start_paused = true)]
