@@ -39,7 +39,8 @@ use crate::http::{HeadLimits, ResponseLimits};
 use crate::limits::ConnectionLimits;
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::ports::Ports;
-use crate::relay::{Engine, Tails};
+use crate::relay::Engine;
+use crate::relay::sock::Tails;
 use connections::Connections;
 use workers::Workers;
 

@@ -5,7 +5,6 @@
 //! - [`fast`]: responses that the kernel carries past this process, and the choice which those are.
 //! - [`tunnel`]: both directions of an opaque connection.
 //! - [`pipe`], [`buffer`]: what holds bytes on their way, borrowed only while there are any.
-//! - [`tails`]: what servers sent before their containers ended.
 //! - [`meter`]: counts and the time of the last activity.
 
 pub mod buffer;
@@ -15,7 +14,6 @@ pub mod meter;
 pub mod pipe;
 pub mod sock;
 pub mod stream;
-pub mod tails;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -23,5 +21,4 @@ mod tunnel;
 pub use flow::{Engine, Flow, FlowError, UNTIL_END};
 pub use meter::{Direction, Meter};
 pub use stream::Stream;
-pub use tails::{Parted, Tails};
 pub use tunnel::tunnel;

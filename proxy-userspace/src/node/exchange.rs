@@ -24,7 +24,8 @@ use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
-use crate::relay::{Meter, Stream, Tails, tunnel};
+use crate::relay::sock::Tails;
+use crate::relay::{Meter, Stream, tunnel};
 
 /// How often it is noted that a container is in use, by what goes on for long.
 const TOUCH: Duration = Duration::from_secs(10);

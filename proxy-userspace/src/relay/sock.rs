@@ -23,9 +23,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use self::receive::ReceiveBuffer;
-use super::tails::{Parted, Tail, Tails};
+use self::tails::Tail;
 
 mod receive;
+mod tails;
+
+pub use self::tails::{Parted, Tails};
 
 /// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
 #[derive(Debug)]

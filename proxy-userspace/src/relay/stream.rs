@@ -11,8 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use super::meter::{Direction, Meter};
-use super::sock::{Flight, Sock};
-use super::tails::{Parted, Tails};
+use super::sock::{Flight, Parted, Sock, Tails};
 
 /// A connection that two futures of one task may read and write through a shared reference.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What a server sent before its container ended, taken out of the kernel into memory.
 //!
 //! A socket inside a container's namespace keeps that namespace in being. So when a container ends while its last answers are
-//! still on their way to slow clients, [`Sock::part`](super::sock::Sock::part) empties such a socket to its end and closes it;
+//! still on their way to slow clients, [`Sock::part`](super::Sock::part) empties such a socket to its end and closes it;
 //! whoever reads it goes on as before, first of what was taken out. All of it together is bounded by [`Tails`].
 
 use std::collections::VecDeque;
