@@ -1,6 +1,7 @@
 //! How many socket events happened.
 
 use crate::SocketEvent;
+use crate::layout::layout;
 
 /// Socket events of registered namespaces, counted since the registration (or, in total, since the start).
 ///
@@ -21,7 +22,9 @@ pub struct Counters {
     pub closed: u64,
 }
 
-const _: () = assert!(size_of::<Counters>() == 5 * 8 && align_of::<Counters>() == 8);
+layout!(Counters: 40 bytes, align 8 {
+    listen_opened @ 0, listen_closed @ 8, established_active @ 16, established_passive @ 24, closed @ 32,
+});
 
 impl Counters {
     /// Sockets that listen now, of those that began to since the registration.

@@ -3,6 +3,8 @@
 //! Names, as everywhere: **C** is the controller's connection, **U** the daemon's socket to the container, **S** the
 //! server's end of U.
 
+use crate::layout::layout;
+
 /// An entry of the flow table, which the daemon maps into its memory.
 ///
 /// What may be written to C for a response is one budget, and whoever has the [turn](crate::turn) takes from it before
@@ -12,44 +14,50 @@
 ///
 /// Nothing here rests on what the container can move: its program may hold CAP_NET_RAW and put bytes into U that S never
 /// sent, and drop, repeat or reorder what S did send.
+///
+/// The daemon, which other threads and the programs write under, has atomic integers in the place of the programs' plain
+/// ones.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Flow {
+pub struct FlowOf<U32, U64> {
     /// Whose [turn](crate::turn) it is, and the generation of the flow. S remembers the generation that it was armed with,
     /// so that an entry that was given to another flow means nothing to it.
-    pub turn: u64,
+    pub turn: U64,
     /// S's sequence number up to which the daemon has written to C everything that came through U. It keeps the bytes of a
     /// server that does not lie in order, and nothing else depends on it.
-    pub relayed: u32,
+    pub relayed: U32,
     /// C's write sequence number when the flow was armed.
-    pub client_start: u32,
+    pub client_start: U32,
     /// With [`Framing::Plain`], bytes that may still be written to C for this response; a message that would use up the
     /// rest passes, so that the daemon, which must act on the end, gets to see it. With [`Framing::Chunked`], bytes before
     /// the next chunk line: what is left of the chunk's data and the two octets behind it, or 0.
-    pub budget: u64,
+    pub budget: U64,
     /// Bytes that were taken to be written to C since the flow was armed, either way. When all of them have arrived, C's
     /// write sequence number has moved on by just as many.
-    pub taken: u64,
+    pub taken: U64,
     /// C's address in the kernel, as it was when the flow was armed.
-    pub client: u64,
+    pub client: U64,
     /// C's cookie: an address that has come to mean another socket is told by it.
-    pub client_cookie: u64,
+    pub client_cookie: U64,
     /// How the response is framed, a [`Framing`].
-    pub framing: u32,
+    pub framing: U32,
     /// Not 0: S's descriptor is a blocking one.
-    pub blocking: u32,
+    pub blocking: U32,
 
     /// Whether the verdict has let a message pass since it last redirected one: 1 or 0.
-    pub passing: u64,
+    pub passing: U64,
     /// How often it redirected again after messages had passed.
-    pub returned: u64,
+    pub returned: U64,
     /// Bytes redirected to C.
-    pub fast_bytes: u64,
+    pub fast_bytes: U64,
     /// Messages redirected to C.
-    pub fast_messages: u64,
+    pub fast_messages: U64,
     /// Messages that passed, by [`Passed`].
-    pub passed: [u64; Passed::COUNT],
+    pub passed: [U64; Passed::COUNT],
 }
+
+/// An entry as the programs see it.
+pub type Flow = FlowOf<u32, u64>;
 
 impl Flow {
     /// `budget` of a response that ends with its connection.
@@ -313,9 +321,27 @@ impl Offsets {
     pub const NONE: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Flow>() == 144 && align_of::<Flow>() == 8);
-const _: () = assert!(core::mem::offset_of!(Flow, passing) == 56);
-const _: () = assert!(size_of::<Calls>() == 28);
-const _: () = assert!(size_of::<Server>() == 8 && align_of::<Server>() == 4);
-const _: () = assert!(size_of::<ArmRequest>() == 112 && align_of::<ArmRequest>() == 8);
-const _: () = assert!(size_of::<Offsets>() == 120 && align_of::<Offsets>() == 4);
+layout!(Flow: 144 bytes, align 8 {
+    turn @ 0, relayed @ 8, client_start @ 12, budget @ 16, taken @ 24, client @ 32, client_cookie @ 40, framing @ 48,
+    blocking @ 52, passing @ 56, returned @ 64, fast_bytes @ 72, fast_messages @ 80, passed @ 88,
+});
+layout!(Server: 8 bytes, align 4 {
+    slot @ 0, generation @ 4,
+});
+layout!(ArmRequest: 112 bytes, align 8 {
+    slot @ 0, generation @ 4, budget @ 8, client_cookie @ 16, flags @ 24, framing @ 28, tuple_bytes @ 32,
+    server_tuple @ 36, upstream_tuple @ 72, reserved @ 108,
+});
+layout!(SettleRequest: 8 bytes, align 4 {
+    slot @ 0, end @ 4,
+});
+layout!(Offsets: 120 bytes, align 4 {
+    write_seq @ 0, copied_seq @ 4, rcv_nxt @ 8, wmem_queued @ 12, sndbuf @ 16, shutdown @ 20, cookie @ 24, state @ 28,
+    flags @ 32, socket @ 36, file @ 40, file_flags @ 44, ulp_ops @ 48, zerocopy_bit @ 52, is_mptcp @ 56, tgid @ 60,
+    task_flags @ 64, io_uring @ 68, stack @ 72, call @ 76, argument_3 @ 80, argument_4 @ 84, prot @ 88,
+    memory_allocated @ 92, memory_limits @ 96, group_leader @ 100, comm @ 104, v6only_bit @ 108, user_data @ 112,
+    msg_parser @ 116,
+});
+layout!(Calls: 28 bytes, align 4 {
+    write @ 0, writev @ 4, sendfile @ 8, splice @ 12, sendto @ 16, sendmsg @ 20, sendmmsg @ 24,
+});

@@ -5,8 +5,8 @@
 //! rules are tested on the host, where a mistake is cheaper to find than in front of the verifier.
 //!
 //! Rules for a type that lives in a map: `repr(C)`, only integers (never `bool`, `char` or an enum: the other side may
-//! write any bit pattern), no padding that is not a named field, and its size and alignment asserted below at compile
-//! time, since the two sides are compiled apart from each other.
+//! write any bit pattern), no padding that is not a named field, and its layout asserted field by field at compile time
+//! (`layout!`), since the two sides are compiled apart from each other.
 #![cfg_attr(not(test), no_std)]
 
 pub mod byte_order;
@@ -14,15 +14,17 @@ pub mod chunk;
 mod counters;
 mod event;
 mod flow;
+mod layout;
 mod listen;
 pub mod turn;
 
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
 pub use flow::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Calls, Flow, Framing, Offsets, Passed, Server, SettleRequest,
-    TUPLE_V4, TUPLE_V6, settled,
+    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Calls, Flow, FlowOf, Framing, Offsets, Passed, Server,
+    SettleRequest, TUPLE_V4, TUPLE_V6, settled,
 };
+use layout::layout;
 pub use listen::{LISTEN_BURST, LISTEN_RING_BYTES, ListenEvent, Pace};
 
 /// Names by which the loader finds the program and its maps in the object.
@@ -89,4 +91,6 @@ pub struct Settings {
     pub server_sndbuf: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 16 && align_of::<Settings>() == 4);
+layout!(Settings: 16 bytes, align 4 {
+    log_events @ 0, daemon @ 4, registers @ 8, server_sndbuf @ 12,
+});

@@ -1,5 +1,7 @@
 //! News of listening sockets, on their way from the kernel to the daemon.
 
+use crate::layout::layout;
+
 /// A socket has begun or ceased to listen. Events of one socket come in the order in which they happened.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +26,9 @@ pub struct ListenEvent {
     pub v6only: u16,
 }
 
-const _: () = assert!(size_of::<ListenEvent>() == 3 * 8 + 2 * 16 + 4 * 2 && align_of::<ListenEvent>() == 8);
+layout!(ListenEvent: 64 bytes, align 8 {
+    time @ 0, netns @ 8, socket @ 16, address @ 24, process @ 40, port @ 56, kind @ 58, family @ 60, v6only @ 62,
+});
 
 impl ListenEvent {
     /// It listens now.
@@ -67,7 +71,9 @@ pub struct Pace {
     pub lost: u64,
 }
 
-const _: () = assert!(size_of::<Pace>() == 3 * 8 && align_of::<Pace>() == 8);
+layout!(Pace: 24 bytes, align 8 {
+    window @ 0, sent @ 8, lost @ 16,
+});
 
 impl Pace {
     /// The length of a window: two to this power of nanoseconds, a seventh of a second.

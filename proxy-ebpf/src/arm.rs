@@ -251,6 +251,3 @@ fn release(sock: *mut bpf_sock) {
     // SAFETY: every caller holds the socket, and uses it no more.
     unsafe { bpf_sk_release(sock.cast()) };
 }
-
-/// The size of the slot's entry is part of what both sides agree on.
-const _: () = assert!(size_of::<Flow>() == 144);
