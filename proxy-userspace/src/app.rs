@@ -152,6 +152,8 @@ impl App {
 
         let bpf = bpf_settings(&config.bpf);
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
+        // That went through megabytes of the kernel's type information, and the C library would keep their memory.
+        crate::memory::give_back();
         let stop_resolvers = CancellationToken::new();
         let events = Events::default();
         let ports = ports::start(&config.ports, &events, &fastpath)?;

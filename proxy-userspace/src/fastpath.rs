@@ -2,7 +2,7 @@
 //!
 //! A sock_ops program counts the sockets that are established and that listen in the network namespaces of containers, and
 //! tells which begin and cease to listen. And
-//! the fast path carries responses past the daemon: see ARCHITECTURE.md, and [`Flows`] and [`Lane`] here.
+//! the fast path carries responses past the daemon: see ARCHITECTURE.md, and [`Flows`] and [`InNamespace`] here.
 //!
 //! The daemon works without any of this, only with less to tell; so the rest of the program talks to [`Fastpath`], which
 //! is there in any case and knows why the kernel's help is missing, if it is.
@@ -11,228 +11,25 @@
 //! pinned nowhere, so nothing stays behind however the process ends.
 
 mod btf;
-mod buffers;
 mod calls;
 mod cgroup;
-mod flows;
+mod counters;
+mod facade;
+mod fast;
 mod kernel;
-mod lane;
 mod listeners;
 mod logs;
 mod object;
-mod proof;
-mod socket_map;
-mod table;
-mod turn;
+mod settings;
 mod unavailable;
+mod value;
 
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use serde::Deserialize;
-
-pub use buffers::SLOW_BYTES;
-pub use flows::{Counts, Flows, Quirks};
+pub use counters::Namespaces;
+pub use facade::Fastpath;
+pub use fast::{Counts, Finding, Flows, InNamespace, Item, KernelFlow, Proof, Quirks, Refused, Request};
 pub use kernel::Kernel;
-pub use lane::{Lane, Refused, Request, ServerUse, Unsettled};
 pub use listeners::ListenEvents;
-pub use proof::{Finding, Item, Proof};
-pub use proxy_common::{Armed, Counters, Framing, ListenEvent, MAX_FLOWS, Passed};
+pub use logs::LOG_TARGET;
+pub use proxy_common::{Armed, Counters, ListenEvent, MAX_FLOWS, Passed};
+pub use settings::{BpfMode, BpfSettings};
 pub use unavailable::Unavailable;
-
-/// Whether the kernel's help is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum BpfMode {
-    /// Used if this host allows it; if not, the reason is logged and the daemon goes on without.
-    #[default]
-    Auto,
-    /// Not used.
-    Off,
-    /// The daemon does not start without.
-    Required,
-}
-
-impl fmt::Display for BpfMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Off => "off",
-            Self::Required => "required",
-        })
-    }
-}
-
-/// What the configuration says about programs in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BpfSettings {
-    /// Whether they are wanted.
-    pub mode: BpfMode,
-    /// The cgroup (version 2) whose sockets they see, with those of all groups below; none: the top of the hierarchy,
-    /// wherever that is mounted.
-    pub cgroup: Option<PathBuf>,
-    /// How many flows can be on the fast path at once; at least 1.
-    pub max_flows: u32,
-}
-
-impl Default for BpfSettings {
-    fn default() -> Self {
-        Self { mode: BpfMode::default(), cgroup: None, max_flows: MAX_FLOWS }
-    }
-}
-
-/// The kernel's help, or the reason why there is none.
-#[derive(Debug)]
-pub struct Fastpath {
-    state: Result<Kernel, Unavailable>,
-}
-
-impl Fastpath {
-    /// Loads and attaches what the settings ask for, and logs how that went.
-    ///
-    /// Called once, from within a tokio runtime (a task there forwards the programs' log records), before the process
-    /// gives up its privileges: it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
-    ///
-    /// # Errors
-    ///
-    /// Why the kernel's help is not to be had, and only when the mode is [`BpfMode::Required`].
-    pub fn start(settings: &BpfSettings) -> Result<Self, Unavailable> {
-        let state = match settings.mode {
-            BpfMode::Off => Err(Unavailable::Off),
-            BpfMode::Auto | BpfMode::Required => Kernel::load(settings),
-        };
-        match &state {
-            Ok(kernel) => {
-                kernel.forward_logs();
-                if let Err(error) = kernel.tune_servers() {
-                    tracing::warn!(%error, "servers' sockets stay as they are: after a stall a response comes back to the fast path late");
-                }
-                if settings.cgroup.is_none() && !cgroup::namespace_is_initial() {
-                    tracing::warn!(
-                        cgroup = %kernel.cgroup().display(),
-                        "the daemon runs in a cgroup namespace of its own, so its eBPF program sees only sockets of \
-                         processes below that; start it in the host's (Docker: --cgroupns=host)"
-                    );
-                }
-            }
-            Err(reason) if settings.mode == BpfMode::Required => return Err(reason.clone()),
-            Err(_) => {}
-        }
-        // Loading goes through megabytes of the kernel's type information, and the C library would keep their memory.
-        crate::memory::give_back();
-        let this = Self { state };
-        this.follow_log_level();
-        tracing::info!("{}", this.status());
-        Ok(this)
-    }
-
-    /// A `Fastpath` that does nothing, as with [`BpfMode::Off`].
-    pub const fn off() -> Self {
-        Self { state: Err(Unavailable::Off) }
-    }
-
-    /// One line for people: what runs and where, or why nothing does and what to do about it.
-    pub fn status(&self) -> String {
-        match &self.state {
-            Ok(kernel) => {
-                let fast = match kernel.flows() {
-                    Ok(_) => format!("fast path proven in {} ms", kernel.proof().took().as_millis()),
-                    Err(reason) => format!("no fast path: {reason}"),
-                };
-                format!("eBPF: program {} attached at {}; {fast}", kernel.program_id(), kernel.cgroup().display())
-            }
-            Err(reason) => format!("eBPF: not used: {reason}"),
-        }
-    }
-
-    /// The loaded programs, if they are.
-    pub const fn kernel(&self) -> Option<&Kernel> {
-        match &self.state {
-            Ok(kernel) => Some(kernel),
-            Err(_) => None,
-        }
-    }
-
-    /// The fast path, or why there is none.
-    ///
-    /// # Errors
-    /// The reason, for people.
-    pub fn flows(&self) -> Result<&Arc<Flows>, &Unavailable> {
-        self.state.as_ref().and_then(Kernel::flows)
-    }
-
-    /// Why there is no kernel's help, if there is none.
-    pub const fn unavailable(&self) -> Option<&Unavailable> {
-        match &self.state {
-            Ok(_) => None,
-            Err(reason) => Some(reason),
-        }
-    }
-
-    /// Begins to count the sockets of a network namespace, known by its cookie (`SO_NETNS_COOKIE`), and to tell of those that
-    /// listen. Whether it does.
-    ///
-    /// A namespace that several containers share is registered by each of them, and counted until the last of them
-    /// [unregisters](Self::unregister) it. A failure is logged, not returned: a container must not become unreachable
-    /// because it cannot be counted.
-    pub fn register(&self, cookie: u64) -> bool {
-        let Ok(kernel) = &self.state else { return false };
-        let registered = kernel.register(cookie);
-        if let Err(error) = &registered {
-            tracing::warn!(netns = cookie, %error, "the sockets of a network namespace cannot be counted");
-        }
-        registered.is_ok()
-    }
-
-    /// Takes back one [`register`](Self::register).
-    pub fn unregister(&self, cookie: u64) {
-        let Ok(kernel) = &self.state else { return };
-        if let Err(error) = kernel.unregister(cookie) {
-            tracing::warn!(netns = cookie, %error, "the sockets of a network namespace are still counted");
-        }
-    }
-
-    /// The counts of all registered namespaces together since the start; none without the kernel's help.
-    pub fn counters(&self) -> Option<Counters> {
-        self.read(Kernel::counters)
-    }
-
-    /// The counts of one registered namespace; none if it is not registered, or without the kernel's help.
-    pub fn counters_of(&self, cookie: u64) -> Option<Counters> {
-        self.read(|kernel| kernel.counters_of(cookie)).flatten()
-    }
-
-    /// The news of listening sockets, for the first who asks; none without the kernel's help. Called from within a tokio
-    /// runtime.
-    pub fn listen_events(&self) -> Option<ListenEvents> {
-        let opened = self.state.as_ref().ok()?.listen_events();
-        opened
-            .inspect_err(|error| tracing::warn!(%error, "the news of listening sockets cannot be read"))
-            .ok()
-            .flatten()
-    }
-
-    /// How many of one namespace's [`listen_events`](Self::listen_events) were lost since its registration.
-    pub fn lost_of(&self, cookie: u64) -> u64 {
-        self.state.as_ref().map_or(0, |kernel| kernel.lost_of(cookie))
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Kernel) -> std::io::Result<T>) -> Option<T> {
-        let kernel = self.state.as_ref().ok()?;
-        read(kernel).inspect_err(|error| tracing::warn!(%error, "the eBPF counters cannot be read")).ok()
-    }
-
-    /// Makes the programs write log records if, and only if, the target [`LOG_TARGET`] is logged at debug now. Called
-    /// again whenever the log level has changed.
-    pub fn follow_log_level(&self) {
-        let Ok(kernel) = &self.state else { return };
-        let wanted = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
-        if let Err(error) = kernel.log_events(wanted) {
-            tracing::warn!(%error, "the eBPF programs' log level cannot be changed");
-        }
-    }
-}
-
-/// The target of log lines that come from the programs in the kernel.
-pub const LOG_TARGET: &str = "portsplice::ebpf";

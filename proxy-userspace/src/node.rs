@@ -14,6 +14,7 @@ mod access_log;
 pub mod connections;
 mod download;
 mod ending;
+mod engine;
 mod exchange;
 mod heads;
 mod interim;
@@ -39,9 +40,9 @@ use crate::http::{HeadLimits, ResponseLimits};
 use crate::limits::ConnectionLimits;
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::ports::Ports;
-use crate::relay::Engine;
 use crate::relay::sock::Tails;
 use connections::Connections;
+pub use engine::{Engine, FastPath};
 use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.

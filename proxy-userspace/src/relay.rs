@@ -4,12 +4,15 @@
 //! - [`flow`]: one direction, by splice(2) where both ends are plain sockets and the bytes come in bulk, else by copy.
 //! - [`fast`]: responses that the kernel carries past this process, and the choice which those are.
 //! - [`tunnel`]: both directions of an opaque connection.
+//! - [`bypass`]: what can carry a response past this process, as the relay sees it; who brings it is no concern of the relay.
 //! - [`pipe`], [`buffer`]: what holds bytes on their way, borrowed only while there are any.
 //! - [`meter`]: counts and the time of the last activity.
 
 pub mod buffer;
+pub mod bypass;
 pub mod fast;
 pub mod flow;
+mod gate;
 pub mod meter;
 pub mod pipe;
 pub mod sock;
@@ -18,7 +21,8 @@ pub mod stream;
 mod tests;
 mod tunnel;
 
-pub use flow::{Engine, Flow, FlowError, UNTIL_END};
+pub use flow::{Flow, FlowError, UNTIL_END};
+pub use gate::Talk;
 pub use meter::{Direction, Meter};
 pub use stream::Stream;
 pub use tunnel::tunnel;

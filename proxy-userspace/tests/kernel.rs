@@ -53,7 +53,7 @@ fn eventually<T>(what: &str, mut try_it: impl FnMut() -> Result<T, String>) -> T
 }
 
 fn counts(kernel: &Kernel, cookie: u64) -> Counters {
-    kernel.counters_of(cookie).expect("read the counters").expect("the namespace is registered")
+    kernel.namespaces().counters_of(cookie).expect("read the counters").expect("the namespace is registered")
 }
 
 fn expect_counts(kernel: &Kernel, cookie: u64, expected: Counters) {
@@ -81,8 +81,8 @@ fn sockets_of_a_registered_namespace_are_counted() {
     }
     let kernel = kernel();
     let namespace = Namespace::new();
-    kernel.register(namespace.cookie()).unwrap();
-    let total_before = kernel.counters().unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
+    let total_before = kernel.namespaces().total().unwrap();
 
     for address in ["127.0.0.1:0", "[::1]:0"] {
         namespace.run(move || {
@@ -97,11 +97,15 @@ fn sockets_of_a_registered_namespace_are_counted() {
         Counters { listen_opened: 2, listen_closed: 2, established_active: 6, established_passive: 6, closed: 12 };
     expect_counts(&kernel, namespace.cookie(), expected);
     assert_eq!((expected.listening(), expected.open()), (0, 0));
-    assert_eq!(kernel.counters().unwrap(), total_before.plus(&expected));
+    assert_eq!(kernel.namespaces().total().unwrap(), total_before.plus(&expected));
 
-    kernel.unregister(namespace.cookie()).unwrap();
-    assert_eq!(kernel.counters_of(namespace.cookie()).unwrap(), None);
-    assert_eq!(kernel.counters().unwrap(), total_before.plus(&expected), "the total outlives the registration");
+    kernel.namespaces().unregister(namespace.cookie()).unwrap();
+    assert_eq!(kernel.namespaces().counters_of(namespace.cookie()).unwrap(), None);
+    assert_eq!(
+        kernel.namespaces().total().unwrap(),
+        total_before.plus(&expected),
+        "the total outlives the registration"
+    );
 }
 
 #[test]
@@ -111,7 +115,7 @@ fn what_stands_is_told_while_it_stands() {
     }
     let kernel = kernel();
     let namespace = Namespace::new();
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     let sockets = namespace.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -134,7 +138,7 @@ fn other_namespaces_are_not_counted() {
     }
     let kernel = kernel();
     let (registered, other) = (Namespace::new(), Namespace::new());
-    kernel.register(registered.cookie()).unwrap();
+    kernel.namespaces().register(registered.cookie()).unwrap();
     other.run(|| converse(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
     // And this thread's own, the host's as a rule.
     converse(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
@@ -143,8 +147,8 @@ fn other_namespaces_are_not_counted() {
     let expected =
         Counters { listen_opened: 1, listen_closed: 1, established_active: 1, established_passive: 1, closed: 2 };
     expect_counts(&kernel, registered.cookie(), expected);
-    assert_eq!(kernel.counters().unwrap(), expected);
-    assert_eq!(kernel.counters_of(other.cookie()).unwrap(), None);
+    assert_eq!(kernel.namespaces().total().unwrap(), expected);
+    assert_eq!(kernel.namespaces().counters_of(other.cookie()).unwrap(), None);
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn attempts_that_fail_are_not_counted() {
     }
     let kernel = kernel();
     let namespace = Namespace::new();
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     namespace.run(|| {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         assert!(TcpStream::connect(free).is_err());
@@ -173,7 +177,7 @@ fn a_reset_is_an_end_too() {
     }
     let kernel = kernel();
     let namespace = Namespace::new();
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     namespace.run(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -196,18 +200,18 @@ fn a_namespace_registered_twice_is_counted_until_both_are_gone() {
     let namespace = Namespace::new();
     let listen = || namespace.run(|| drop(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
 
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     listen();
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     assert_eq!(counts(&kernel, namespace.cookie()).listen_opened, 1, "a second registration keeps the counts");
-    kernel.unregister(namespace.cookie()).unwrap();
+    kernel.namespaces().unregister(namespace.cookie()).unwrap();
     listen();
     assert_eq!(counts(&kernel, namespace.cookie()).listen_opened, 2);
-    kernel.unregister(namespace.cookie()).unwrap();
-    assert_eq!(kernel.counters_of(namespace.cookie()).unwrap(), None);
-    kernel.unregister(namespace.cookie()).expect("once too often does no harm");
+    kernel.namespaces().unregister(namespace.cookie()).unwrap();
+    assert_eq!(kernel.namespaces().counters_of(namespace.cookie()).unwrap(), None);
+    kernel.namespaces().unregister(namespace.cookie()).expect("once too often does no harm");
 
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     assert_eq!(counts(&kernel, namespace.cookie()), Counters::default(), "a new registration begins at zero");
 }
 
@@ -220,7 +224,7 @@ fn nothing_is_lost_when_all_cpus_count_at_once() {
     const EACH: u64 = 500;
     let kernel = kernel();
     let namespace = Arc::new(Namespace::new());
-    kernel.register(namespace.cookie()).unwrap();
+    kernel.namespaces().register(namespace.cookie()).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
@@ -242,7 +246,7 @@ fn nothing_is_lost_when_all_cpus_count_at_once() {
         closed: 2 * connections,
     };
     expect_counts(&kernel, namespace.cookie(), expected);
-    assert_eq!(kernel.counters().unwrap(), expected);
+    assert_eq!(kernel.namespaces().total().unwrap(), expected);
 }
 
 #[test]
@@ -259,7 +263,7 @@ fn it_lives_beside_other_programs_and_keeps_their_flags() {
 
     let namespace = Namespace::new();
     for kernel in [&kernel, &second] {
-        kernel.register(namespace.cookie()).unwrap();
+        kernel.namespaces().register(namespace.cookie()).unwrap();
     }
     namespace.run(|| converse(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
 
@@ -291,7 +295,7 @@ fn log_records_come_through_when_they_are_wanted() {
         runtime.block_on(async {
             let kernel = kernel();
             kernel.forward_logs();
-            kernel.register(cookie).unwrap();
+            kernel.namespaces().register(cookie).unwrap();
             namespace.run(|| converse(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
             kernel.log_events(true).unwrap();
             let port = namespace.run(|| {

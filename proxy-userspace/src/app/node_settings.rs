@@ -12,9 +12,8 @@ use crate::drain::DrainWatch;
 use crate::fastpath::Fastpath;
 use crate::http::{HeadLimits, ResponseLimits};
 use crate::node::accept::Listener;
-use crate::node::{Node, NodeSettings, Timeouts};
-use crate::relay::Engine;
-use crate::relay::fast::{Fast, Policy};
+use crate::node::{Engine, FastPath, Node, NodeSettings, Timeouts};
+use crate::relay::fast::Policy;
 use crate::relay::pipe::PipePool;
 
 impl Serve for Arc<Node> {
@@ -61,7 +60,7 @@ pub(super) fn node_settings(
 }
 
 fn engine(relay: &RelayConfig, pipes: &Arc<PipePool>, fastpath: &Fastpath) -> Engine {
-    let fast = |policy| fastpath.flows().ok().map(|flows| Fast { flows: Arc::clone(flows), policy });
+    let fast = |policy| fastpath.flows().ok().map(|flows| FastPath { flows: Arc::clone(flows), policy });
     let pipes = || Some(Arc::clone(pipes));
     match relay.path {
         RelayPath::Auto => Engine { pipes: pipes(), fast: fast(Policy::MEASURED) },

@@ -42,7 +42,7 @@ pub(super) enum BtfError {
 
 /// What the running kernel's type information tells.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Where fields are.
     pub(super) offsets: Offsets,
     /// The size of `struct pt_regs`.

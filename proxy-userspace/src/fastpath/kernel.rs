@@ -1,6 +1,5 @@
 //! Loads the programs, attaches them, and talks to them through their maps.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -8,22 +7,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::EbpfLoader;
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, MapData};
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, SockOps};
 use aya::util::KernelVersion;
 use caps::{CapSet, Capability};
 use parking_lot::Mutex;
-use proxy_common::{ArmRequest, Calls, Counters, Offsets, Pace, Settings, SettleRequest, names};
+use proxy_common::{Settings, names};
 use tokio::task::AbortHandle;
 
-use super::flows::Flows;
+use super::counters::Namespaces;
+use super::fast::{Flows, Proof, proof};
 use super::listeners::{ListenEvents, Unread};
 use super::logs::{self, Records};
-use super::object::{lacks, take};
-use super::proof::{self, Proof};
-use super::unavailable::one_line;
-use super::{BpfSettings, Unavailable, btf, buffers, calls, cgroup, object};
+use super::object::{into_io, lacks, take};
+use super::settings::BpfSettings;
+use super::unavailable::{Unavailable, one_line};
+use super::value::Value;
+use super::{btf, calls, cgroup, object};
+use crate::relay::bypass::SLOW_BYTES;
 
 /// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
@@ -36,18 +38,10 @@ pub struct Kernel {
     proof: Proof,
     program_id: u32,
     cgroup: PathBuf,
-    namespaces: Mutex<Namespaces>,
+    namespaces: Namespaces,
     listeners: Mutex<Option<Unread>>,
-    total: PerCpuArray<MapData, Value<Counters>>,
     settings: Mutex<Array<MapData, Value<Settings>>>,
     logs: Mutex<Logs>,
-}
-
-/// Registered namespaces: the kernel's tables, and how often each was registered.
-struct Namespaces {
-    map: BpfHashMap<MapData, u64, Value<Counters>>,
-    paces: BpfHashMap<MapData, u64, Value<Pace>>,
-    registrations: HashMap<u64, usize>,
 }
 
 /// Where the programs' log records go.
@@ -59,27 +53,6 @@ enum Logs {
     /// Nowhere any more.
     Gone,
 }
-
-/// A value of `proxy-common` in a map.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub(super) struct Value<T>(pub(super) T);
-
-// SAFETY: `Counters` is `repr(C)` and made of u64 alone, without padding (asserted beside it); any bit pattern is valid.
-unsafe impl aya::Pod for Value<Counters> {}
-// SAFETY: `Pace` is `repr(C)` and made of u64 alone; any bit pattern is valid.
-unsafe impl aya::Pod for Value<Pace> {}
-// SAFETY: `Settings` is `repr(C)` and made of u32 alone; any bit pattern is valid.
-unsafe impl aya::Pod for Value<Settings> {}
-// SAFETY: `Offsets` is `repr(C)` and made of u32 alone; any bit pattern is valid.
-unsafe impl aya::Pod for Value<Offsets> {}
-// SAFETY: `Calls` is `repr(C)` and made of u32 alone; any bit pattern is valid.
-unsafe impl aya::Pod for Value<Calls> {}
-// SAFETY: `ArmRequest` is `repr(C)` and made of integers and arrays of bytes, without padding: its size, asserted beside it, is
-// the sum of its fields. Any bit pattern is valid.
-unsafe impl aya::Pod for Value<ArmRequest> {}
-// SAFETY: `SettleRequest` is `repr(C)` and made of u32 alone; any bit pattern is valid.
-unsafe impl aya::Pod for Value<SettleRequest> {}
 
 impl Kernel {
     /// Loads the embedded object and attaches its program, whatever the settings' mode says.
@@ -105,10 +78,8 @@ impl Kernel {
         }
         let mut ebpf = loader.load(object)?;
         let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(one_line(&error)))?;
-        let (map, paces) = (take(&mut ebpf, names::NAMESPACES)?, take(&mut ebpf, names::PACES)?);
-        let namespaces = Namespaces { map, paces, registrations: HashMap::new() };
+        let namespaces = Namespaces::take(&mut ebpf)?;
         let listeners = Unread::take(&mut ebpf)?;
-        let total = take(&mut ebpf, names::TOTAL)?;
         let mut settings = take(&mut ebpf, names::SETTINGS)?;
 
         let program = ebpf.program_mut(names::SOCKET_EVENTS).ok_or_else(|| lacks(names::SOCKET_EVENTS))?;
@@ -138,9 +109,8 @@ impl Kernel {
             proof,
             program_id,
             cgroup: path,
-            namespaces: Mutex::new(namespaces),
+            namespaces,
             listeners: Mutex::new(Some(listeners)),
-            total,
             settings: Mutex::new(settings),
             logs: Mutex::new(Logs::Kept(records)),
         })
@@ -156,52 +126,9 @@ impl Kernel {
         &self.cgroup
     }
 
-    /// Begins to count the sockets of a namespace and to tell of those that listen, or adds one to the registrations that it has.
-    ///
-    /// Sockets that are listening or connected already are not counted, and neither is their end.
-    ///
-    /// # Errors
-    ///
-    /// `E2BIG` when [`proxy_common::MAX_NAMESPACES`] are registered, `ENOMEM`, or `EPERM` where a kernel older than 5.19
-    /// wants CAP_BPF for this too.
-    pub fn register(&self, cookie: u64) -> io::Result<()> {
-        let mut namespaces = self.namespaces.lock();
-        let Namespaces { map, paces, registrations } = &mut *namespaces;
-        if let Some(count) = registrations.get_mut(&cookie) {
-            *count += 1;
-            return Ok(());
-        }
-        // First what only matters together with the other: a program that sees one of them sees both.
-        paces.insert(cookie, Value(Pace::default()), 0).map_err(into_io)?;
-        if let Err(error) = map.insert(cookie, Value(Counters::default()), 0) {
-            let _ = paces.remove(&cookie); // alone it does nothing
-            return Err(into_io(error));
-        }
-        registrations.insert(cookie, 1);
-        Ok(())
-    }
-
-    /// Takes back one registration; after the last one the namespace is not counted any more, and its counts are gone.
-    ///
-    /// # Errors
-    ///
-    /// Those of the `bpf` system call; a namespace that is not registered is none.
-    pub fn unregister(&self, cookie: u64) -> io::Result<()> {
-        let mut namespaces = self.namespaces.lock();
-        let Namespaces { map, paces, registrations } = &mut *namespaces;
-        match registrations.get_mut(&cookie) {
-            None => Ok(()),
-            Some(count) if *count > 1 => {
-                *count -= 1;
-                Ok(())
-            }
-            Some(_) => {
-                map.remove(&cookie).map_err(into_io)?;
-                let _ = paces.remove(&cookie); // alone it does nothing
-                registrations.remove(&cookie);
-                Ok(())
-            }
-        }
+    /// The network namespaces whose sockets are counted, and what was counted.
+    pub const fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
     }
 
     /// The news of listening sockets, for the first who asks; called from within a tokio runtime.
@@ -210,35 +137,6 @@ impl Kernel {
     /// The reactor's.
     pub fn listen_events(&self) -> io::Result<Option<ListenEvents>> {
         self.listeners.lock().take().map(Unread::open).transpose()
-    }
-
-    /// How many of a namespace's [`listen_events`](Self::listen_events) were lost since its registration.
-    pub fn lost_of(&self, cookie: u64) -> u64 {
-        // The one error is that it is not registered.
-        self.namespaces.lock().paces.get(&cookie, 0).map_or(0, |Value(pace)| pace.lost)
-    }
-
-    /// The counts of all registered namespaces together since the start; what a namespace counted stays when it goes.
-    ///
-    /// # Errors
-    ///
-    /// Those of the `bpf` system call.
-    pub fn counters(&self) -> io::Result<Counters> {
-        let per_cpu = self.total.get(&0, 0).map_err(into_io)?;
-        Ok(per_cpu.iter().fold(Counters::default(), |sum, Value(counters)| sum.plus(counters)))
-    }
-
-    /// The counts of one namespace; none if it is not registered.
-    ///
-    /// # Errors
-    ///
-    /// Those of the `bpf` system call.
-    pub fn counters_of(&self, cookie: u64) -> io::Result<Option<Counters>> {
-        match self.namespaces.lock().map.get(&cookie, 0) {
-            Ok(Value(counters)) => Ok(Some(counters)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(into_io(error)),
-        }
     }
 
     /// Whether the programs write a log record for each event.
@@ -270,7 +168,7 @@ impl Kernel {
         let daemon = flows.process()?;
         self.change(|settings| {
             settings.daemon = daemon;
-            settings.server_sndbuf = buffers::SLOW_BYTES;
+            settings.server_sndbuf = SLOW_BYTES;
         })
     }
 
@@ -365,14 +263,5 @@ fn open_cgroup(settings: &BpfSettings) -> Result<(PathBuf, File), Unavailable> {
     match File::open(&path) {
         Ok(file) => Ok((path, file)),
         Err(error) => Err(Unavailable::Cgroup { path, error: error.to_string() }),
-    }
-}
-
-/// The system call's own error where there is one.
-fn into_io(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        MapError::IoError(error) => error,
-        other => io::Error::other(other),
     }
 }

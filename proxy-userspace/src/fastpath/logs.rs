@@ -8,7 +8,8 @@ use log::{Level, Log, Metadata, Record};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::LOG_TARGET;
+/// The target of log lines that come from the programs in the kernel.
+pub const LOG_TARGET: &str = "portsplice::ebpf";
 
 /// The reading end of the programs' log.
 pub(super) type Records = EbpfLogger<ToTracing>;

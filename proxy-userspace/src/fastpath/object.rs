@@ -1,5 +1,7 @@
 //! The eBPF object inside this binary, and what is taken out of it.
 
+use std::io;
+
 use aya::Ebpf;
 use aya::maps::MapError;
 
@@ -25,4 +27,13 @@ where
 /// The object is not the one that this code was written for.
 pub(super) fn lacks(name: &str) -> Unavailable {
     Unavailable::Refused(format!("the embedded object has no {name}: build it anew with `cargo xtask build-ebpf`"))
+}
+
+/// The system call's own error where there is one.
+pub(super) fn into_io(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::IoError(error) => error,
+        other => io::Error::other(other),
+    }
 }

@@ -10,15 +10,15 @@ use super::interim::Interims;
 use super::reply::Reply;
 use super::secure;
 use super::upload::Sent;
-use crate::fastpath::ServerUse;
 use crate::http::{
     self, Asked, ChunkMode, Chunked, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
 };
-use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
-use crate::relay::fast::{ChunkedResponse, Response};
-use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream, UNTIL_END};
+use crate::relay::bypass::ServerUse;
+use crate::relay::fast::{ChunkedResponse, Fast, Response};
+use crate::relay::pipe::PipePool;
+use crate::relay::{Direction, Flow, FlowError, Meter, Stream, UNTIL_END};
 
 const ENDED_EARLY: &str = "the container's answer ended early";
 const RESET: &str = "the container reset the connection";
@@ -61,7 +61,7 @@ pub(super) struct Download<'a> {
     /// What was read of the container and not used yet.
     pub(super) read: &'a mut ReadBuffer,
     pub(super) meter: &'a Meter,
-    pub(super) engine: &'a Engine,
+    pub(super) pipes: Option<&'a PipePool>,
     pub(super) limits: &'a ResponseLimits,
     pub(super) asked: &'a Asked,
     pub(super) reply: &'a Reply,
@@ -75,8 +75,8 @@ pub(super) struct Download<'a> {
     pub(super) reused: bool,
     /// Whether the node is shutting down, so that no connection should go on.
     pub(super) draining: &'a (dyn Fn() -> bool + Sync),
-    /// The container's network namespace, if its responses may take the fast path.
-    pub(super) netns: Option<&'a Netns>,
+    /// The fast path, if it may be taken.
+    pub(super) fast: Option<Fast<'a>>,
     /// How long the container keeps the connection without a request, where it says so.
     pub(super) patience: &'a mut Option<Duration>,
     /// Set when the fast path leaves the container's connection unfit for another response.
@@ -277,8 +277,8 @@ impl Download<'_> {
     where
         Self: 'f,
     {
-        let Self { origin: from, client: to, meter, engine, .. } = *self;
-        Flow { from, to, direction: Direction::Down, meter, engine }
+        let Self { origin: from, client: to, meter, pipes, .. } = *self;
+        Flow { from, to, direction: Direction::Down, meter, pipes }
     }
 
     /// The same, past this process where that is possible.
@@ -288,7 +288,7 @@ impl Download<'_> {
     {
         Response {
             flow: self.flow(),
-            netns: self.netns,
+            fast: self.fast,
             server: ServerUse::Answers,
             ready,
             talk: None,

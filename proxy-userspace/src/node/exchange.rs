@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::connections::{Activity, Connection};
 use super::download::{Download, DownloadError, Ended, Seen};
+use super::engine::FastFor;
 use super::origin::Origin;
 use super::parting::{FIRST_LOOK, Parting};
 use super::reply::Reply;
@@ -21,7 +22,6 @@ use super::upload::{Sent, Upload, UploadError};
 use super::{NodeSettings, Timeouts};
 use crate::container::Container;
 use crate::metrics::Metrics;
-use crate::netns::Netns;
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::sock::Tails;
@@ -119,20 +119,16 @@ impl Exchange<'_> {
         let sent = Sent::default();
         let retry = (self.origin.used && request.replayable).then(|| Retry::new(&self.origin.stream, head.len()));
         let (spent, surplus) = (AtomicBool::new(false), AtomicBool::new(false));
-        let mut upload = Upload {
-            client: self.client,
-            read: self.read,
-            origin: &self.origin.stream,
-            meter,
-            engine: &self.settings.engine,
-            sent: &sent,
-        };
+        let engine = &self.settings.engine;
+        let (pipes, fast) = (engine.pipes.as_deref(), engine.fast_for(&self.origin.container));
+        let mut upload =
+            Upload { client: self.client, read: self.read, origin: &self.origin.stream, meter, pipes, sent: &sent };
         let mut download = Download {
             client: self.client,
             origin: &self.origin.stream,
             read: &mut self.origin.read,
             meter,
-            engine: &self.settings.engine,
+            pipes,
             limits: &self.settings.response_head,
             asked: &request.asked,
             reply: self.reply,
@@ -143,7 +139,7 @@ impl Exchange<'_> {
             expect_continue: request.expect_continue,
             reused: self.origin.used,
             draining: self.draining,
-            netns: lane_netns(&self.origin.container),
+            fast: fast.as_ref().map(FastFor::relay),
             patience: &mut self.origin.patience,
             spent: &spent,
             surplus: &surplus,
@@ -229,13 +225,10 @@ impl Exchange<'_> {
         self.client.reset_on_close();
         self.origin.stream.reset_on_close();
         let origin = (&self.origin.stream, &mut self.origin.read);
-        let mut relay = pin!(tunnel(
-            (self.client, self.read),
-            origin,
-            meter,
-            &self.settings.engine,
-            lane_netns(&self.origin.container)
-        ));
+        let engine = &self.settings.engine;
+        let (pipes, fast) = (engine.pipes.as_deref(), engine.fast_for(&self.origin.container));
+        let fast = fast.as_ref().map(FastFor::relay);
+        let mut relay = pin!(tunnel((self.client, self.read), origin, meter, pipes, fast));
         let mut check = watch.next_check(true, true);
         poll_fn(|cx| {
             if let Poll::Ready(result) = relay.as_mut().poll(cx) {
@@ -248,11 +241,6 @@ impl Exchange<'_> {
         })
         .await
     }
-}
-
-/// The network namespace of a container whose responses may take the fast path.
-fn lane_netns(container: &Container) -> Option<&Netns> {
-    (!container.policy.no_fast_path).then_some(&*container.netns)
 }
 
 /// What is too late.

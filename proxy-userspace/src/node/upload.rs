@@ -8,7 +8,8 @@ use super::SPLICED_CHUNK;
 use crate::http::{BodyFraming, ChunkMode, Chunked};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
-use crate::relay::{Direction, Engine, Flow, FlowError, Meter, Stream};
+use crate::relay::pipe::PipePool;
+use crate::relay::{Direction, Flow, FlowError, Meter, Stream};
 
 /// Why a request could not be sent whole.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(super) struct Upload<'a> {
     pub(super) read: &'a mut ReadBuffer,
     pub(super) origin: &'a Stream,
     pub(super) meter: &'a Meter,
-    pub(super) engine: &'a Engine,
+    pub(super) pipes: Option<&'a PipePool>,
     pub(super) sent: &'a Sent,
 }
 
@@ -147,13 +148,8 @@ impl Upload<'_> {
             self.read.consume(early);
             return Box::pin(self.raw(length - early as u64)).await;
         }
-        let flow = Flow {
-            from: self.client,
-            to: self.origin,
-            direction: Direction::Up,
-            meter: self.meter,
-            engine: self.engine,
-        };
+        let flow =
+            Flow { from: self.client, to: self.origin, direction: Direction::Up, meter: self.meter, pipes: self.pipes };
         match flow.run(length).await {
             Ok(moved) if moved == length => Ok(()),
             Ok(_) => Err(UploadError::Request(Refusal::BodyEnded)),

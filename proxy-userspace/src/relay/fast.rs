@@ -4,17 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use parking_lot::Mutex;
+use super::bypass::{self, Bypass, BypassRequest, FastFlow, Framing, SLOW_BYTES, ServerUse};
+use super::flow::{Flow, FlowError, UNTIL_END, begins_in_bulk};
+use super::gate::{Gate, Talk};
 
-use super::flow::{Flow, FlowError, Gate, UNTIL_END, begins_in_bulk};
-use crate::fastpath::{Flows, Framing, Lane, Request, SLOW_BYTES, ServerUse};
-use crate::netns::Netns;
-
-/// The fast path, and the choice of what takes it.
-#[derive(Debug, Clone)]
-pub struct Fast {
-    /// The kernel's side.
-    pub flows: Arc<Flows>,
+/// The fast path for the responses of one container, and the choice of which of them take it.
+#[derive(Debug, Clone, Copy)]
+pub struct Fast<'a> {
+    /// The way itself.
+    pub bypass: &'a dyn Bypass,
     /// When it is worth its price.
     pub policy: Policy,
 }
@@ -74,8 +72,8 @@ impl Seen {
 pub(crate) struct Response<'a> {
     /// The ordinary way.
     pub(crate) flow: Flow<'a>,
-    /// The container's network namespace; none if its responses are to pass this process.
-    pub(crate) netns: Option<&'a Netns>,
+    /// The way past this process, if it may be taken.
+    pub(crate) fast: Option<Fast<'a>>,
     /// What the server does meanwhile.
     pub(crate) server: ServerUse,
     /// Whether the server has all that it is to read, for now.
@@ -95,25 +93,25 @@ impl Response<'_> {
     /// # Errors
     /// As for [`Flow::run`]. After an error the connections must be reset: bytes may be on their way between them.
     pub(crate) async fn run(&self, limit: u64) -> Result<u64, FlowError> {
-        let Some(fast) = &self.flow.engine.fast else { return self.flow.run(limit).await };
+        let Some(fast) = self.fast else { return self.flow.run(limit).await };
         let (mut left, mut bulk) = (limit, begins_in_bulk(limit));
         let mut seen = Seen::default();
-        let mut lane: Option<Arc<Lane>> = None;
+        let mut fast_flow: Option<Arc<dyn FastFlow>> = None;
         loop {
-            if let Some(armed) = &lane {
+            if let Some(armed) = &fast_flow {
                 left = armed.budget();
             }
             if self.talk.is_some_and(Talk::interrupted) {
                 seen = Seen { hopeless: seen.hopeless, ..Seen::default() };
-                self.leave(lane.take()).await?;
+                self.leave(fast_flow.take()).await?;
             }
             if left == 0 {
                 break;
             }
-            if lane.is_none() && fast.policy.allows(limit, left, seen) && (self.ready)() {
-                lane = self.enter(fast, Framing::Plain, left, &mut seen);
+            if fast_flow.is_none() && fast.policy.allows(limit, left, seen) && (self.ready)() {
+                fast_flow = self.enter(fast, Framing::Plain, left, &mut seen);
             }
-            let step = match self.flow.step(left, bulk, lane.as_deref().map(Gate::Lane)).await {
+            let step = match self.flow.step(left, bulk, fast_flow.as_deref().map(Gate::FastFlow)).await {
                 Ok(step) => step,
                 // All of the response is through. What is behind it belongs to nothing, and neither does the connection.
                 Err(FlowError::Surplus) => {
@@ -126,13 +124,13 @@ impl Response<'_> {
             if step.moved == 0 {
                 break;
             }
-            if lane.is_none() {
+            if fast_flow.is_none() {
                 left -= step.moved;
             }
             seen = seen.and(step.moved);
             bulk = step.bulk;
         }
-        if let Some(armed) = &lane {
+        if let Some(armed) = &fast_flow {
             self.leave(Some(Arc::clone(armed))).await?;
             left = armed.budget();
         }
@@ -140,33 +138,29 @@ impl Response<'_> {
     }
 
     /// Arms the flow, or notes whether that is worth another attempt.
-    fn enter(&self, fast: &Fast, framing: Framing, budget: u64, seen: &mut Seen) -> Option<Arc<Lane>> {
+    fn enter(&self, fast: Fast<'_>, framing: Framing, budget: u64, seen: &mut Seen) -> Option<Arc<dyn FastFlow>> {
         *seen = Seen { tried: true, ..Seen::default() };
-        let ends = (self.flow.from.plain(), self.flow.to.plain(), self.netns);
-        let (Some(from), Some(to), Some(netns)) = ends else {
+        let (Some(upstream), Some(client)) = (self.flow.from.plain(), self.flow.to.plain()) else {
             seen.hopeless = true;
             return None;
         };
-        let request =
-            Request { netns, client: &to.socket(), upstream: &from.socket(), framing, budget, server: self.server };
-        match fast.flows.open(&request) {
-            Ok(lane) => {
+        match fast.bypass.open(&BypassRequest { client, upstream, framing, budget, server: self.server }) {
+            Ok(fast_flow) => {
                 seen.tried = false;
-                from.keep_receive_buffer(SLOW_BYTES);
-                if lane.server_blocks() {
+                upstream.keep_receive_buffer(SLOW_BYTES);
+                if fast_flow.exhausts_server() {
                     self.spend();
                 }
-                let lane = Arc::new(lane);
-                self.flow.meter.fast_begins(Arc::clone(&lane));
+                self.flow.meter.fast_begins(Arc::clone(&fast_flow));
                 if let Some(talk) = self.talk {
-                    talk.begins(Arc::clone(&lane));
+                    talk.begins(Arc::clone(&fast_flow));
                 }
-                Some(lane)
+                Some(fast_flow)
             }
-            Err(reason) => {
-                seen.hopeless = !reason.passes();
+            Err(error) => {
+                seen.hopeless = error.permanent;
                 if seen.hopeless {
-                    tracing::debug!(%reason, "a response does not take the fast path");
+                    tracing::debug!(reason = error.reason, "a response does not take the fast path");
                 }
                 None
             }
@@ -178,17 +172,17 @@ impl Response<'_> {
     }
 
     /// Ends the flow, so that what is written to the client now comes behind all that went past.
-    async fn leave(&self, lane: Option<Arc<Lane>>) -> Result<(), FlowError> {
-        let Some(lane) = lane else { return Ok(()) };
-        let settled = lane.settle().await;
+    async fn leave(&self, fast_flow: Option<Arc<dyn FastFlow>>) -> Result<(), FlowError> {
+        let Some(fast_flow) = fast_flow else { return Ok(()) };
+        let drained = bypass::drain(&*fast_flow).await;
         self.flow.meter.fast_ends();
-        if let Some(from) = self.flow.from.plain() {
-            from.keep_receive_buffer(0);
+        if let Some(upstream) = self.flow.from.plain() {
+            upstream.keep_receive_buffer(0);
         }
         if let Some(talk) = self.talk {
             talk.ends();
         }
-        settled.map_err(|_| FlowError::Unsettled)
+        Ok(drained?)
     }
 }
 
@@ -196,7 +190,7 @@ impl Response<'_> {
 /// kernel follows them. The two hand the place they have come to over to each other.
 pub(crate) struct ChunkedResponse<'a> {
     response: Response<'a>,
-    lane: Option<Arc<Lane>>,
+    fast_flow: Option<Arc<dyn FastFlow>>,
     seen: Seen,
     /// Bytes that were taken and are not passed on in full.
     taken: u64,
@@ -204,7 +198,7 @@ pub(crate) struct ChunkedResponse<'a> {
 
 impl<'a> ChunkedResponse<'a> {
     pub(crate) fn new(response: Response<'a>) -> Self {
-        Self { response, lane: None, seen: Seen::default(), taken: 0 }
+        Self { response, fast_flow: None, seen: Seen::default(), taken: 0 }
     }
 
     /// To be called with bytes at hand that have passed, before they are decoded: where the kernel has come to, if it
@@ -213,75 +207,45 @@ impl<'a> ChunkedResponse<'a> {
     /// # Errors
     /// [`FlowError::Unsettled`], when what went past before does not arrive.
     pub(crate) async fn resumes(&mut self) -> Result<Option<u64>, FlowError> {
-        let Some(lane) = self.lane.as_ref().filter(|lane| !lane.is_claimed()) else { return Ok(None) };
-        lane.claim().await.map_err(|_| FlowError::Unsettled)?;
-        Ok(Some(lane.budget()))
+        let Some(fast_flow) = self.fast_flow.as_deref().filter(|flow| !flow.is_claimed()) else { return Ok(None) };
+        bypass::claim(fast_flow).await?;
+        Ok(Some(fast_flow.budget()))
     }
 
     /// So many bytes were decoded, and so many are about to be written for them.
     pub(crate) fn passed(&mut self, taken: usize, written: usize) {
         self.seen = self.seen.and(taken as u64);
-        if let Some(lane) = &self.lane {
+        if let Some(fast_flow) = &self.fast_flow {
             self.taken += taken as u64;
-            lane.writes(written as u64);
+            fast_flow.writes(written as u64);
         }
     }
 
     /// All that was read is decoded and written. `until_line` is the place, if it is one that can be handed over.
     pub(crate) fn drained(&mut self, until_line: Option<u64>) {
         let Some(place) = until_line else { return };
-        match &self.lane {
-            Some(lane) if lane.is_claimed() => lane.release_at(std::mem::take(&mut self.taken), place),
+        match &self.fast_flow {
+            Some(fast_flow) if fast_flow.is_claimed() => fast_flow.release_at(std::mem::take(&mut self.taken), place),
             Some(_) => {}
             None => self.try_enter(place),
         }
     }
 
     fn try_enter(&mut self, place: u64) {
-        let Some(fast) = &self.response.flow.engine.fast else { return };
+        let Some(fast) = self.response.fast else { return };
         if fast.policy.allows(UNTIL_END, UNTIL_END, self.seen) && (self.response.ready)() {
-            self.lane = self.response.enter(fast, Framing::Chunked, place, &mut self.seen);
+            self.fast_flow = self.response.enter(fast, Framing::Chunked, place, &mut self.seen);
         }
     }
 
     /// Whether the kernel may carry messages past this process.
     pub(crate) const fn is_armed(&self) -> bool {
-        self.lane.is_some()
+        self.fast_flow.is_some()
     }
 
     /// Ends the flow, at the response's end.
     pub(crate) async fn leave(&mut self) -> Result<(), FlowError> {
-        self.response.leave(self.lane.take()).await
-    }
-}
-
-/// The other direction of a tunnel on a kernel where a server must not be armed while it has something to read: what
-/// comes for it takes its arms away first.
-#[derive(Debug, Default)]
-pub(crate) struct Talk {
-    lane: Mutex<Option<Arc<Lane>>>,
-    interrupted: AtomicBool,
-}
-
-impl Talk {
-    fn begins(&self, lane: Arc<Lane>) {
-        *self.lane.lock() = Some(lane);
-    }
-
-    fn ends(&self) {
-        *self.lane.lock() = None;
-    }
-
-    fn interrupted(&self) -> bool {
-        self.interrupted.swap(false, Relaxed)
-    }
-
-    /// Something comes for the server.
-    pub(super) fn interrupt(&self) {
-        if let Some(lane) = self.lane.lock().take() {
-            lane.withdraw();
-        }
-        self.interrupted.store(true, Relaxed);
+        self.response.leave(self.fast_flow.take()).await
     }
 }
 

@@ -3,33 +3,23 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 use std::task::Poll;
 
 use socket2::Socket;
 
 use super::buffer::{Buffer, LARGE, SMALL};
-use super::fast::{Fast, Talk};
+use super::bypass::Unaccounted;
+use super::gate::Gate;
 use super::meter::{Direction, Meter};
 use super::pipe::PipePool;
 use super::sock::Sock;
 use super::stream::Stream;
-use crate::fastpath::Lane;
 
 /// As many bytes as come, until the stream ends.
 pub const UNTIL_END: u64 = u64::MAX;
 
 /// A step of at least this many bytes is bulk: moving pages beats copying from about here on.
 pub const BULK: u64 = SMALL as u64;
-
-/// What all relays of a node share.
-#[derive(Debug, Clone)]
-pub struct Engine {
-    /// Pipes for splice(2); without them everything is copied.
-    pub pipes: Option<Arc<PipePool>>,
-    /// The fast path; without it everything passes this process.
-    pub fast: Option<Fast>,
-}
 
 /// Which end failed.
 #[derive(Debug)]
@@ -44,35 +34,9 @@ pub enum FlowError {
     Unsettled,
 }
 
-/// Who has a say in each step of a flow.
-#[derive(Clone, Copy)]
-pub(super) enum Gate<'a> {
-    /// The fast path, which other bytes of the same response take.
-    Lane(&'a Lane),
-    /// The other direction of a tunnel.
-    Talk(&'a Talk),
-}
-
-impl Gate<'_> {
-    /// So many bytes were read, and none of them is written yet; gives how many of them may be.
-    async fn read(&self, bytes: u64) -> Result<u64, FlowError> {
-        match self {
-            Self::Lane(lane) => {
-                lane.claim().await.map_err(|_| FlowError::Unsettled)?;
-                Ok(lane.take(bytes))
-            }
-            Self::Talk(talk) => {
-                talk.interrupt();
-                Ok(bytes)
-            }
-        }
-    }
-
-    /// So many bytes were read, and those that may be are written.
-    fn written(&self, bytes: u64) {
-        if let Self::Lane(lane) = self {
-            lane.release(bytes);
-        }
+impl From<Unaccounted> for FlowError {
+    fn from(_: Unaccounted) -> Self {
+        Self::Unsettled
     }
 }
 
@@ -87,8 +51,8 @@ pub struct Flow<'a> {
     pub direction: Direction,
     /// What counts them.
     pub meter: &'a Meter,
-    /// What moves them.
-    pub engine: &'a Engine,
+    /// Pipes for splice(2); without them everything is copied.
+    pub pipes: Option<&'a PipePool>,
 }
 
 /// What one step did: 0 bytes are the end of the stream.
@@ -134,7 +98,7 @@ impl<'a> Flow<'a> {
     /// The sockets and the pipes between them, where splice(2) can serve.
     fn pipes_between(&self) -> Option<(&'a PipePool, &'a Sock, &'a Sock)> {
         let from = self.from.plain().filter(|from| !from.has_tail())?;
-        Some((self.engine.pipes.as_deref()?, from, self.to.plain()?))
+        Some((self.pipes?, from, self.to.plain()?))
     }
 
     async fn splice(
@@ -229,7 +193,7 @@ fn something_waits(socket: &Socket) -> bool {
 /// How many of the bytes that a step has read may be written.
 async fn allowed(gate: Option<Gate<'_>>, read: usize) -> Result<usize, FlowError> {
     match gate {
-        Some(gate) => gate.read(read as u64).await.map(|allowed| allowed as usize),
+        Some(gate) => Ok(gate.read(read as u64).await? as usize),
         None => Ok(read),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::fastpath::Lane;
+use super::bypass::FastFlow;
 
 /// The way bytes go, seen from the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +31,12 @@ pub struct Meter {
 /// Bytes that go past this process, which only the kernel counts.
 #[derive(Debug, Default)]
 struct FastCount {
-    lane: Option<Arc<Lane>>,
-    /// Of this lane's bytes, those that are in the counts already.
+    flow: Option<Arc<dyn FastFlow>>,
+    /// Of this flow's bytes, those that are in the counts already.
     seen: u64,
-    /// All lanes' bytes of the current request.
+    /// All flows' bytes of the current request.
     bytes: u64,
-    /// All lanes' bytes.
+    /// All flows' bytes.
     total: u64,
 }
 
@@ -69,17 +69,17 @@ impl Meter {
         self.spliced.store(true, Relaxed);
     }
 
-    /// Counts from now on what goes past this process on `lane`, too.
-    pub fn fast_begins(&self, lane: Arc<Lane>) {
+    /// Counts from now on what goes past this process by `flow`, too.
+    pub fn fast_begins(&self, flow: Arc<dyn FastFlow>) {
         let mut fast = self.fast.lock();
-        fast.lane = Some(lane);
+        fast.flow = Some(flow);
         fast.seen = 0;
     }
 
-    /// The lane is settled: what it has counted is all.
+    /// The flow is over: what it has counted is all.
     pub fn fast_ends(&self) {
         self.look();
-        self.fast.lock().lane = None;
+        self.fast.lock().flow = None;
     }
 
     /// Bytes that went past this process since the last call.
@@ -97,8 +97,8 @@ impl Meter {
     /// Takes over what the kernel has counted meanwhile.
     fn look(&self) {
         let mut fast = self.fast.lock();
-        let Some(lane) = &fast.lane else { return };
-        let total = lane.fast_bytes();
+        let Some(flow) = &fast.flow else { return };
+        let total = flow.fast_bytes();
         let new = total.saturating_sub(fast.seen);
         if new > 0 {
             fast.seen = total;

@@ -8,12 +8,14 @@ use std::thread;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::buffer::ReadBuffer;
-use super::flow::{Engine, Flow, FlowError, UNTIL_END};
+use super::flow::{Flow, FlowError, UNTIL_END};
 use super::meter::{Direction, Meter};
 use super::pipe::PipePool;
 use super::sock::Sock;
 use super::stream::Stream;
 use super::tunnel;
+
+mod bypassed;
 
 /// Two ends of a loopback connection: one for the test's blocking peer, one for the relay.
 fn connection() -> (TcpStream, Stream) {
@@ -23,12 +25,13 @@ fn connection() -> (TcpStream, Stream) {
     (peer, Stream::Plain(Sock::new(ours.into()).unwrap()))
 }
 
-fn splicing() -> Engine {
-    Engine { pipes: Some(PipePool::new(1 << 20, 4, usize::MAX)), fast: None }
+fn pipes() -> Arc<PipePool> {
+    PipePool::new(1 << 20, 4, usize::MAX)
 }
 
-fn engines() -> [(&'static str, Engine); 2] {
-    [("splice", splicing()), ("copy", Engine { pipes: None, fast: None })]
+/// The ways to move bytes, and the pipes that each has.
+fn ways() -> [(&'static str, Option<Arc<PipePool>>); 2] {
+    [("splice", Some(pipes())), ("copy", None)]
 }
 
 /// Bytes that tell their own position, so that a lost, doubled or swapped block cannot pass.
@@ -46,7 +49,7 @@ fn read_all(mut stream: TcpStream) -> thread::JoinHandle<Vec<u8>> {
 
 #[tokio::test]
 async fn moves_exactly_as_much_as_asked() {
-    for (name, engine) in engines() {
+    for (name, pipes) in ways() {
         for limit in [0usize, 1, 16_383, 16_384, 100_000, 3_000_000] {
             let (mut source, from) = connection();
             let (sink, to) = connection();
@@ -56,7 +59,7 @@ async fn moves_exactly_as_much_as_asked() {
                 source.write_all(&sent).unwrap();
                 source
             });
-            let flow = Flow { from: &from, to: &to, direction: Direction::Up, meter: &meter, engine: &engine };
+            let flow = Flow { from: &from, to: &to, direction: Direction::Up, meter: &meter, pipes: pipes.as_deref() };
             let got = read_all(sink);
             assert_eq!(flow.run(limit as u64).await.unwrap(), limit as u64, "{name} {limit}");
             to.shutdown().await.unwrap();
@@ -72,13 +75,13 @@ async fn moves_exactly_as_much_as_asked() {
 
 #[tokio::test]
 async fn tunnels_half_close_each_way() {
-    for (name, engine) in engines() {
+    for (name, pipes) in ways() {
         let (mut client, c) = connection();
         let (mut server, s) = connection();
         let relay = tokio::spawn(async move {
             let (mut from_client, mut from_server) = (ReadBuffer::default(), ReadBuffer::default());
             let meter = Meter::default();
-            let result = tunnel((&c, &mut from_client), (&s, &mut from_server), &meter, &engine, None).await;
+            let result = tunnel((&c, &mut from_client), (&s, &mut from_server), &meter, pipes.as_deref(), None).await;
             (result.is_ok(), meter.bytes(Direction::Up), meter.bytes(Direction::Down))
         });
         let (up, down) = (pattern(700_000), pattern(2_000_000));
@@ -105,14 +108,14 @@ async fn tunnels_half_close_each_way() {
 
 #[tokio::test]
 async fn tunnels_report_a_reset_even_after_the_peers_end() {
-    for (name, engine) in engines() {
+    for (name, pipes) in ways() {
         for half_closed in [false, true] {
             let (client, c) = connection();
             let (_server, s) = connection();
-            let engine = engine.clone();
+            let pipes = pipes.clone();
             let relay = tokio::spawn(async move {
                 let (mut from_client, mut from_server) = (ReadBuffer::default(), ReadBuffer::default());
-                tunnel((&c, &mut from_client), (&s, &mut from_server), &Meter::default(), &engine, None).await
+                tunnel((&c, &mut from_client), (&s, &mut from_server), &Meter::default(), pipes.as_deref(), None).await
             });
             if half_closed {
                 client.shutdown(Shutdown::Write).unwrap();
@@ -129,7 +132,7 @@ async fn tunnels_report_a_reset_even_after_the_peers_end() {
 
 #[tokio::test]
 async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
-    for (name, engine) in engines() {
+    for (name, pipes) in ways() {
         let (mut source, from) = connection();
         let (mut sink, to) = connection();
         let data = pattern(8 << 20);
@@ -147,7 +150,7 @@ async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
                 }
             }
         });
-        let flow = Flow { from: &from, to: &to, direction: Direction::Down, meter: &meter, engine: &engine };
+        let flow = Flow { from: &from, to: &to, direction: Direction::Down, meter: &meter, pipes: pipes.as_deref() };
         assert_eq!(flow.run(UNTIL_END).await.unwrap(), 8 << 20, "{name}");
         to.shutdown().await.unwrap();
         assert!(reader.join().unwrap() == data, "{name}: bytes came through changed");
@@ -195,9 +198,9 @@ async fn tls_streams_carry_bulk_and_half_close() {
     .0;
     let (sink, to) = connection();
     let data = pattern(5 << 20);
-    let (meter, engine) = (Meter::default(), splicing());
+    let (meter, pipes) = (Meter::default(), Some(pipes()));
     let got = read_all(sink);
-    let flow = Flow { from: &ours, to: &to, direction: Direction::Up, meter: &meter, engine: &engine };
+    let flow = Flow { from: &ours, to: &to, direction: Direction::Up, meter: &meter, pipes: pipes.as_deref() };
     let send = async {
         peer.write_all(&data, &Meter::default(), Direction::Up).await.unwrap();
         peer.shutdown().await.unwrap();

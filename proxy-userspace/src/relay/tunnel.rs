@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 
 use super::buffer::ReadBuffer;
-use super::fast::{Response, Talk};
-use super::flow::{Engine, Flow, FlowError, Gate, UNTIL_END};
+use super::bypass::ServerUse;
+use super::fast::{Fast, Response};
+use super::flow::{Flow, FlowError, UNTIL_END};
+use super::gate::{Gate, Talk};
 use super::meter::{Direction, Meter};
+use super::pipe::PipePool;
 use super::stream::Stream;
-use crate::fastpath::ServerUse;
-use crate::netns::Netns;
 
 /// Relays between `client` and `origin` until both have ended. What was read of each already goes first.
 ///
@@ -22,23 +23,23 @@ pub async fn tunnel(
     client: (&Stream, &mut ReadBuffer),
     origin: (&Stream, &mut ReadBuffer),
     meter: &Meter,
-    engine: &Engine,
-    netns: Option<&Netns>,
+    pipes: Option<&PipePool>,
+    fast: Option<Fast<'_>>,
 ) -> Result<(), FlowError> {
     let (client, client_read) = client;
     let (origin, origin_read) = origin;
     let ended = [AtomicBool::new(false), AtomicBool::new(false)];
-    let up = Flow { from: client, to: origin, direction: Direction::Up, meter, engine };
-    let down = Flow { from: origin, to: client, direction: Direction::Down, meter, engine };
-    // Only where a server must not be armed while it has something to read, is the way there of any concern to the way
+    let up = Flow { from: client, to: origin, direction: Direction::Up, meter, pipes };
+    let down = Flow { from: origin, to: client, direction: Direction::Down, meter, pipes };
+    // Only where a server must not be attached while it has something to read, is the way there of any concern to the way
     // back.
-    let talk = engine.fast.as_ref().filter(|fast| fast.flows.quirks().fionread).map(|_| Talk::default());
+    let talk = fast.filter(|fast| fast.bypass.needs_quiet_server()).map(|_| Talk::default());
     let talk = talk.as_ref();
     let spent = AtomicBool::new(false);
     // A tunnel has no end but that of its connections, so there is nothing beyond it.
     let surplus = AtomicBool::new(false);
     let server = ServerUse::Converses;
-    let response = Response { flow: down, netns, server, ready: &|| true, talk, spent: &spent, surplus: &surplus };
+    let response = Response { flow: down, fast, server, ready: &|| true, talk, spent: &spent, surplus: &surplus };
     let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, talk.map(Gate::Talk))));
     let mut down = pin!(one_way(down, origin_read, &ended[1], response.run(UNTIL_END)));
     poll_fn(|cx| {
@@ -64,7 +65,7 @@ async fn one_way(
     run: impl Future<Output = Result<u64, FlowError>>,
 ) -> FlowError {
     let moved = async {
-        // What was read already goes before anything else can be armed.
+        // What was read already goes before anything else can be attached.
         flow.to.write_all(read.unread(), flow.meter, flow.direction).await.map_err(FlowError::Write)?;
         read.consume(read.unread().len());
         run.await?;

@@ -92,7 +92,7 @@ fn the_named_capabilities_are_enough_and_later_none_is_needed() {
         caps::set(None, caps::CapSet::Effective, &needed).unwrap();
         let kernel = kernel();
         caps::clear(None, caps::CapSet::Effective).unwrap();
-        kernel.register(cookie).unwrap();
+        kernel.namespaces().register(cookie).unwrap();
         kernel.log_events(false).unwrap();
         kernel
     });

@@ -11,8 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::super::flows::Flows;
-use super::super::lane::{Lane, Refused, Request, ServerUse, Unsettled};
+use super::super::kernel_flow::{KernelFlow, Refused, Request};
 use crate::netns::Netns;
+use crate::relay::bypass::{FastFlow, SLOW_BYTES, ServerUse, Unaccounted};
 use proxy_common::{Flow, Framing};
 
 /// Nothing here takes longer, unless somebody waits for what never comes.
@@ -48,7 +49,7 @@ impl<'a> Rig<'a> {
         // A reader that does not read shall be felt soon.
         k.set_recv_buffer_size(128 * 1024)?;
         // As the sock_ops program would: it sees only registered namespaces, and the daemon's own process.
-        let (u, s) = pair(|s| s.set_send_buffer_size(super::super::buffers::SLOW_BYTES as usize))?;
+        let (u, s) = pair(|s| s.set_send_buffer_size(SLOW_BYTES as usize))?;
         c.set_nonblocking(true)?;
         u.set_nonblocking(true)?;
         let (k, s) = (TcpStream::from(k), TcpStream::from(s));
@@ -58,18 +59,18 @@ impl<'a> Rig<'a> {
     }
 
     /// Arms a flow of which `budget` bytes are to come.
-    pub(super) fn try_arm(&self, four: &Four, budget: u64) -> Result<Lane, Refused> {
+    pub(super) fn try_arm(&self, four: &Four, budget: u64) -> Result<KernelFlow, Refused> {
         self.try_arm_framed(four, Framing::Plain, budget)
     }
 
     /// Arms a flow of any framing.
-    pub(super) fn try_arm_framed(&self, four: &Four, framing: Framing, budget: u64) -> Result<Lane, Refused> {
+    pub(super) fn try_arm_framed(&self, four: &Four, framing: Framing, budget: u64) -> Result<KernelFlow, Refused> {
         let (client, upstream) = (&four.c, &four.u);
         self.flows.open(&Request { netns: &self.netns, client, upstream, framing, budget, server: ServerUse::Answers })
     }
 
     /// Arms a flow that ends with its connection.
-    pub(super) fn arm(&self, four: &Four) -> Result<Lane> {
+    pub(super) fn arm(&self, four: &Four) -> Result<KernelFlow> {
         self.try_arm(four, Flow::UNTIL_END).map_err(|reason| anyhow::anyhow!("the flow was not armed: {reason}"))
     }
 }
@@ -88,7 +89,7 @@ fn pair(prepare: impl FnOnce(&Socket) -> io::Result<()>) -> Result<(Socket, Sock
 }
 
 /// Relays what passes to U, as the daemon does, until the server has ended; then ends C. Gives the bytes relayed.
-pub(super) fn relay(four: &Four, lane: &Lane) -> Result<u64> {
+pub(super) fn relay(four: &Four, flow: &KernelFlow) -> Result<u64> {
     let mut relayed = 0;
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -99,12 +100,12 @@ pub(super) fn relay(four: &Four, lane: &Lane) -> Result<u64> {
             Err(error) => return Err(error).context("the container's side"),
         };
         if n == 0 {
-            settle(lane)?;
+            settle(flow)?;
             four.c.shutdown(std::net::Shutdown::Write)?;
             return Ok(relayed);
         }
-        claim(lane)?;
-        let mut left = &buffer[..lane.take(n as u64) as usize];
+        claim(flow)?;
+        let mut left = &buffer[..flow.take(n as u64) as usize];
         ensure!(left.len() == n, "{n} bytes came, and {} were to come", left.len());
         while !left.is_empty() {
             match four.c.send(left) {
@@ -113,22 +114,22 @@ pub(super) fn relay(four: &Four, lane: &Lane) -> Result<u64> {
                 Err(error) => return Err(error).context("the controller's side"),
             }
         }
-        lane.release(n as u64);
+        flow.release(n as u64);
         relayed += n as u64;
     }
 }
 
 /// Waits until it is the daemon's turn, and all that was redirected is with C.
-pub(super) fn claim(lane: &Lane) -> Result<()> {
-    until(|| lane.try_claim())
+pub(super) fn claim(flow: &KernelFlow) -> Result<()> {
+    until(|| flow.try_claim())
 }
 
 /// Waits until a flow is settled.
-pub(super) fn settle(lane: &Lane) -> Result<()> {
-    until(|| lane.try_settle())
+pub(super) fn settle(flow: &KernelFlow) -> Result<()> {
+    until(|| flow.try_drain())
 }
 
-fn until(done: impl Fn() -> Result<bool, Unsettled>) -> Result<()> {
+fn until(done: impl Fn() -> Result<bool, Unaccounted>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !done().map_err(|_| anyhow::anyhow!("what has reached C does not add up"))? {
         ensure!(Instant::now() < deadline, "redirected bytes did not arrive");

@@ -12,9 +12,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFlags, Timespec, epoll};
 use socket2::SockRef;
 
-use super::super::lane::Refused;
+use super::super::kernel_flow::Refused;
 use super::Finding;
 use super::rig::{Four, PATIENCE, Rig, claim, expect, pattern, relay, settle, wait};
+use crate::relay::bypass::FastFlow;
 
 type Case = fn(&Rig<'_>) -> Result<Finding>;
 
@@ -56,7 +57,7 @@ fn send(
     serve: impl FnOnce(&TcpStream) -> Result<()> + Send,
 ) -> Result<(u64, u64)> {
     let mut four = rig.four()?;
-    let lane = rig.arm(&four)?;
+    let flow = rig.arm(&four)?;
     let mut k = four.k.try_clone()?;
     let four = &mut four;
     scope(|scope| {
@@ -64,11 +65,11 @@ fn send(
             let served = serve(&four.s);
             four.s.shutdown(Shutdown::Write).context("cannot end the stream").and(served)
         });
-        let relayed = scope.spawn(|| relay(four, &lane));
+        let relayed = scope.spawn(|| relay(four, &flow));
         if reader == Reader::OnceFull {
             // Whether it became full is judged by the numbers. The server's thread may have to wait for a processor.
             let began = Instant::now();
-            while lane.passed_messages() == 0 && !server.is_finished() && began.elapsed() < PATIENCE {
+            while flow.passed_messages() == 0 && !server.is_finished() && began.elapsed() < PATIENCE {
                 sleep(Duration::from_micros(200));
             }
         }
@@ -82,7 +83,7 @@ fn send(
         let relayed = relayed.join().map_err(|_| anyhow!("the relay panicked"))?;
         server.join().map_err(|_| anyhow!("the server panicked"))?.context("the server")?;
         read?;
-        Ok((lane.fast_bytes(), relayed.context("the relay")?))
+        Ok((flow.fast_bytes(), relayed.context("the relay")?))
     })
 }
 
@@ -155,33 +156,33 @@ fn edge_triggered(rig: &Rig<'_>) -> Result<Finding> {
 
 fn half_close(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane = rig.arm(&four)?;
+    let flow = rig.arm(&four)?;
     four.k.shutdown(Shutdown::Write)?;
     let bytes = pattern(200_000);
     let mut k = four.k.try_clone()?;
     let slow = scope(|scope| {
-        let relayed = scope.spawn(|| relay(&four, &lane));
+        let relayed = scope.spawn(|| relay(&four, &flow));
         let served = (&four.s).write_all(&bytes).and_then(|()| four.s.shutdown(Shutdown::Write));
         let read = expect(&mut k, &bytes);
         served?;
         read?;
         relayed.join().map_err(|_| anyhow!("the relay panicked"))?
     })?;
-    shares((lane.fast_bytes(), slow))
+    shares((flow.fast_bytes(), slow))
 }
 
 fn reset(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane = rig.arm(&four)?;
+    let flow = rig.arm(&four)?;
     (&four.s).write_all(&[1; 1000])?;
     SockRef::from(&four.k).set_linger(Some(Duration::ZERO))?;
     let Four { k, c, u, s } = four;
     drop(k);
     wait(&c, PollFlags::IN)?;
-    let before = lane.fast_bytes();
+    let before = flow.fast_bytes();
     let told = (0..10).find_map(|_| (&s).write_all(&[2; 1000]).err());
-    ensure!(lane.fast_bytes() == before, "messages are still redirected to a connection that was reset");
-    drop((lane, c, u));
+    ensure!(flow.fast_bytes() == before, "messages are still redirected to a connection that was reset");
+    drop((flow, c, u));
     Ok(Finding::Holds(match told {
         Some(error) => format!("its next send says: {error}"),
         None => "its messages pass from then on, and the daemon, which sees the reset, ends the connection".to_owned(),
@@ -190,18 +191,18 @@ fn reset(rig: &Rig<'_>) -> Result<Finding> {
 
 fn last_message(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let flow = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
     (&four.s).write_all(&[1; 400])?;
-    ensure!((lane.fast_bytes(), lane.budget()) == (400, 600), "the first message was not redirected");
+    ensure!((flow.fast_bytes(), flow.budget()) == (400, 600), "the first message was not redirected");
     (&four.s).write_all(&[2; 600])?;
-    ensure!((lane.fast_bytes(), lane.budget()) == (400, 600), "the last message was redirected");
-    settle(&lane)?;
+    ensure!((flow.fast_bytes(), flow.budget()) == (400, 600), "the last message was redirected");
+    settle(&flow)?;
     Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
 }
 
 fn chunks(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane =
+    let flow =
         rig.try_arm_framed(&four, Framing::Chunked, 0).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
     let messages: [(&[u8], Option<u64>); 5] = [
         (b"5\r\nhello\r\n", Some(0)),
@@ -214,68 +215,68 @@ fn chunks(rig: &Rig<'_>) -> Result<Finding> {
     for (number, (message, left)) in messages.iter().enumerate() {
         (&four.s).write_all(message)?;
         fast += left.map_or(0, |_| message.len() as u64);
-        let seen = (lane.fast_bytes(), left.map(|_| lane.budget()));
+        let seen = (flow.fast_bytes(), left.map(|_| flow.budget()));
         ensure!(seen == (fast, *left), "message {number} left {seen:?} instead of {:?}", (fast, left));
     }
-    settle(&lane)?;
+    settle(&flow)?;
     Ok(Finding::Holds(format!("{fast} bytes went fast")))
 }
 
 fn urgent(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane = rig.arm(&four)?;
+    let flow = rig.arm(&four)?;
     let server = SockRef::from(&four.s);
     server.send(b"plain")?;
-    ensure!(lane.fast_bytes() == 5, "an ordinary message was not redirected");
+    ensure!(flow.fast_bytes() == 5, "an ordinary message was not redirected");
     server.send_out_of_band(b"urgent")?;
-    ensure!(lane.fast_bytes() == 5, "urgent data was redirected");
+    ensure!(flow.fast_bytes() == 5, "urgent data was redirected");
     Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
 }
 
 /// Another thread's message is on its way to C while C's numbers do not add up; here they are made not to.
 fn crossing(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane = rig.arm(&four)?;
+    let flow = rig.arm(&four)?;
     let unknown = |_| anyhow!("C cannot be asked");
     (&four.s).write_all(b"hello")?;
     four.c.send(b"?")?;
     (&four.s).write_all(b"hello")?;
-    ensure!(lane.fast_bytes() == 5, "it overtook the other one");
-    ensure!(!lane.try_claim().map_err(unknown)?, "the daemon would write it before the other one");
-    ensure!(lane.take(1) == 1 && lane.try_claim().map_err(unknown)?, "the daemon would wait for ever");
+    ensure!(flow.fast_bytes() == 5, "it overtook the other one");
+    ensure!(!flow.try_claim().map_err(unknown)?, "the daemon would write it before the other one");
+    ensure!(flow.take(1) == 1 && flow.try_claim().map_err(unknown)?, "the daemon would wait for ever");
     Ok(Finding::Holds("it passes, and waits in the daemon".to_owned()))
 }
 
 /// What a container can move (here: what S sends, as if nothing had passed) gives no turn to a second writer.
 fn turns(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let lane = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let flow = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
     let send = |bytes: &[u8]| (&four.s).write_all(bytes);
     send(&[1; 100])?;
-    claim(&lane)?;
+    claim(&flow)?;
     send(&[2; 100])?;
-    ensure!(lane.fast_bytes() == 100, "a message was redirected while it was the daemon's turn");
+    ensure!(flow.fast_bytes() == 100, "a message was redirected while it was the daemon's turn");
     // As if what the daemon holds had been put into U by somebody else: S's own number is where the verdict wants it.
-    ensure!(lane.take(850) == 850 && lane.take(100) == 50 && lane.budget() == 0, "the budget was not what was left");
+    ensure!(flow.take(850) == 850 && flow.take(100) == 50 && flow.budget() == 0, "the budget was not what was left");
     four.c.send(&[3; 900])?;
-    lane.release(100);
+    flow.release(100);
     send(&[4; 1])?;
-    ensure!(lane.fast_bytes() == 100, "more was redirected than was to come");
-    settle(&lane)?;
+    ensure!(flow.fast_bytes() == 100, "more was redirected than was to come");
+    settle(&flow)?;
     send(&[5; 1])?;
-    ensure!(lane.fast_bytes() == 100, "a message was redirected after the end");
+    ensure!(flow.fast_bytes() == 100, "a message was redirected after the end");
 
     let four = rig.four()?;
-    let lane = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let flow = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
     (&four.s).write_all(&[1; 100])?;
     four.c.send(&[9; 1])?;
-    ensure!(matches!(lane.try_settle(), Ok(false)), "a byte more than was to come was not noticed");
+    ensure!(matches!(flow.try_drain(), Ok(false)), "a byte more than was to come was not noticed");
     Ok(Finding::Holds("it passes, and what reaches the client is counted".to_owned()))
 }
 
 fn fionread(rig: &Rig<'_>) -> Result<Finding> {
     let four = rig.four()?;
-    let _lane = rig.arm(&four)?;
+    let _flow = rig.arm(&four)?;
     four.u.send(b"hello")?;
     wait(&four.s, PollFlags::IN)?;
     match rustix::io::ioctl_fionread(&four.s)? {

@@ -1,38 +1,32 @@
 //! The flow table in this process's memory, and who may use which entry.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
-use proxy_common::{Flow, Passed};
+use proxy_common::{Flow, FlowOf};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// An entry of the table as both sides write to it: [`Flow`] with atomics in place of its integers.
-#[repr(C)]
+/// An entry of the table as the daemon has it: [`proxy_common::Flow`] with atomics in place of its integers.
+#[repr(transparent)]
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) turn: AtomicU64,
-    pub(super) relayed: AtomicU32,
-    pub(super) client_start: AtomicU32,
-    pub(super) budget: AtomicU64,
-    pub(super) taken: AtomicU64,
-    pub(super) client: AtomicU64,
-    pub(super) client_cookie: AtomicU64,
-    pub(super) framing: AtomicU32,
-    pub(super) blocking: AtomicU32,
-    pub(super) passing: AtomicU64,
-    pub(super) returned: AtomicU64,
-    pub(super) fast_bytes: AtomicU64,
-    pub(super) fast_messages: AtomicU64,
-    pub(super) passed: [AtomicU64; Passed::COUNT],
-}
+pub(super) struct Entry(FlowOf<AtomicU32, AtomicU64>);
 
 const _: () = assert!(size_of::<Entry>() == size_of::<Flow>() && align_of::<Entry>() == align_of::<Flow>());
-const _: () = assert!(std::mem::offset_of!(Entry, budget) == std::mem::offset_of!(Flow, budget));
-const _: () = assert!(std::mem::offset_of!(Entry, taken) == std::mem::offset_of!(Flow, taken));
-const _: () = assert!(std::mem::offset_of!(Entry, passed) == std::mem::offset_of!(Flow, passed));
+// With this, fields have the same places too: both are one definition.
+const _: () = assert!(size_of::<AtomicU32>() == size_of::<u32>() && align_of::<AtomicU32>() == align_of::<u32>());
+const _: () = assert!(size_of::<AtomicU64>() == size_of::<u64>() && align_of::<AtomicU64>() == align_of::<u64>());
+
+impl Deref for Entry {
+    type Target = FlowOf<AtomicU32, AtomicU64>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
 
 impl Entry {
     /// Sets what the verdict counts to zero.
@@ -142,7 +136,7 @@ mod for_models {
 
     impl From<&Flow> for Entry {
         fn from(flow: &Flow) -> Self {
-            Self {
+            Self(FlowOf {
                 turn: flow.turn.into(),
                 relayed: flow.relayed.into(),
                 client_start: flow.client_start.into(),
@@ -157,7 +151,7 @@ mod for_models {
                 fast_bytes: flow.fast_bytes.into(),
                 fast_messages: flow.fast_messages.into(),
                 passed: flow.passed.map(Into::into),
-            }
+            })
         }
     }
 

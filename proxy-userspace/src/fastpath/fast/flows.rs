@@ -12,14 +12,15 @@ use parking_lot::Mutex;
 use proxy_common::{ArmRequest, Armed, Passed, Settings, SettleRequest, names};
 use socket2::Socket;
 
-use super::btf::Layout;
-use super::calls;
-use super::kernel::Value;
-use super::lane::{Lane, Refused, Request};
-use super::object::{lacks, take};
+use super::super::btf::Layout;
+use super::super::calls;
+use super::super::object::{lacks, take};
+use super::super::unavailable::{Unavailable, one_line};
+use super::super::value::Value;
+use super::in_namespace::InNamespace;
+use super::kernel_flow::{KernelFlow, Refused, Request};
 use super::socket_map::Sockets;
 use super::table::{Entry, Table};
-use super::unavailable::{Unavailable, one_line};
 use crate::netns::Netns;
 
 /// The kernel wants an Ethernet header before the argument, and something behind it.
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Flows {
 
 impl Flows {
     /// Loads the programs of the fast path from an object whose maps are made, and takes the object with it.
-    pub(super) fn load(
+    pub(crate) fn load(
         mut programs: Ebpf,
         layout: &Layout,
         settings: &mut Array<MapData, Value<Settings>>,
@@ -105,8 +106,13 @@ impl Flows {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub fn open(self: &Arc<Self>, request: &Request<'_>) -> Result<Lane, Refused> {
-        Lane::arm(self, request)
+    pub fn open(self: &Arc<Self>, request: &Request<'_>) -> Result<KernelFlow, Refused> {
+        KernelFlow::arm(self, request)
+    }
+
+    /// The fast path for the servers of one network namespace.
+    pub const fn within<'a>(self: &'a Arc<Self>, netns: &'a Netns) -> InNamespace<'a> {
+        InNamespace { flows: self, netns }
     }
 
     /// What this kernel does differently.
@@ -115,7 +121,7 @@ impl Flows {
     }
 
     /// Says once, after the proof, what it has found; what the proof itself did does not count.
-    pub(super) fn proven(&self, quirks: Quirks) {
+    pub(crate) fn proven(&self, quirks: Quirks) {
         // There is one proof, so it is set once.
         let _ = self.quirks.set(quirks);
         self.totals.clear();
@@ -145,7 +151,7 @@ impl Flows {
     }
 
     /// The process id of this process in the initial pid namespace.
-    pub(super) fn process(&self) -> io::Result<u32> {
+    pub(crate) fn process(&self) -> io::Result<u32> {
         self.run(names::PROCESS, &[])
     }
 

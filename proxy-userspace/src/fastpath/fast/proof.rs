@@ -71,7 +71,7 @@ impl Proof {
 /// Plays all items.
 ///
 /// It makes a network namespace, so it needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and runs in a thread of its own.
-pub(super) fn run(flows: &Arc<Flows>) -> (Proof, Quirks) {
+pub(crate) fn run(flows: &Arc<Flows>) -> (Proof, Quirks) {
     let proof = std::thread::scope(|scope| {
         let played = scope.spawn(|| play(flows)).join();
         played.unwrap_or_else(|_| failed("the proof itself", "it panicked".to_owned()))

@@ -6,27 +6,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Duration;
 
 use proxy_common::{
     ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Framing, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
 };
 use socket2::Socket;
-use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
 
 use super::flows::Flows;
 use super::turn::NoTurn;
 use crate::netns::Netns;
-
-/// How long a message may be on its way between two sockets of one host. It takes microseconds, unless the server's
-/// thread is stopped in the middle of its system call.
-const SETTLE: Duration = Duration::from_secs(2);
-
-/// How often a wait asks again at once, before it sleeps: tokio's timer has no steps below a millisecond.
-const YIELDS: u32 = 20;
-/// How long it sleeps at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+use crate::relay::bypass::{AttachError, FastFlow, ServerUse, Unaccounted};
 
 /// What is to be armed.
 #[derive(Debug, Clone, Copy)]
@@ -44,15 +33,6 @@ pub struct Request<'a> {
     pub budget: u64,
     /// What S will be used for while the flow is armed.
     pub server: ServerUse,
-}
-
-/// What a server may do with its socket while the flow is armed; it decides what must be asked of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerUse {
-    /// It has the whole request and only answers it.
-    Answers,
-    /// It reads as well, at any time: an upgraded connection.
-    Converses,
 }
 
 /// Why a flow is not armed. The response then takes the ordinary way, and nothing else happens.
@@ -96,25 +76,23 @@ impl Refused {
     }
 }
 
+impl From<Refused> for AttachError {
+    fn from(reason: Refused) -> Self {
+        Self { reason: reason.label(), permanent: !reason.passes() }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }
 }
 
-/// A message that a verdict has redirected did not reach C's queue in time, more or less than was allowed has reached it,
-/// or C is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unsettled;
-
 /// A flow that was armed: messages of S may go straight to C.
 ///
-/// The daemon relays what passes to U. With such bytes at hand it [claims](Lane::claim) the turn, [takes](Lane::take) what it
-/// may write, writes it, and gives the turn [back](Lane::release). When the response is over it calls [`Lane::settle`]; only
-/// then may anything else be written to C, since a redirected message may still be on its way. Dropped before, C must not be
-/// used any more.
+/// How the daemon relays what passes to U is told at [`FastFlow`].
 #[derive(Debug)]
-pub struct Lane {
+pub struct KernelFlow {
     flows: Arc<Flows>,
     slot: u32,
     generation: u32,
@@ -129,13 +107,13 @@ pub struct Lane {
     settled: AtomicBool,
 }
 
-impl Lane {
+impl KernelFlow {
     pub(super) fn arm(flows: &Arc<Flows>, request: &Request<'_>) -> Result<Self, Refused> {
         let Some(slot) = flows.table.take() else {
             flows.totals.armed(Err(Refused::TableFull));
             return Err(Refused::TableFull);
         };
-        let lane = Self {
+        let flow = Self {
             flows: Arc::clone(flows),
             slot,
             generation: flows.next_generation(),
@@ -145,9 +123,9 @@ impl Lane {
             arrived: AtomicU64::new(0),
             settled: AtomicBool::new(false),
         };
-        let armed = lane.try_arm(request);
+        let armed = flow.try_arm(request);
         flows.totals.armed(armed);
-        armed.map(|()| lane)
+        armed.map(|()| flow)
     }
 
     fn try_arm(&self, request: &Request<'_>) -> Result<(), Refused> {
@@ -198,30 +176,44 @@ impl Lane {
         })
     }
 
-    /// What is to come, in the sense of [`Request::budget`]. It stands still only while the daemon has the turn.
-    pub fn budget(&self) -> u64 {
+    /// Messages that passed so far.
+    pub(super) fn passed_messages(&self) -> u64 {
+        self.entry().passed.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Whether C's sequence number is where all that was taken brings it.
+    fn ask(&self, end: bool) -> Result<bool, Unaccounted> {
+        match self.flows.settle(SettleRequest { slot: self.slot, end: u32::from(end) }) {
+            Ok(settled::YES) => Ok(true),
+            Ok(settled::NOT_YET) => Ok(false),
+            Ok(_) | Err(_) => Err(Unaccounted),
+        }
+    }
+
+    /// Whether what was taken is what the budget has lost.
+    fn adds_up(&self) -> bool {
+        let entry = self.entry();
+        self.framing == Framing::Chunked
+            || self.budget.checked_sub(entry.budget.load(Relaxed)) == Some(entry.taken.load(Relaxed))
+    }
+
+    fn entry(&self) -> &super::table::Entry {
+        self.flows.table.entry(self.slot)
+    }
+}
+
+impl FastFlow for KernelFlow {
+    /// It stands still only while the daemon has the turn.
+    fn budget(&self) -> u64 {
         self.entry().budget.load(Acquire)
     }
 
-    /// To be called with bytes at hand that came through U, before any of them is written: from here on nothing is
-    /// redirected, and all that was has arrived.
-    ///
-    /// # Errors
-    /// [`Unsettled`], as for [`Lane::settle`].
-    pub async fn claim(&self) -> Result<(), Unsettled> {
-        self.wait(|| self.try_claim()).await
-    }
-
-    /// As [`Lane::claim`], without waiting: `false` while a verdict is being reached, or a redirected message is still on its
-    /// way.
-    ///
-    /// # Errors
-    /// [`Unsettled`]: C cannot be asked any more, or the flow has ended.
-    pub fn try_claim(&self) -> Result<bool, Unsettled> {
+    /// `false` while a verdict is being reached, or a redirected message is still on its way.
+    fn try_claim(&self) -> Result<bool, Unaccounted> {
         match self.entry().claim(self.generation) {
             Ok(()) => {}
             Err(NoTurn::Busy) => return Ok(false),
-            Err(NoTurn::Closed) => return Err(Unsettled),
+            Err(NoTurn::Closed) => return Err(Unaccounted),
         }
         // What passed must wait for what did not: both may be messages of different threads. With chunks it must not matter
         // who sent what: bytes that came through U would not be where the coding is, if others were still to come before.
@@ -236,93 +228,29 @@ impl Lane {
         Ok(arrived)
     }
 
-    /// Whether the daemon has the turn.
-    pub fn is_claimed(&self) -> bool {
+    fn is_claimed(&self) -> bool {
         self.entry().is_claimed(self.generation)
     }
 
-    /// Takes up to `n` bytes from a plain response's budget; gives how many, and just so many must be written to C. Only with
-    /// the turn.
-    #[must_use]
-    pub fn take(&self, n: u64) -> u64 {
+    fn take(&self, n: u64) -> u64 {
         self.entry().take(n)
     }
 
-    /// Notes that `n` bytes are about to be written to C that stand where the coding of a chunked response is. Only with the
-    /// turn.
-    pub fn writes(&self, n: u64) {
+    fn writes(&self, n: u64) {
         self.entry().count(n);
     }
 
-    /// Gives the turn back, when of the next `read` bytes that came through U all that was taken is written to C.
-    pub fn release(&self, read: u64) {
+    fn release(&self, read: u64) {
         self.entry().release(self.generation, read);
     }
 
-    /// As [`Lane::release`], for a chunked response that has `place` bytes to go before the next chunk line.
-    pub fn release_at(&self, read: u64, place: u64) {
+    fn release_at(&self, read: u64, place: u64) {
         self.entry().budget.store(place, Relaxed);
         self.release(read);
     }
 
-    /// Bytes that have gone the fast way so far.
-    pub fn fast_bytes(&self) -> u64 {
-        self.entry().fast_bytes.load(Relaxed)
-    }
-
-    /// Messages that passed so far.
-    pub fn passed_messages(&self) -> u64 {
-        self.entry().passed.iter().map(|count| count.load(Relaxed)).sum()
-    }
-
-    /// Ends the flow: from here on every message passes, and just what was taken from the budget is in C's queue.
-    ///
-    /// # Errors
-    /// [`Unsettled`]: the connection must be cut, since nobody knows when the rest of it would turn up.
-    pub async fn settle(&self) -> Result<(), Unsettled> {
-        self.wait(|| self.try_settle()).await
-    }
-
-    async fn wait(&self, done: impl Fn() -> Result<bool, Unsettled>) -> Result<(), Unsettled> {
-        for _ in 0..YIELDS {
-            if done()? {
-                return Ok(());
-            }
-            yield_now().await;
-        }
-        let (mut pause, longest) = PAUSES;
-        let deadline = Instant::now() + SETTLE;
-        while !done()? {
-            if Instant::now() >= deadline {
-                return Err(Unsettled);
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(longest);
-        }
-        Ok(())
-    }
-
-    /// Whether C's sequence number is where all that was taken brings it.
-    fn ask(&self, end: bool) -> Result<bool, Unsettled> {
-        match self.flows.settle(SettleRequest { slot: self.slot, end: u32::from(end) }) {
-            Ok(settled::YES) => Ok(true),
-            Ok(settled::NOT_YET) => Ok(false),
-            Ok(_) | Err(_) => Err(Unsettled),
-        }
-    }
-
-    /// Whether the server reads and writes with blocking calls. One that has begun to read while its socket was armed may
-    /// get `EAGAIN` from a signal, where it does not expect it (`tcp_bpf_recvmsg`); so its connection is not used again.
-    pub fn server_blocks(&self) -> bool {
-        self.entry().blocking.load(Relaxed) != 0
-    }
-
-    /// As [`Lane::settle`], without waiting: `false` while a verdict is being reached, or a redirected message is still on its
-    /// way.
-    ///
-    /// # Errors
-    /// [`Unsettled`]: C cannot be asked any more, or the sums differ.
-    pub fn try_settle(&self) -> Result<bool, Unsettled> {
+    /// `false` while a verdict is being reached, or a redirected message is still on its way.
+    fn try_drain(&self) -> Result<bool, Unaccounted> {
         if self.settled.load(Relaxed) {
             return Ok(true);
         }
@@ -330,37 +258,34 @@ impl Lane {
             return Ok(false);
         }
         if !self.adds_up() {
-            return Err(Unsettled);
+            return Err(Unaccounted);
         }
         let settled = self.ask(true)?;
         self.settled.store(settled, Relaxed);
         Ok(settled)
     }
 
-    /// Whether what was taken is what the budget has lost.
-    fn adds_up(&self) -> bool {
-        let entry = self.entry();
-        self.framing == Framing::Chunked
-            || self.budget.checked_sub(entry.budget.load(Relaxed)) == Some(entry.taken.load(Relaxed))
-    }
-
-    /// Takes S out of its map at once, without waiting for what is on its way to C. It may be called while the daemon has the
-    /// turn for another task.
-    pub fn withdraw(&self) {
+    fn detach(&self) {
         self.flows.remove_server(self.slot);
     }
 
-    fn entry(&self) -> &super::table::Entry {
-        self.flows.table.entry(self.slot)
+    fn fast_bytes(&self) -> u64 {
+        self.entry().fast_bytes.load(Relaxed)
+    }
+
+    /// Whether the server reads and writes with blocking calls. One that has begun to read while its socket was armed may
+    /// get `EAGAIN` from a signal, where it does not expect it (`tcp_bpf_recvmsg`); so its connection is not used again.
+    fn exhausts_server(&self) -> bool {
+        self.entry().blocking.load(Relaxed) != 0
     }
 }
 
-impl Drop for Lane {
+impl Drop for KernelFlow {
     fn drop(&mut self) {
         let settled = self.settled.load(Relaxed);
         if self.armed.load(Relaxed) {
             if !settled {
-                self.withdraw();
+                self.detach();
                 // If a verdict has the turn, the entry remains open, and the table does not hand it out before that is over.
                 let _ = self.entry().close(self.generation);
             }

@@ -9,10 +9,6 @@ use socket2::Socket;
 /// message; the kernel doubles what it is asked for.
 const CLIENT_SNDBUF: usize = 2 * 1024 * 1024;
 
-/// Receive buffer of U, and send buffer of S: what goes the slow way when C is full has to be relayed before the flow can
-/// come back, so it should be little.
-pub const SLOW_BYTES: u32 = 64 * 1024;
-
 /// A server's thread can only wait inside C when the kernel is short of memory, since the verdict sends nothing there that
 /// has no room. This bounds the wait, even when the daemon is gone. The daemon's own writes never wait.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
