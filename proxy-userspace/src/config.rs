@@ -15,7 +15,6 @@ pub mod settings;
 mod show;
 #[cfg(test)]
 mod tests;
-pub mod url;
 
 use std::collections::HashMap;
 use std::env;
@@ -25,14 +24,14 @@ use std::time::Duration;
 
 pub use cluster::{ControlConfig, NodeConfig, PortsConfig, RegistryConfig, RegistryStore};
 pub use error::{ConfigError, Source};
-pub use listen::{CertificateFiles, ListenAddress, ListenConfig};
-pub use setting::{AnySetting, Keyword, Setting, Shape};
-pub use url::authority;
-
-pub use crate::auth::Scheme;
-pub use crate::fastpath::BpfMode;
-use layers::Layers;
 pub use role::Role;
+pub use setting::{AnySetting, Keyword, Setting, Shape};
+
+use crate::auth::Scheme;
+use crate::fastpath::BpfMode;
+use crate::listen::{ListenAddress, ListenConfig};
+use crate::logging::LogFormat;
+use layers::Layers;
 use show::Origins;
 
 /// What all variables' names begin with.
@@ -48,15 +47,6 @@ pub static NODE: Role = Role {
 
 /// The systemd credential (`LoadCredential=portsplice.root:PATH`) that is the root secret when no file is named.
 pub const ROOT_CREDENTIAL: &str = "portsplice.root";
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 impl Keyword for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];

@@ -36,7 +36,7 @@ use crate::ports::Ports;
 use crate::readiness::Readiness;
 
 pub use methods::METHODS;
-pub use socket::{ControlSocket, SocketFile};
+pub use socket::{ControlSocket, SocketFile, SocketSettings};
 
 use client::Client;
 use socket::Access;

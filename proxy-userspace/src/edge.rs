@@ -18,7 +18,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::config::edge::EdgeLimits;
 use crate::limits::ConnectionLimits;
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::registry::StoreError;
@@ -30,6 +29,21 @@ use places::Places;
 /// Large bodies that are read at once: such may have a mebibyte, and others wait. No address has more than a part of these
 /// places (see `places`).
 const LARGE_BODIES: usize = 64;
+
+/// Bounds on what a client may use. Zero timeouts and zero caps are off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EdgeLimits {
+    /// For a request's body.
+    pub body_timeout: Duration,
+    /// For a TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Between two requests of a connection, the head of the second included.
+    pub keep_alive_timeout: Duration,
+    /// Most connections.
+    pub connections: u32,
+    /// Most connections of one client address.
+    pub connections_per_client: u32,
+}
 
 /// What a reload may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

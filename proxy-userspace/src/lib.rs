@@ -37,4 +37,5 @@ pub mod relay;
 mod replace_file;
 pub mod sock_diag;
 pub mod tls;
+pub mod url;
 pub mod used_file;

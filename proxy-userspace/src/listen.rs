@@ -3,19 +3,80 @@
 //! All are open before anything is served, so that a node either has every listener of its configuration or does not
 //! start.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::sleep;
 
-use crate::config::{ListenAddress, ListenConfig};
+use crate::auth::Scheme;
+use crate::tls::CertificateFiles;
 
 /// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// On an address of its own; port 0 takes a free one.
+    Socket(SocketAddr),
+    /// On a socket that the service manager passes: the one of that name, or all that no other listener names.
+    Systemd(Option<String>),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Systemd(None) => f.write_str("systemd"),
+            Self::Systemd(Some(name)) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+/// Why a text is no [`ListenAddress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write an IP address and a port, `systemd`, or `systemd:NAME`")]
+pub struct ListenAddressError;
+
+impl FromStr for ListenAddress {
+    type Err = ListenAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ListenAddressError> {
+        match text.strip_prefix("systemd") {
+            Some("") => Ok(Self::Systemd(None)),
+            Some(name) => match name.strip_prefix(':') {
+                None | Some("") => Err(ListenAddressError),
+                Some(name) => Ok(Self::Systemd(Some(name.to_owned()))),
+            },
+            None => text.parse().map(Self::Socket).map_err(|_| ListenAddressError),
+        }
+    }
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// Where.
+    pub address: ListenAddress,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// What it accepts; never empty, no duplicates.
+    pub credentials: Vec<Scheme>,
+    /// The certificate it presents; `None` is the one made at start.
+    pub certificate: Option<CertificateFiles>,
+}
+
+impl fmt::Display for ListenConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", if self.tls { "tls" } else { "tcp" }, self.address)
+    }
+}
 
 /// A socket that listens.
 #[derive(Debug)]

@@ -16,7 +16,6 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::config::LogFormat;
 use gate::{Gate, Rules};
 
 /// The target of the lines of the access log.
@@ -28,6 +27,15 @@ const LEVELS: [LevelFilter; 5] =
 
 /// How many levels can be set for a time.
 const OVERRIDES: usize = 64;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Changes the filter of the process's log.
 #[derive(Clone)]

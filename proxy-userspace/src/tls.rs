@@ -6,7 +6,7 @@
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,7 +22,6 @@ use rustls::{ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnec
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use crate::config::CertificateFiles;
 use crate::regular_file;
 
 /// RFC 9266 section 2.
@@ -33,6 +32,15 @@ const VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 /// More than any real chain or key; a path to something endless must not fill the memory.
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
+
+/// A certificate that is not made at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM, leaf first.
+    pub certificate: PathBuf,
+    /// PEM: PKCS #8, PKCS #1 or SEC1.
+    pub key: PathBuf,
+}
 
 /// What a listener presents, and how it accepts handshakes with it.
 pub struct TlsIdentity {

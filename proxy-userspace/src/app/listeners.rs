@@ -18,9 +18,8 @@ use tokio::task::JoinSet;
 use super::announce;
 use super::host::hostname;
 use crate::auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
-use crate::config::{ListenAddress, ListenConfig};
 use crate::drain::{Drain, DrainWatch};
-use crate::listen::{self, Bound, Inherited};
+use crate::listen::{self, Bound, Inherited, ListenAddress, ListenConfig};
 use crate::tls::{TlsIdentity, TlsSlot};
 
 /// A socket with all that it takes to serve it.

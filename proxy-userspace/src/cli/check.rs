@@ -9,8 +9,8 @@ use clap::{Args, ValueHint};
 
 use super::output;
 use crate::config::settings::CONNECTIONS;
-use crate::config::{BpfMode, Config, Sources};
-use crate::fastpath::{BpfSettings, Finding, Item, Kernel, Unavailable};
+use crate::config::{Config, Sources};
+use crate::fastpath::{BpfMode, BpfSettings, Finding, Item, Kernel, Unavailable};
 use crate::{app, netns, privileges};
 
 /// How long Docker's engine may take to say that it is there.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::output;
-use crate::config::{LogConfig, LogFormat};
-use crate::logging::{self, LogControl};
+use crate::config::LogConfig;
+use crate::logging::{self, LogControl, LogFormat};
 
 /// Prints a configuration that is in order, for `--check-config`.
 pub(super) fn show<'a>(config: &impl Display, warnings: impl IntoIterator<Item = &'a String>) -> Result<ExitCode> {

@@ -10,7 +10,7 @@ use super::daemon;
 use crate::app;
 use crate::config::settings::*;
 use crate::config::{AnySetting, Config, Setting, Sources};
-use crate::control::ControlSocket;
+use crate::control::{ControlSocket, SocketSettings};
 use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::privileges;
@@ -185,7 +185,11 @@ pub(super) fn run(args: NodeArgs) -> Result<ExitCode> {
 fn daemon(sources: Sources, config: Config, log: LogControl) -> Result<()> {
     let inherited = Inherited::take()?;
     // To give the socket to a group takes a privilege that does not remain.
-    let control = ControlSocket::bind(&config.control)?;
+    let control = ControlSocket::bind(&SocketSettings {
+        path: config.control.socket.clone(),
+        optional: config.control.socket_optional,
+        group: config.control.group.clone(),
+    })?;
     let privileges = privileges::reduce(config.bpf.mode)?;
     privileges.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::authority;
 use super::error::Source;
 use super::layers::Layers;
 use super::setting::Keyword;
 use super::settings::*;
-use super::url::Url;
 use crate::http::ContainerName;
+use crate::url::{Url, authority};
 
 /// `[node]`
 #[derive(Debug, Clone, PartialEq, Eq)]

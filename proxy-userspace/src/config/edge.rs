@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Layers;
-use super::listen::ListenConfig;
 use super::setting::{Setting, Shape, path, seconds};
 use super::settings::*;
 use super::show::Origins;
-use super::{AuthConfig, ConfigError, LogConfig, Role, Scheme, SecretsConfig, Sources, check_listeners};
+use super::{AuthConfig, ConfigError, LogConfig, Role, SecretsConfig, Sources, check_listeners};
+use crate::auth::Scheme;
+use crate::edge::EdgeLimits;
+use crate::listen::ListenConfig;
 
 /// The store's file.
 pub static STORE_PATH: Setting<PathBuf> = Setting {
@@ -67,21 +69,6 @@ pub static EDGE: Role = Role {
         &ONLY_SINCE_START,
     ],
 };
-
-/// Bounds on what a client may use. Zero timeouts and zero caps are off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EdgeLimits {
-    /// For a request's body.
-    pub body_timeout: Duration,
-    /// For a TLS handshake.
-    pub handshake_timeout: Duration,
-    /// Between two requests of a connection, the head of the second included.
-    pub keep_alive_timeout: Duration,
-    /// Most connections.
-    pub connections: u32,
-    /// Most connections of one client address.
-    pub connections_per_client: u32,
-}
 
 /// A configuration that is in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

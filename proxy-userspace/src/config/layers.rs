@@ -9,10 +9,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problems, Source};
-use super::listen::{ListenConfig, RawListen};
+use super::listen::RawListen;
 use super::setting::{AnySetting, Setting, Shape};
 use super::show::Origins;
 use super::{Role, Sources};
+use crate::listen::ListenConfig;
 
 /// The values that were given, each by the highest layer that has one.
 pub(super) struct Layers {

@@ -1,66 +1,17 @@
 //! Listeners: `[[listen]]` tables of the file, and the URLs of flags and environment.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
 use toml::de::DeValue;
 
 use super::error::{Problems, Source};
 use super::layers::scalar;
 use super::setting::{Keyword, Shape, keyword};
 use crate::auth::Scheme;
+use crate::listen::{ListenAddress, ListenConfig};
+use crate::tls::CertificateFiles;
 
 impl Keyword for Scheme {
     const WORDS: &'static [(&'static str, Self)] =
         &[("bound", Self::Bound), ("certificate", Self::Certificate), ("timestamp", Self::Timestamp)];
-}
-
-/// Where a listener listens.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ListenAddress {
-    /// On an address of its own; port 0 takes a free one.
-    Socket(SocketAddr),
-    /// On a socket that the service manager passes: the one of that name, or all that no other listener names.
-    Systemd(Option<String>),
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(address) => address.fmt(f),
-            Self::Systemd(None) => f.write_str("systemd"),
-            Self::Systemd(Some(name)) => write!(f, "systemd:{name}"),
-        }
-    }
-}
-
-/// A certificate that is not made at start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateFiles {
-    /// PEM, leaf first.
-    pub certificate: PathBuf,
-    /// PEM: PKCS #8, PKCS #1 or SEC1.
-    pub key: PathBuf,
-}
-
-/// One listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenConfig {
-    /// Where.
-    pub address: ListenAddress,
-    /// Whether it speaks TLS.
-    pub tls: bool,
-    /// What it accepts; never empty, no duplicates.
-    pub credentials: Vec<Scheme>,
-    /// The certificate it presents; `None` is the one made at start.
-    pub certificate: Option<CertificateFiles>,
-}
-
-impl fmt::Display for ListenConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", if self.tls { "tls" } else { "tcp" }, self.address)
-    }
 }
 
 const ADDRESS: &str = r#"an IP address and a port such as "0.0.0.0:7450" or "[::]:7450" (port 0 takes a free one), or "systemd" or "systemd:NAME" for a socket from the service manager"#;
@@ -149,7 +100,7 @@ impl RawListen {
             problems.add(format!("{}: `listen.address` is missing; write {ADDRESS}", self.source));
             return None;
         };
-        let address = parse_address(&text);
+        let address = text.parse::<ListenAddress>().ok();
         if address.is_none() {
             problems.bad_value("listen.address", &text, &self.source, ADDRESS);
         }
@@ -190,16 +141,5 @@ impl RawListen {
             }
         };
         Some(ListenConfig { address: address?, tls: self.tls, credentials, certificate })
-    }
-}
-
-fn parse_address(text: &str) -> Option<ListenAddress> {
-    match text.strip_prefix("systemd") {
-        Some("") => Some(ListenAddress::Systemd(None)),
-        Some(name) => name
-            .strip_prefix(':')
-            .filter(|name| !name.is_empty())
-            .map(|name| ListenAddress::Systemd(Some(name.to_owned()))),
-        None => text.parse().ok().map(ListenAddress::Socket),
     }
 }

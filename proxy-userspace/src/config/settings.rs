@@ -8,8 +8,10 @@ use super::setting::{
     AnySetting, Setting, Shape, count, duration, flows, keyword, log_filter, optional_address, optional_path,
     optional_socket, path, seconds, size, size_or_none, switch, text, urls,
 };
-use super::url::Url;
-use super::{BpfMode, LogFormat, RegistryStore, RelayPath};
+use super::{RegistryStore, RelayPath};
+use crate::fastpath::BpfMode;
+use crate::logging::LogFormat;
+use crate::url::Url;
 
 const TIMEOUT: &str = r#"a time such as "500ms", "10s", "5m" or "1h 30m"; "0s" turns the timeout off"#;
 const USED: &str = r#"the path of a file that outlives the daemon, in which is kept which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#;

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::listen::ListenConfig;
 use super::setting::{AnySetting, Shape};
 use super::{Config, SecretsConfig, Source};
+use crate::listen::ListenConfig;
 
 /// Each setting, its text and where that is from, in the table's order.
 #[derive(Clone, Default)]

@@ -16,11 +16,21 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::group;
-use crate::config::ControlConfig;
 use crate::lock_file;
 
 /// How many clients may wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// Where the control socket is, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// The socket's path; `None` is no socket.
+    pub path: Option<PathBuf>,
+    /// Whether the path is only the default, so that a daemon that may not make the socket there does as well without.
+    pub optional: bool,
+    /// The group whose members may use it beside root; empty is root alone.
+    pub group: String,
+}
 
 /// A control socket that listens and is not served yet.
 #[derive(Debug)]
@@ -54,11 +64,11 @@ impl ControlSocket {
     ///
     /// # Errors
     /// When it cannot be had, because another daemon has it, say. The text says what to do.
-    pub fn bind(config: &ControlConfig) -> Result<Option<Self>> {
-        let Some(path) = &config.socket else { return Ok(None) };
-        let bound = Self::bind_to(path, &config.group);
+    pub fn bind(settings: &SocketSettings) -> Result<Option<Self>> {
+        let Some(path) = &settings.path else { return Ok(None) };
+        let bound = Self::bind_to(path, &settings.group);
         if let Err(error) = &bound
-            && config.socket_optional
+            && settings.optional
             && is_denied(error)
         {
             tracing::warn!(
@@ -247,14 +257,10 @@ mod tests {
 
     #[test]
     fn the_default_is_done_without_where_it_may_not_be_made() {
-        let config = |socket_optional| ControlConfig {
-            socket: Some("/proc/nowhere/node.sock".into()),
-            socket_optional,
-            group: String::new(),
-            state: None,
-        };
+        let settings =
+            |optional| SocketSettings { path: Some("/proc/nowhere/node.sock".into()), optional, group: String::new() };
         // Not for want of permission: there is no making directories in /proc.
-        assert!(ControlSocket::bind(&config(true)).is_err() && ControlSocket::bind(&config(false)).is_err());
+        assert!(ControlSocket::bind(&settings(true)).is_err() && ControlSocket::bind(&settings(false)).is_err());
         let denied = anyhow::Error::from(io::Error::from_raw_os_error(libc::EACCES)).context("cannot make it");
         assert!(is_denied(&denied) && !is_denied(&anyhow::anyhow!("another daemon uses it")));
     }

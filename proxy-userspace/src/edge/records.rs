@@ -14,11 +14,11 @@ use tokio::time::timeout_at;
 
 use super::Edge;
 use crate::auth::{AuthFailure, Authenticator, Channel, Presented};
-use crate::config::authority;
 use crate::deadline::deadline;
 use crate::http::ContainerName;
 use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
 use crate::registry::{Record, StoreError};
+use crate::url::authority;
 
 /// Bodies up to this many bytes, as almost all are, wait for no other.
 const LARGE: u64 = 16 * 1024;

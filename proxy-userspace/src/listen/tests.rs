@@ -3,7 +3,6 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::config::Scheme;
 
 fn listener(address: &str) -> ListenConfig {
     let address = match address.strip_prefix("systemd") {

@@ -24,8 +24,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::StoreError;
-use crate::config::url::Url;
 use crate::tls::{self, AnyCertificate};
+use crate::url::Url;
 
 /// Whose certificates a server may present.
 #[derive(Clone, Debug, PartialEq, Eq)]

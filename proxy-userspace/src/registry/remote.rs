@@ -36,7 +36,7 @@ use super::pause::Pause;
 use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
 use crate::auth::{ContainerKey, Keyring, sign};
 use crate::backoff::Backoff;
-use crate::config::url::Url;
+use crate::url::Url;
 
 /// An answer is as long as a list of what is missing, or a record.
 const BOUNDS: Bounds =

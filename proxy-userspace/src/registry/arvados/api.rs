@@ -15,11 +15,11 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::model::{HasUuid, Items};
-use crate::config::url::Url;
 use crate::registry::StoreError;
 use crate::registry::http::{Bounds, HttpClient, HttpError, Trust};
 use crate::registry::pause::Pause;
 use crate::regular_file;
+use crate::url::Url;
 
 /// How many objects are asked for at once. The server may give fewer and says how many it would.
 const PAGE: usize = 500;

@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::fault::Fault;
-use crate::config::url::Url;
 use crate::registry::StoreError;
 use crate::regular_file;
+use crate::url::Url;
 
 /// How long one call may take, a new connection and its authentication included.
 pub(super) const CALL: Duration = Duration::from_secs(4);
