@@ -5,12 +5,12 @@
 //! here uses the daemon's own code for HTTP or for signing: what is checked is the wire, against an independent reading
 //! of the protocol.
 //!
-//! - [`net`]: network namespaces with unique names, removed when dropped.
-//! - [`process`]: children that die with the test.
+//! Clients, scripted servers, signing, namespaces and processes are those of [`portsplice_testkit`], which bench and demo use
+//! too. What only tests need is here:
+//!
 //! - [`node`]: the daemon, started with a configuration of the test's own.
 //! - [`rig`]: one container, one daemon, one path (direct, splice, copy, TLS): what most tests begin with.
-//! - [`client`], [`http`], [`sign`]: the controller's side.
-//! - [`origin`], [`servers`]: the container's side; scripted, or real servers.
+//! - [`servers`]: the container's side with real servers.
 //! - [`zoo`]: servers that write in every way the kernel knows.
 //! - [`habits`]: clients that read in every way.
 //! - [`soak`]: thousands of connections, each a play that its number decides.
@@ -18,55 +18,28 @@
 //! - [`control`]: a client of the control socket.
 //! - [`records`]: what an embedded registry holds.
 //! - [`kernel`]: what a daemon has loaded there.
-//! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
 //! - [`forwarder`]: a local port whose connections reach a container's port through the gateway.
 //!
 //! No helper asserts how long something took. [`HANG`] bounds every wait, so that a hang is a failure and not a stall.
 
-use std::time::Duration;
-
-pub mod client;
 pub mod control;
 pub mod docker;
 pub mod etcd;
 pub mod forwarder;
 pub mod freezer;
 pub mod habits;
-pub mod http;
 pub mod kernel;
-pub mod net;
 pub mod node;
-pub mod origin;
-pub mod pattern;
-pub mod process;
 pub mod records;
 pub mod rig;
 pub mod sandbox;
 pub mod servers;
-pub mod sign;
 pub mod soak;
 pub mod sockmap;
 pub mod tools;
-pub mod wait;
-pub mod websocket;
 pub mod zoo;
 
-/// How long anything may take before it counts as a hang. Generous: the machine may be busy with other tests.
-pub const HANG: Duration = Duration::from_secs(60);
-
-/// Whether this process may make network namespaces.
-///
-/// Panics when it may not, unless `PORTSPLICE_SKIP_PRIVILEGED=1` says that skipping is meant: a test that silently did
-/// not run would look like one that passed.
-#[must_use]
-pub fn privileged() -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    let skip = std::env::var_os("PORTSPLICE_SKIP_PRIVILEGED").is_some_and(|v| v == "1");
-    assert!(skip, "this test makes network namespaces: run it as root, or set PORTSPLICE_SKIP_PRIVILEGED=1 to skip it");
-    false
-}
+pub use portsplice_testkit::{HANG, client, http, net, origin, pattern, privileged, process, sign, wait, websocket};
 
 /// The tests of one scenario over each path that leads through the gateway. The one place that lists them.
 #[doc(hidden)]

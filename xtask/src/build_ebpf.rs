@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use portsplice_tooling::{command, workspace};
 
-use crate::{command, toolchain, workspace};
+use crate::toolchain;
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(clap::Args, Default)]

@@ -14,9 +14,10 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
+use portsplice_tooling::{command, interrupt, workspace};
 
 use self::tree::Tree;
-use crate::{command, interrupt, setup, workspace};
+use crate::setup;
 
 /// Arguments of `cargo xtask fresh`.
 #[derive(clap::Args)]

@@ -4,25 +4,18 @@
 //! toolchain to start with.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its standard streams")]
 
-mod bench;
 mod build_ebpf;
-mod child;
-mod command;
-mod conn;
-mod demo;
 mod fresh;
-mod interrupt;
 mod package;
 mod setup;
 mod test;
+mod tool;
 mod toolchain;
-mod vm;
-mod wire;
-mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use portsplice_tooling::workspace;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, version, disable_version_flag = true)]
@@ -42,13 +35,16 @@ enum Command {
     /// Run all tests, or parts of them
     Test(test::Args),
     /// Show a running system: a container, the node, signed requests, and what happened
-    Demo(demo::Args),
+    #[command(disable_help_flag = true)]
+    Demo(tool::Args),
     /// Measure the data paths beside the direct connection and other proxies
-    Bench(bench::Args),
+    #[command(disable_help_flag = true)]
+    Bench(tool::Args),
     /// Run the README's commands on a bare Debian, made for it, to see that they work there
     Fresh(fresh::Args),
     /// Try the daemon on Debian's kernels, in virtual machines
-    Vm(vm::Args),
+    #[command(disable_help_flag = true)]
+    Vm(tool::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,8 +60,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    // A server that xtask starts itself as, inside a container say, has no workspace around it.
-    if !cli.command.is_server() {
+    // The first process of a bare machine has no workspace around it.
+    if !matches!(&cli.command, Command::Fresh(args) if args.is_server()) {
         workspace::enter()?;
     }
     match cli.command {
@@ -73,20 +69,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::BuildEbpf(args) => build_ebpf::run(args),
         Command::Package(args) => package::run(args),
         Command::Test(args) => test::run(args),
-        Command::Demo(args) => demo::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Demo(args) => tool::run("portsplice-demo", args),
+        Command::Bench(args) => tool::run("portsplice-bench", args),
         Command::Fresh(args) => fresh::run(args),
-        Command::Vm(args) => vm::run(args),
-    }
-}
-
-impl Command {
-    fn is_server(&self) -> bool {
-        match self {
-            Self::Demo(args) => args.is_server(),
-            Self::Bench(args) => args.is_server(),
-            Self::Fresh(args) => args.is_server(),
-            Self::Setup(_) | Self::BuildEbpf(_) | Self::Package(_) | Self::Test(_) | Self::Vm(_) => false,
-        }
+        Command::Vm(args) => tool::run("portsplice-vm", args),
     }
 }

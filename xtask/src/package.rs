@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use portsplice_tooling::{command, workspace};
 
-use crate::{build_ebpf, command, setup, toolchain, workspace};
+use crate::{build_ebpf, setup, toolchain};
 
 mod licenses;
 

@@ -1,8 +1,9 @@
 //! `cargo xtask setup`: finds what build, tests, bench and demo need beyond a Rust toolchain, and installs what is missing.
 //!
 //! Nothing is installed that is there in any other way: what counts is the program, not the package. Packages come from
-//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type. `demo`, `test`, `bench`, `package`
-//! and `fresh` ask for what they themselves need; `--for` does that by hand, and without it everything is installed.
+//! apt on Debian and its relatives, when run as root; elsewhere it prints what to type. `demo`, `test`, `bench`, `package`,
+//! `fresh` and `vm` ask for what they themselves need; `--for` does that by hand, and without it everything but the emulator
+//! of `vm` is installed.
 
 mod apt;
 mod items;
@@ -12,8 +13,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use portsplice_tooling::{command, workspace};
 
-use crate::{command, toolchain, workspace};
+use crate::toolchain;
 pub(crate) use items::Purpose;
 use items::{Fix, Item};
 
@@ -23,7 +25,7 @@ pub(crate) struct Args {
     /// Only report what is there and what is missing; fails if something is
     #[arg(long)]
     check: bool,
-    /// Only what this needs (may be given several times) [default: all of them]
+    /// Only what this needs (may be given several times) [default: all but vm]
     #[arg(long = "for", value_name = "PURPOSE")]
     purposes: Vec<Purpose>,
 }
@@ -37,7 +39,7 @@ impl Args {
 
 /// Finds what is needed and installs what is missing.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let purposes = if args.purposes.is_empty() { Purpose::ALL.to_vec() } else { args.purposes };
+    let purposes = if args.purposes.is_empty() { Purpose::USUAL.to_vec() } else { args.purposes };
     let items = items::of(&purposes);
     let missing: Vec<&Item> = items.iter().filter(|item| item.found.is_none()).collect();
     if args.check {

@@ -8,8 +8,9 @@ mod watch;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use portsplice_tooling::{command, workspace};
 
-use crate::{build_ebpf, command, setup, workspace};
+use crate::{build_ebpf, setup};
 use part::Part;
 use tally::Tally;
 

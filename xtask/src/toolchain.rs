@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command;
-use crate::workspace;
+use portsplice_tooling::{command, workspace};
 
 /// bpf-linker's version: pinned, because it decides, together with LLVM, what the object looks like.
 pub(crate) const LINKER_VERSION: &str = "0.13.0";

@@ -3,7 +3,7 @@
 use portsplice_tests::over_paths;
 use portsplice_tests::pattern;
 use portsplice_tests::rig::Rig;
-use portsplice_tests::websocket::{echo, frame, open, read_frame};
+use portsplice_tests::websocket::{BINARY, CLOSE, echo, frame, open, read_frame};
 
 over_paths! {
     /// Frames of all sizes up to 16 MiB are echoed.
@@ -15,7 +15,7 @@ over_paths! {
         let mut writer = conn.writer();
         for len in [0, 1, 125, 126, 65535, 65536, 1 << 20, 16 << 20, 16 << 20] {
             let payload = pattern::bytes(len);
-            let out = frame(&payload, Some([0x5a, 0xa5, 0x0f, 0xf0]));
+            let out = frame(BINARY, &payload, Some([0x5a, 0xa5, 0x0f, 0xf0]));
             std::thread::scope(|scope| {
                 scope.spawn(|| std::io::Write::write_all(&mut writer, &out).expect("taken"));
                 let (opcode, back) = read_frame(conn.input()).expect("a frame").expect("not the end");
@@ -24,7 +24,7 @@ over_paths! {
             });
         }
         conn.write(&[0x88, 0x80, 0, 0, 0, 0]);
-        assert_eq!(read_frame(conn.input()).expect("a frame"), Some((8, Vec::new())));
+        assert_eq!(read_frame(conn.input()).expect("a frame"), Some((CLOSE, Vec::new())));
         conn.end();
         origin.check();
     }
@@ -36,19 +36,19 @@ over_paths! {
             peer.must_request()?;
             let mut answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n".to_vec();
-            answer.extend(frame(b"first", None));
+            answer.extend(frame(BINARY, b"first", None));
             peer.write(answer)?;
             // And goes on talking on its own.
             for i in 0..100_u8 {
-                peer.write(frame(&[i], None))?;
+                peer.write(frame(BINARY, &[i], None))?;
             }
             Ok(())
         });
         let mut conn = rig.connect();
         open(&mut conn, "/");
-        assert_eq!(read_frame(conn.input()).expect("a frame"), Some((2, b"first".to_vec())));
+        assert_eq!(read_frame(conn.input()).expect("a frame"), Some((BINARY, b"first".to_vec())));
         for i in 0..100_u8 {
-            assert_eq!(read_frame(conn.input()).expect("a frame"), Some((2, vec![i])));
+            assert_eq!(read_frame(conn.input()).expect("a frame"), Some((BINARY, vec![i])));
         }
         assert_eq!(read_frame(conn.input()).expect("the end"), None);
     }

@@ -146,7 +146,7 @@ fn websockets_pass() {
     let front = Front::start(websocket::echo);
     let mut conn = front.connect();
     websocket::open(&mut conn, "/");
-    conn.write(&websocket::frame(b"hello", Some([1, 2, 3, 4])));
+    conn.write(&websocket::frame(websocket::BINARY, b"hello", Some([1, 2, 3, 4])));
     let (_, payload) = websocket::read_frame(conn.input()).expect("a frame").expect("not the end");
     assert_eq!(payload, b"hello");
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use portsplice_tooling::interrupt;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
     mount_remount, unmount,
@@ -15,7 +16,6 @@ use rustix::mount::{
 use rustix::process::{Pid, WaitOptions, WaitStatus, chdir, pivot_root, wait};
 
 use super::tree::{SOURCE, TOOLCHAIN};
-use crate::interrupt;
 
 /// How long the command may take to clean up once it has been told to end.
 const GRACE: Duration = Duration::from_secs(30);

@@ -7,10 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use portsplice_tooling::child::contain;
+use portsplice_tooling::{command, interrupt};
 use rustix::process::{Pid, Signal, kill_process_group};
-
-use crate::child::contain;
-use crate::{command, interrupt};
 
 /// How long a command may take to clean up after SIGTERM before everything in its namespaces is killed. It covers
 /// `inside`'s own patience.

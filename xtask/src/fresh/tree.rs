@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use portsplice_tooling::{command, interrupt, workspace};
 
 use super::namespaces;
-use crate::{command, interrupt, workspace};
 
 /// What the README asks for, and the certificates without which no toolchain can be installed.
 pub(super) const PACKAGES: [&str; 3] = ["gcc", "libc6-dev", "ca-certificates"];

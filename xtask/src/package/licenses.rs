@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-
-use crate::command;
+use portsplice_tooling::command;
 
 /// The manifests whose lock files say what is in the binary: the program's, and that of the programs in the kernel.
 const MANIFESTS: [(&str, &str); 2] = [("Cargo.toml", "portsplice"), ("proxy-ebpf/Cargo.toml", "portsplice-ebpf")];

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::bail;
+use portsplice_tooling::command;
 
 use super::services::Forbidden;
-use crate::command;
 
 /// Packages that go by another name in some release: each name, and what else will do.
 const OTHER_NAMES: [(&str, &str); 2] = [("nginx-light", "nginx"), ("docker.io", "docker-ce")];

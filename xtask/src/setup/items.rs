@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use self::Purpose::{Bench, Demo, Fresh, Package, Test};
-use crate::{command, toolchain, workspace};
+use self::Purpose::{Bench, Demo, Fresh, Package, Test, Vm};
+use crate::toolchain;
+use portsplice_tooling::{command, workspace};
 
 /// Where Debian's packages put LLVM.
 pub(super) const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -41,17 +42,19 @@ pub(crate) enum Purpose {
     Package,
     /// `cargo xtask fresh`, which builds nothing on this machine
     Fresh,
+    /// `cargo xtask vm`, beyond what the daemon's build needs
+    Vm,
 }
 
 impl Purpose {
-    /// All of them.
-    pub(super) const ALL: [Self; 5] = [Demo, Test, Bench, Package, Fresh];
+    /// What a developer does every day: all but booting other kernels, whose emulator is large.
+    pub(super) const USUAL: [Self; 5] = [Demo, Test, Bench, Package, Fresh];
     /// Those for which the daemon is built.
     const BUILD: [Self; 4] = [Demo, Test, Bench, Package];
 }
 
 /// Programs that are used as they are: name, Debian packages, what for, and for which purposes.
-const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 35] = [
+const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 36] = [
     ("git", &["git"], "tells the commit that a binary is built from", &[Test, Bench, Package, Fresh]),
     ("c++", &["g++"], "compiles libFuzzer for the fuzz targets", &[Test]),
     ("cc", &["gcc"], "compiles SQLite, the store of a single host", &Purpose::BUILD),
@@ -97,6 +100,7 @@ const PROGRAMS: [(&str, &[&str], &str, &[Purpose]); 35] = [
     ("mandoc", &["mandoc"], "checks the manual pages", &[Test]),
     ("mmdebstrap", &["mmdebstrap"], "makes a bare Debian tree", &[Fresh]),
     ("unshare", &["util-linux"], "makes the namespaces of the bare machine", &[Fresh]),
+    ("qemu-system-x86_64", &["qemu-system-x86"], "boots other kernels in virtual machines", &[Vm]),
 ];
 
 /// What one of `purposes` needs, with where it was found.

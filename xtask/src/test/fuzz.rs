@@ -10,10 +10,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use portsplice_tooling::{command, workspace};
 
 use super::tally::Tally;
 use super::watch;
-use crate::{command, workspace};
 
 /// Seconds that each target runs.
 const SECONDS: u64 = 8;

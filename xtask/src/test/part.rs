@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use portsplice_tooling::{command, workspace};
 
 use super::tally::Tally;
 use super::{fuzz, watch};
-use crate::{command, workspace};
 
 /// How long a part may take before it is taken for stuck: a few times what it takes on two cores.
 const LIMIT: Duration = Duration::from_secs(600);

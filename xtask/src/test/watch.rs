@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use portsplice_tooling::command;
 
 use super::tally::Tally;
-use crate::command;
 
 /// Runs the command and sums up the lines in which test runners sum up. An exit with failure counts as one if no test did.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Tally> {
