@@ -1,5 +1,7 @@
-//! Which ports listen in a container: real servers that start, stop, restart and fork, and requests that wait for them.
+//! Which ports listen in a container: real servers that start, stop, restart and fork, and requests that wait for them. And
+//! the containers themselves, as the resolvers find them.
 
+mod containers;
 mod daemon;
 mod hold;
 mod servers;

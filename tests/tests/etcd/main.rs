@@ -8,8 +8,7 @@ use portsplice::registry::{Registry, SharedRegistry};
 use portsplice_tests::HANG;
 use portsplice_tests::etcd::Etcd;
 
-#[path = "../../../proxy-userspace/tests/registry/conformance.rs"]
-#[allow(unreachable_pub, reason = "shared with the tests of portsplice")]
+#[path = "../registry/stores/conformance.rs"]
 mod conformance;
 mod nodes;
 mod outages;

@@ -8,7 +8,7 @@ mod neighbours;
 mod raw;
 mod used;
 
-#[path = "../../../proxy-userspace/tests/kernel/bytecode.rs"]
+#[path = "../ebpf/bytecode.rs"]
 #[allow(dead_code, reason = "written for the tests of the programs themselves, which use all of it")]
 mod bytecode;
 

@@ -15,8 +15,8 @@ use super::{fuzz, watch};
 /// How long a part may take before it is taken for stuck: a few times what it takes on two cores.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The name of the test file that needs the eBPF object and privileges, in proxy-userspace/tests.
-const KERNEL: &str = "kernel";
+/// The end-to-end part that runs before all others: what it tries is what the others stand on.
+const FIRST: &str = "ebpf";
 
 /// A part that can be run by itself.
 pub(crate) struct Part {
@@ -26,10 +26,8 @@ pub(crate) struct Part {
 }
 
 enum Kind {
-    /// Unit tests of all crates, and the integration tests of proxy-userspace that need no privileges.
+    /// Unit tests of all crates.
     Unit,
-    /// The programs in the kernel.
-    Ebpf,
     /// A file of the tests crate.
     EndToEnd,
     /// Fuzz targets.
@@ -47,7 +45,6 @@ impl Part {
     pub(crate) fn run(&self) -> anyhow::Result<Tally> {
         let tally = match self.kind {
             Kind::Unit => unit()?,
-            Kind::Ebpf => watch::run(cargo_test().args(["--package", "portsplice", "--test", KERNEL]), LIMIT)?,
             Kind::EndToEnd => {
                 let mut test = cargo_test();
                 test.args(["--package", "portsplice-tests", "--test", &self.name]);
@@ -69,18 +66,21 @@ impl Part {
 }
 
 /// How many tests of an end-to-end part run at a time. They wait more than they compute, those of `node` above all; still, a
-/// machine of two cores should not run twenty servers at once.
+/// machine of two cores should not run twenty servers at once. Those of `ebpf` load programs, which is work.
 fn threads(part: &str) -> usize {
-    if part == "node" { 6 } else { 4 }
+    match part {
+        "node" => 6,
+        FIRST => 2,
+        _ => 4,
+    }
 }
 
 /// All parts, in the order in which they run: what is quick and basic first.
 pub(crate) fn all() -> anyhow::Result<Vec<Part>> {
-    let mut parts = vec![
-        Part::new("unit", "unit and property tests of all crates", Kind::Unit),
-        Part::new("ebpf", "the programs in the kernel, loaded and attached", Kind::Ebpf),
-    ];
-    for (name, file) in test_files(&workspace::root().join("tests/tests"))? {
+    let mut parts = vec![Part::new("unit", "unit and property tests of all crates", Kind::Unit)];
+    let mut tests: Vec<_> = test_files(&workspace::root().join("tests/tests"))?.into_iter().collect();
+    tests.sort_by_key(|(name, _)| name != FIRST);
+    for (name, file) in tests {
         let what = first_line(&file)?;
         parts.push(Part::new(&name, &what, Kind::EndToEnd));
     }
@@ -135,11 +135,6 @@ fn unit() -> anyhow::Result<Tally> {
         test.args(["test", "--no-fail-fast"]);
     }
     test.args(["--workspace", "--lib", "--bins"]);
-    for name in test_files(&workspace::root().join("proxy-userspace/tests"))?.into_keys() {
-        if name != KERNEL {
-            test.args(["--test", &name]);
-        }
-    }
     let tally = watch::run(&mut test, LIMIT)?;
     Ok(tally.plus(watch::run(cargo_test().args(["--workspace", "--doc"]), LIMIT)?))
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 const HANG: Duration = Duration::from_secs(60);
 
 /// Checks a store that is empty. `one` and `two` are the same store, as the nodes "n1" and "n2" have opened it.
-pub async fn conformance(one: SharedRegistry, two: SharedRegistry) {
+pub(crate) async fn conformance(one: SharedRegistry, two: SharedRegistry) {
     records_are_replaced_and_removed(&*one, &*two).await;
     what_a_node_left_behind_is_removed(&*one, &*two).await;
     links_belong_to_whoever_comes_first(&*one, &*two).await;
@@ -25,7 +25,7 @@ pub async fn conformance(one: SharedRegistry, two: SharedRegistry) {
 }
 
 /// A record of a container on a node.
-pub fn record(uuid: &str, node: &str) -> Record {
+pub(crate) fn record(uuid: &str, node: &str) -> Record {
     let published = PublishedPort { access: Access::Public, label: "App".into(), initial_path: "lab".into() };
     Record {
         uuid: uuid.into(),
@@ -43,17 +43,17 @@ pub fn record(uuid: &str, node: &str) -> Record {
 }
 
 /// A host name.
-pub fn name(text: &str) -> Hostname {
+pub(crate) fn name(text: &str) -> Hostname {
     text.parse().expect("a host name")
 }
 
 /// A link of a user.
-pub fn link(hostname: &str, owner: &str) -> Link {
+pub(crate) fn link(hostname: &str, owner: &str) -> Link {
     Link { hostname: name(hostname), container_request_uuid: "request".into(), port: 8080, owner: owner.into() }
 }
 
 /// A report of this record.
-pub fn put(record: &Record) -> Change {
+pub(crate) fn put(record: &Record) -> Change {
     Change::Put(Box::new(record.clone()))
 }
 
@@ -138,15 +138,15 @@ async fn only_one_of_many_gets_a_host_name(one: &SharedRegistry, two: &SharedReg
 }
 
 /// What a watcher knows.
-pub struct View {
+pub(crate) struct View {
     updates: BoxStream<'static, Update>,
-    pub records: BTreeMap<String, Record>,
-    pub links: BTreeMap<Hostname, Link>,
+    pub(crate) records: BTreeMap<String, Record>,
+    pub(crate) links: BTreeMap<Hostname, Link>,
     current: bool,
 }
 
 impl View {
-    pub fn new(store: &dyn Registry) -> Self {
+    pub(crate) fn new(store: &dyn Registry) -> Self {
         Self { updates: store.watch(), records: BTreeMap::new(), links: BTreeMap::new(), current: false }
     }
 
@@ -167,7 +167,7 @@ impl View {
     }
 
     /// Goes on until what is known fits.
-    pub async fn until(&mut self, fits: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, fits: impl Fn(&Self) -> bool) {
         while !(self.current && fits(self)) {
             self.step().await;
         }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use self::server::{ADMIN, ADMIN_TOKEN, ANN, ANN_TOKEN, Server};
-use crate::conformance::{name, put, record};
+use crate::stores::conformance::{name, put, record};
 
 const OURS: &str = "n1.example:7450";
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use portsplice::container::{ContainersSettings, Denied, ResolveError};
 use tempfile::TempDir;
 
-use crate::engine::archive_of_busybox;
-use crate::support::{Running, at_once, connects, eventually, skipping};
+use super::engine::archive_of_busybox;
+use super::support::{Running, at_once, connects, eventually, skipping};
 
 /// A service of its own, with storage of its own, until it is dropped.
 struct Podman {

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use portsplice_tests::node::binary;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -53,7 +54,7 @@ impl Site {
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portsplice"));
+        let mut command = Command::new(binary());
         command.env_clear().arg("node").arg("--config").arg(self.path("node.toml"));
         command
     }
@@ -64,7 +65,7 @@ impl Site {
 
     /// The head of a signed request for a port of this process.
     pub(crate) fn request(&self, port: u16, target: &str) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_portsplice"))
+        let output = Command::new(binary())
             .args(["sign", "--uuid", "me", "--port", &port.to_string(), "--target", target, "--root-secret-file"])
             .arg(self.path("root"))
             .output()

@@ -9,7 +9,7 @@ use portsplice::registry::embedded::{Embedded, Lease};
 use portsplice::registry::{Change, Registry, SharedRegistry, StoreError};
 use rusqlite::Connection;
 
-use crate::conformance::{View, conformance, link, name, put, record};
+use crate::stores::conformance::{View, conformance, link, name, put, record};
 
 /// Tells the child which file to use.
 const FILE: &str = "PORTSPLICE_TEST_REGISTRY";
@@ -27,7 +27,7 @@ fn file() -> (tempfile::TempDir, PathBuf) {
 /// This test program again, as another process that runs one of the functions below.
 fn child(test: &str, path: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("embedded::{test}"), "--ignored", "--nocapture"])
+        .args(["--exact", &format!("stores::embedded::{test}"), "--ignored", "--nocapture"])
         .env(FILE, path)
         .stdout(Stdio::piped())
         .spawn()

@@ -12,7 +12,7 @@ use portsplice::netns::Netns;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Running, at_once, connects, eventually, skipping, unique};
+use super::support::{Running, at_once, connects, eventually, skipping, unique};
 
 struct Directory(TempDir);
 

@@ -2,9 +2,8 @@
 //!
 //! The containers are this process itself, registered by its process id and reached through the host's network, so that
 //! nothing has to be set up. Entering a namespace takes CAP_SYS_ADMIN even so: run as root.
-#![allow(missing_docs, reason = "tests")]
 
-mod daemon;
+mod site;
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use daemon::{Guarded, PATIENCE, Site, ask, get, origin, until};
+use self::site::{Guarded, PATIENCE, Site, ask, get, origin, until};
 
 const PLAIN: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\n";
 const ADMIN: &str = "admin = \"127.0.0.1:0\"";

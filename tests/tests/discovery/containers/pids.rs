@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use portsplice::container::{ContainersSettings, ResolveError};
 use tempfile::TempDir;
 
-use crate::support::{Running, skipping};
+use super::support::{Running, skipping};
 
 /// An engine of one container, `good`, with the pid that is its argument.
 const ENGINE: &str = r#"

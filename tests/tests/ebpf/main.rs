@@ -5,13 +5,9 @@
 //! this is meant.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests speak on their standard streams")]
 
-#[path = "kernel/bytecode.rs"]
 mod bytecode;
-#[path = "kernel/namespace.rs"]
 mod namespace;
-#[path = "kernel/ports.rs"]
 mod ports;
-#[path = "kernel/process.rs"]
 mod process;
 
 use std::io::{Read, Write};
@@ -357,7 +353,7 @@ fn the_check_tells_it_item_by_item_and_leaves_nothing_behind() {
         return;
     }
     let check = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portsplice"));
+        let mut command = std::process::Command::new(portsplice_tests::node::binary());
         let output = command.arg("check").args(args).env_clear().output().expect("run it");
         (output.status.code(), String::from_utf8(output.stdout).expect("text"))
     };

@@ -1,5 +1,4 @@
 //! The commands that need no privileges, run as a person would.
-#![allow(missing_docs, reason = "tests")]
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -7,8 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use portsplice_tests::sign::{container_key, hmac_hex};
+
 fn portsplice(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portsplice"));
+    let mut command = Command::new(portsplice_tests::node::binary());
     command.args(args).env_clear().stdin(Stdio::null());
     command
 }
@@ -228,17 +229,13 @@ fn signed_headers_are_those_of_the_protocol() {
     assert_eq!(timestamp[2].split(' ').count(), 3, "{}", timestamp[2]);
 
     // The container's own key signs the same.
-    write_secret(Path::new(&path("key")), &hmac_hex("s3cr3t", b"web"));
+    write_secret(Path::new(&path("key")), &container_key("s3cr3t", "web"));
     let by_key = sign(&["--key-file", &path("key"), "--certificate", &path("cert.der")]);
     assert_eq!(by_key, by_root);
-    assert_eq!(by_root[2], format!("X-Arvados-Authorization: {}", hmac_hex(&hmac_hex("s3cr3t", b"web"), certificate)));
-}
-
-fn hmac_hex(key: &str, message: &[u8]) -> String {
-    use hmac::{Hmac, KeyInit, Mac};
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key.as_bytes()).unwrap();
-    mac.update(message);
-    hex::encode(mac.finalize().into_bytes())
+    assert_eq!(
+        by_root[2],
+        format!("X-Arvados-Authorization: {}", hmac_hex(container_key("s3cr3t", "web").as_bytes(), certificate))
+    );
 }
 
 #[test]

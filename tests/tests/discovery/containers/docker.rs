@@ -7,8 +7,8 @@ use std::time::Duration;
 use portsplice::container::{ContainersSettings, Denied, OriginScheme, ResolveError};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::engine::Engine;
-use crate::support::{Running, at_once, connects, eventually, skipping};
+use super::engine::Engine;
+use super::support::{Running, at_once, connects, eventually, skipping};
 
 #[tokio::test]
 async fn found_by_every_kind_of_name_and_connected_to() {
@@ -200,14 +200,14 @@ async fn created_and_restarting_ones_are_not_there_yet() {
     let engine = Engine::start();
     let running = Running::start(&engine.settings()).await;
     let server = ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/"];
-    let create = ["create", "--name", "created", "--network", "none", crate::engine::IMAGE];
+    let create = ["create", "--name", "created", "--network", "none", super::engine::IMAGE];
     engine.docker(&[&create[..], &server].concat());
     assert_eq!(running.containers.resolve("created").await.unwrap_err(), ResolveError::NotHere);
     engine.docker(&["start", "created"]);
     connects(&*running.get("created").await, 8080).await.unwrap();
 
     // One that ends at once, again and again: the engine waits between two starts.
-    let failing = ["run", "-d", "--restart", "always", "--name", "failing", "--network", "none", crate::engine::IMAGE];
+    let failing = ["run", "-d", "--restart", "always", "--name", "failing", "--network", "none", super::engine::IMAGE];
     engine.docker(&[&failing[..], &["/bin/busybox", "false"]].concat());
     eventually("the engine to wait", async || {
         engine.docker(&["inspect", "--format", "{{.State.Status}}", "failing"]) == "restarting"
@@ -232,9 +232,9 @@ async fn another_containers_network_and_the_hosts() {
     }
     let engine = Engine::start();
     engine.run("owner", &[]);
-    let sharing = ["run", "-d", "--name", "guest", "--network", "container:owner", crate::engine::IMAGE];
+    let sharing = ["run", "-d", "--name", "guest", "--network", "container:owner", super::engine::IMAGE];
     engine.docker(&[&sharing[..], &["/bin/busybox", "sleep", "1000"]].concat());
-    let on_host = ["run", "-d", "--name", "on-host", "--network", "host", crate::engine::IMAGE];
+    let on_host = ["run", "-d", "--name", "on-host", "--network", "host", super::engine::IMAGE];
     engine.docker(&[&on_host[..], &["/bin/busybox", "sleep", "1000"]].concat());
 
     let running = Running::start(&engine.settings()).await;

@@ -22,10 +22,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::form_urlencoded;
 
-pub const ADMIN: &str = "zzzzz-tpzed-000000000000000";
-pub const ANN: &str = "zzzzz-tpzed-0000000000000an";
-pub const ADMIN_TOKEN: &str = "v2/zzzzz-gj3su-000000000000000/adminsecret";
-pub const ANN_TOKEN: &str = "v2/zzzzz-gj3su-0000000000000an/annsecret";
+pub(crate) const ADMIN: &str = "zzzzz-tpzed-000000000000000";
+pub(crate) const ANN: &str = "zzzzz-tpzed-0000000000000an";
+pub(crate) const ADMIN_TOKEN: &str = "v2/zzzzz-gj3su-000000000000000/adminsecret";
+pub(crate) const ANN_TOKEN: &str = "v2/zzzzz-gj3su-0000000000000an/annsecret";
 
 const CONTAINER: [&str; 8] = [
     "uuid",
@@ -46,23 +46,23 @@ type Objects = BTreeMap<String, Value>;
 
 /// What it knows.
 #[derive(Default)]
-pub struct World {
-    pub containers: Objects,
-    pub requests: Objects,
-    pub links: Objects,
+pub(crate) struct World {
+    pub(crate) containers: Objects,
+    pub(crate) requests: Objects,
+    pub(crate) links: Objects,
     /// `API.MaxItemsPerResponse`
-    pub most: usize,
+    pub(crate) most: usize,
     /// What was asked: method and path.
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
     /// Answers with this status, and this `Retry-After`, as long as it is set.
-    pub failing: Option<(u16, Option<&'static str>)>,
+    pub(crate) failing: Option<(u16, Option<&'static str>)>,
     made: usize,
 }
 
 /// A server; ends when dropped.
-pub struct Server {
-    pub url: Url,
-    pub world: Arc<Mutex<World>>,
+pub(crate) struct Server {
+    pub(crate) url: Url,
+    pub(crate) world: Arc<Mutex<World>>,
     task: JoinHandle<()>,
 }
 
@@ -73,7 +73,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url { tls: false, host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
         let world = Arc::new(Mutex::new(World { most: 1000, ..World::default() }));
@@ -90,7 +90,7 @@ impl Server {
     }
 
     /// A container in this state, with a request.
-    pub fn container(&self, number: usize, state: &str) -> String {
+    pub(crate) fn container(&self, number: usize, state: &str) -> String {
         let (uuid, request) = (format!("zzzzz-dz642-{number:015}"), format!("zzzzz-xvhdp-{number:015}"));
         let ports = json!({ "8080": { "access": "public", "label": "App", "initial_path": "lab" } });
         let mut world = self.world.lock();
@@ -112,12 +112,12 @@ impl Server {
     }
 
     /// One attribute of a container.
-    pub fn of(&self, uuid: &str, attribute: &str) -> Value {
+    pub(crate) fn of(&self, uuid: &str, attribute: &str) -> Value {
         self.world.lock().containers[uuid][attribute].clone()
     }
 
     /// Changes one.
-    pub fn set(&self, uuid: &str, attribute: &str, value: Value) {
+    pub(crate) fn set(&self, uuid: &str, attribute: &str, value: Value) {
         self.world.lock().containers.get_mut(uuid).unwrap()[attribute] = value;
     }
 }

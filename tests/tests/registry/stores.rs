@@ -1,7 +1,5 @@
 //! The stores of the cluster's record: one list of promises that all keep, and what each adds.
 
-#![allow(unreachable_pub)]
-
 mod arvados;
 mod conformance;
 mod embedded;

@@ -13,7 +13,7 @@ use portsplice::container::{ContainersSettings, ResolveError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Running, eventually, skipping};
+use super::support::{Running, eventually, skipping};
 
 /// What the engine says of a container.
 #[derive(Clone, Debug)]
