@@ -1,7 +1,8 @@
 //! A client for stores that are reached over HTTP: one connection that is kept open, and bounds on everything.
 //!
-//! Requests go one after the other. That is enough for reports, and keeps their order. A redirect is an answer like any
-//! other and is not followed: a store is where the configuration says.
+//! A request takes the kept connection, or opens one of its own while another request has it, so that an answer that does
+//! not come keeps no other request waiting. Whoever needs an order sends one request after the other. A redirect is an
+//! answer like any other and is not followed: a store is where the configuration says.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,11 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -110,9 +111,9 @@ pub struct HttpClient {
     url: Url,
     tls: Option<TlsConnector>,
     bounds: Bounds,
-    /// Taken out for the time of a request, so that one that is given up half-way leaves no connection behind on which the
-    /// next would read its response.
-    connection: Mutex<Option<Connection>>,
+    /// The kept connection. Taken out for the time of a request: one that is given up half-way leaves no connection behind
+    /// on which the next would read its response.
+    kept: Mutex<Option<Connection>>,
 }
 
 struct Connection {
@@ -135,7 +136,7 @@ impl HttpClient {
     /// Where the certificates to trust cannot be read; the text says what to do.
     pub fn new(url: Url, trust: &Trust, bounds: Bounds) -> anyhow::Result<Self> {
         let tls = if url.tls { Some(TlsConnector::from(Arc::new(client_config(trust)?))) } else { None };
-        Ok(Self { url, tls, bounds, connection: Mutex::new(None) })
+        Ok(Self { url, tls, bounds, kept: Mutex::new(None) })
     }
 
     /// The server.
@@ -154,9 +155,8 @@ impl HttpClient {
         &self,
         mut make: impl FnMut(&Channel) -> Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, HttpError> {
-        let mut slot = self.connection.lock().await;
         loop {
-            let kept = slot.take().filter(|connection| !connection.sender.is_closed());
+            let kept = self.kept.lock().take().filter(|connection| !connection.sender.is_closed());
             let is_fresh = kept.is_none();
             let mut connection = match kept {
                 Some(connection) => connection,
@@ -169,7 +169,8 @@ impl HttpClient {
             let exchanged = timeout(within, self.exchange(&mut connection, request)).await;
             match exchanged.map_err(|_| HttpError::Timeout { server: self.url.clone(), within })? {
                 Ok(response) => {
-                    *slot = Some(connection);
+                    // Of several that come back, the last is kept.
+                    *self.kept.lock() = Some(connection);
                     return Ok(response);
                 }
                 Err(Failed::Unsent(_)) if !is_fresh => {}

@@ -154,6 +154,30 @@ async fn who_does_not_answer_or_says_too_much_is_given_up() {
     assert!(StoreError::from(error).is_transient());
 }
 
+#[tokio::test]
+async fn an_answer_that_does_not_come_keeps_no_other_request_waiting() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = HttpClient::new(url(false, port), &Trust::Anyone, Bounds::default()).unwrap();
+    let waiting = client.request(|_| get("/silent"));
+    let answered = async {
+        let (silent, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            answer(stream, usize::MAX).await;
+        });
+        for target in ["/a", "/b"] {
+            assert_eq!(client.request(|_| get(target)).await.unwrap().status(), 200);
+        }
+        silent
+    };
+    tokio::select! {
+        biased;
+        result = waiting => panic!("nobody answers it: {result:?}"),
+        done = tokio::time::timeout(Duration::from_secs(5), answered) => drop(done.expect("the others are answered")),
+    };
+}
+
 /// RFC 4648 section 4.
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
