@@ -42,6 +42,7 @@ use crate::tls::TlsIdentity;
 
 use listeners::{Listeners, Shared};
 use node_settings::node_settings;
+pub use ports::KernelNews;
 use registry::Reports;
 use secrets::{keyring, replay_memory};
 use service::Watchdog;
@@ -157,9 +158,8 @@ impl App {
         let stop_resolvers = CancellationToken::new();
         let events = Events::default();
         let ports = ports::start(&config.ports, &events, &fastpath)?;
-        let watcher =
-            observe::Watcher { fastpath: Arc::clone(&fastpath), events: events.clone(), ports: Arc::clone(&ports) };
-        let containers = resolvers(&config, keys, watcher, &readiness, &stop_resolvers).await?;
+        let watcher = observe::Watcher { fastpath: Arc::clone(&fastpath), ports: Arc::clone(&ports) };
+        let containers = resolvers(&config, keys, (&events, watcher), &readiness, &stop_resolvers).await?;
         ports::let_go_of_closed(&events, &containers);
         let pipes = pipe_pool(&config, &descriptors);
         let workers = Workers::start(threads(config.threads)).context("cannot start the threads for connections")?;
@@ -362,7 +362,7 @@ fn announce(line: &str) {
 async fn resolvers(
     config: &Config,
     keys: Arc<RegisteredKeys>,
-    watcher: observe::Watcher,
+    (events, watcher): (&Events, observe::Watcher),
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<Arc<Containers>> {
@@ -377,7 +377,7 @@ async fn resolvers(
         registrar: control::registrar(&config.control, keys),
     };
     let pending = readiness.pending("containers");
-    let containers = Containers::start(&settings, Arc::new(watcher), stop.clone()).await?;
+    let containers = Containers::start(&settings, events.clone(), Arc::new(watcher), stop.clone()).await?;
     let started = Arc::clone(&containers);
     tokio::spawn(async move {
         while started.health().iter().any(|(_, health)| health.is_err()) {

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::RegisteredKeys;
+use crate::events::Events;
 use crate::netns::{DialError, DialHints, Netns, NetnsId, dial};
 use crate::registry::ConnectionCounts;
 use crate::relay::sock::Sock;
@@ -250,15 +251,10 @@ impl Life {
     }
 }
 
-/// Is told of containers, and which namespaces have containers that may be connected to, each once however many
-/// containers share it.
+/// Is told which namespaces have containers that may be connected to, each once however many containers share it.
 ///
 /// Called with the cache's lock held: it must be quick and must not call back.
 pub trait Observer: Send + Sync {
-    /// A container runs; or one that was told of before has another name or policy now, and this takes its place.
-    fn appeared(&self, _: &Arc<Container>) {}
-    /// A container has gone.
-    fn vanished(&self, _: &Arc<Container>) {}
     /// The first container of this namespace has come.
     fn added(&self, netns: &Arc<Netns>);
     /// The last container of this namespace has gone.
@@ -294,16 +290,18 @@ pub struct Containers {
 
 impl Containers {
     /// Starts the resolvers and waits for what they know now, a few seconds at most: an engine that is not there yet is
-    /// no error, see [`Containers::health`]. They stop when `shutdown` is cancelled.
+    /// no error, see [`Containers::health`]. They stop when `shutdown` is cancelled. Containers that come and go are told to
+    /// `events`, and their namespaces to `observer`.
     ///
     /// # Errors
     /// The directory cannot be used; the text says what to do.
     pub async fn start(
         settings: &ContainersSettings,
+        events: Events,
         observer: Arc<dyn Observer>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        let cache = Arc::new(Cache::new(observer));
+        let cache = Arc::new(Cache::new(events, observer));
         let entrance = Entrance { own: Arc::new(Netns::current()?), allow_host_network: settings.allow_host_network };
         let mut sources = Vec::new();
         if let Some(directory) = &settings.directory {
@@ -375,6 +373,11 @@ impl Containers {
     /// `port` of a namespace listens no more: connections to it end as soon as they are idle.
     pub fn port_closed(&self, netns: NetnsId, port: u16) {
         self.cache.each_in(netns, |container| container.retire(port));
+    }
+
+    /// The running container of this id, in full.
+    pub fn with_id(&self, id: &str) -> Option<Arc<Container>> {
+        self.cache.get(id)
     }
 
     /// All running containers.

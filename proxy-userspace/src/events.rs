@@ -3,16 +3,15 @@
 //! Senders never wait. A receiver that is slow loses the oldest and is told how many
 //! ([`RecvError::Lagged`](tokio::sync::broadcast::error::RecvError::Lagged)); it then asks for the whole state again.
 //!
-//! News wait for as long as their slowest receiver likes, so none of them keeps a container, and with it its namespace, alive.
+//! Events wait for as long as their slowest receiver likes, so they carry ids and values, and nothing that keeps a container,
+//! and with it its namespace, in being.
 
 use std::net::SocketAddr;
-use std::sync::Weak;
 
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
-use crate::container::Container;
 use crate::netns::NetnsId;
-use crate::ports::ListeningPort;
+use crate::registry::ListeningPort;
 
 /// How many events a slow receiver may be behind.
 const BACKLOG: usize = 4096;
@@ -20,9 +19,12 @@ const BACKLOG: usize = 4096;
 /// A container or a port has come or gone.
 #[derive(Clone, Debug)]
 pub enum StateEvent {
-    /// A container runs that was not known, or a known one has another name or policy. Gone by the time
-    /// that this is read, it is told of in a later event.
-    ContainerAdded(Weak<Container>),
+    /// A container runs that was not known, or a known one has another name or policy. What it is now, the table of containers
+    /// says; gone by the time that this is read, it is told of in a later event.
+    ContainerAdded {
+        /// Its id.
+        id: String,
+    },
     /// A container has gone.
     ContainerRemoved {
         /// Its id.
@@ -99,27 +101,5 @@ impl Events {
         if self.connections.receiver_count() > 0 {
             let _ = self.connections.send(event());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::container::Policy;
-    use crate::netns::Netns;
-
-    #[test]
-    fn news_that_nobody_reads_keep_no_container() {
-        let events = Events::default();
-        let mut unread = events.state();
-        let netns = Netns::current().unwrap();
-        let container = Arc::new(Container::new("id".into(), "web".into(), Arc::new(netns), Policy::default()));
-        let netns = Arc::downgrade(&container.netns);
-        events.tell(StateEvent::ContainerAdded(Arc::downgrade(&container)));
-        drop(container);
-        assert!(netns.upgrade().is_none(), "its namespace is let go");
-        assert!(matches!(unread.try_recv(), Ok(StateEvent::ContainerAdded(gone)) if gone.upgrade().is_none()));
     }
 }

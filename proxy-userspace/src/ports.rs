@@ -4,7 +4,7 @@
 //! sock_diag(7) tells what listens at one time (`scanner`, on a thread of its own). `table` puts both together for one
 //! namespace, `schedule` says when which one is looked at, `owner` finds the names of processes that no event told.
 //!
-//! A port that listens is known, and nothing more: whether it may be reached is for [`crate::container::policy`] to say.
+//! A port that listens is known, and nothing more: whether it may be reached is for its container's policy to say.
 
 mod clock;
 mod diff;
@@ -25,7 +25,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::events::{Events, StateEvent};
-use crate::fastpath::ListenEvent;
 use crate::netns::{Netns, NetnsId};
 pub use crate::registry::ListeningPort;
 use clock::Now;
@@ -33,7 +32,8 @@ use diff::Change;
 use scanner::Desk;
 use table::Table;
 
-pub use events::follow;
+pub use events::{ListenSource, follow};
+pub use proxy_common::ListenEvent;
 pub use wait::News;
 
 /// How often namespaces are looked at when nobody has said.

@@ -6,8 +6,7 @@ use parking_lot::Mutex;
 
 use crate::auth::ReplayMemory;
 use crate::build_info;
-use crate::container::{Container, Containers, Observer};
-use crate::events::{Events, StateEvent};
+use crate::container::{Containers, Observer};
 use crate::fastpath::{Counters, Counts, Fastpath, Passed};
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::netns::{self, Netns};
@@ -26,22 +25,13 @@ pub(super) fn build_labels() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Tells the kernel's programs which namespaces to look at, and everybody else of containers.
+/// Tells the kernel's programs and the table of ports which namespaces to look at.
 pub(super) struct Watcher {
     pub(super) fastpath: Arc<Fastpath>,
-    pub(super) events: Events,
     pub(super) ports: Arc<Ports>,
 }
 
 impl Observer for Watcher {
-    fn appeared(&self, container: &Arc<Container>) {
-        self.events.tell(StateEvent::ContainerAdded(Arc::downgrade(container)));
-    }
-
-    fn vanished(&self, container: &Arc<Container>) {
-        self.events.tell(StateEvent::ContainerRemoved { id: container.id.clone(), name: container.name.clone() });
-    }
-
     fn added(&self, netns: &Arc<Netns>) {
         let told = netns.cookie().is_some_and(|cookie| self.fastpath.register(cookie));
         // Afterwards: what begins to listen from now on is told, and what listens already is looked for.

@@ -1,5 +1,6 @@
 //! Joins the table of listening ports with what fills it.
 
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -8,18 +9,18 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::config::PortsConfig;
 use crate::container::Containers;
 use crate::events::{Events, StateEvent};
-use crate::fastpath::Fastpath;
+use crate::fastpath::{Fastpath, ListenEvents};
 use crate::metrics::{Kind, Metrics, Sample};
-use crate::ports::{self, Counts, Ports};
+use crate::ports::{self, Counts, ListenEvent, ListenSource, Ports};
 
 /// Starts the table, and the task that reads the kernel's news for it.
 pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpath>) -> Result<Arc<Ports>> {
     // So that the log and the probes say at once what is missing, and not with the first container.
     crate::netns::try_sock_diag();
     let ports = Ports::start(events.clone(), config.rescan).context("cannot start the thread that looks for ports")?;
-    match fastpath.listen_events() {
+    match KernelNews::of(fastpath) {
         Some(news) => {
-            tokio::spawn(ports::follow(news, Arc::clone(fastpath), Arc::clone(&ports)));
+            tokio::spawn(ports::follow(news, Arc::clone(&ports)));
         }
         None => {
             tracing::info!(
@@ -29,6 +30,34 @@ pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpa
         }
     }
     Ok(ports)
+}
+
+/// The kernel program's events of listening sockets, as the table of ports takes them: neither of the two knows the other.
+#[derive(Debug)]
+pub struct KernelNews {
+    events: ListenEvents,
+    fastpath: Arc<Fastpath>,
+}
+
+impl KernelNews {
+    /// For the first who asks; none without the kernel's help. Called from within a tokio runtime.
+    pub fn of(fastpath: &Arc<Fastpath>) -> Option<Self> {
+        Some(Self { events: fastpath.listen_events()?, fastpath: Arc::clone(fastpath) })
+    }
+}
+
+impl ListenSource for KernelNews {
+    async fn read(&mut self, batch: &mut Vec<ListenEvent>) -> io::Result<()> {
+        self.events.read(batch).await
+    }
+
+    fn lost(&self) -> u64 {
+        self.events.lost()
+    }
+
+    fn lost_of(&self, cookie: u64) -> u64 {
+        self.fastpath.lost_of(cookie)
+    }
 }
 
 /// Has connections that wait for their next request end when nothing listens on their port any more, so that their server,

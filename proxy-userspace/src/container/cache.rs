@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::process::uptime;
 use super::{Container, Observer};
+use crate::events::{Events, StateEvent};
 use crate::netns::{Netns, NetnsId};
 
 /// The shortest beginning of an id that counts as a name, what `docker ps` shows.
@@ -29,6 +30,7 @@ pub(super) enum Lookup {
 pub(super) struct Cache {
     snapshot: ArcSwap<Snapshot>,
     table: Mutex<Table>,
+    events: Events,
     observer: Arc<dyn Observer>,
 }
 
@@ -62,8 +64,9 @@ struct Snapshot {
 }
 
 impl Cache {
-    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
-        Self { snapshot: ArcSwap::default(), table: Mutex::default(), observer }
+    /// Tells `events` of containers that come and go, and `observer` of their namespaces.
+    pub(super) fn new(events: Events, observer: Arc<dyn Observer>) -> Self {
+        Self { snapshot: ArcSwap::default(), table: Mutex::default(), events, observer }
     }
 
     /// Finds the running container that goes by `name`: its name, one of its labels, or the beginning of its id. All of
@@ -91,6 +94,13 @@ impl Cache {
         self.snapshot.load().by_id.iter().filter(|c| !c.is_gone()).cloned().collect()
     }
 
+    /// The running container of this id, in full.
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Container>> {
+        let snapshot = self.snapshot.load();
+        let found = snapshot.by_id.binary_search_by(|container| container.id.as_str().cmp(id)).ok()?;
+        Some(&snapshot.by_id[found]).filter(|container| !container.is_gone()).cloned()
+    }
+
     /// Does something with each running container of a namespace.
     pub(super) fn each_in(&self, netns: NetnsId, act: impl Fn(&Container)) {
         let snapshot = self.snapshot.load();
@@ -114,7 +124,7 @@ impl Cache {
         // Whoever is told may look, and must see it then.
         self.snapshot.store(Arc::new(Snapshot::of(&table)));
         if let Some(old) = vanished {
-            self.observer.vanished(old);
+            self.tell_removed(old);
         }
         if let Some(old) = &replaced {
             self.unobserve(&mut table, old);
@@ -122,7 +132,7 @@ impl Cache {
         if let Some(old) = vanished {
             table.let_go(old);
         }
-        self.observer.appeared(&container);
+        self.events.tell(StateEvent::ContainerAdded { id: container.id.clone() });
     }
 
     /// Takes `container` out, and marks it gone for everyone who holds it.
@@ -137,8 +147,12 @@ impl Cache {
             self.snapshot.store(Arc::new(Snapshot::of(&table)));
             self.unobserve(&mut table, &old.container);
             table.let_go(&old.container);
-            self.observer.vanished(&old.container);
+            self.tell_removed(&old.container);
         }
+    }
+
+    fn tell_removed(&self, container: &Container) {
+        self.events.tell(StateEvent::ContainerRemoved { id: container.id.clone(), name: container.name.clone() });
     }
 
     fn warn_of_doubles(&self, container: &Container, names: &[String]) {
@@ -247,7 +261,7 @@ mod tests {
 
     fn cache() -> (Cache, Arc<Recorder>) {
         let recorder = Arc::<Recorder>::default();
-        (Cache::new(recorder.clone()), recorder)
+        (Cache::new(Events::default(), recorder.clone()), recorder)
     }
 
     fn container(id: &str) -> Arc<Container> {
@@ -337,6 +351,39 @@ mod tests {
         cache.remove(&new);
         cache.remove(&new);
         assert_eq!(*recorder.0.lock(), ["added", "removed"]);
+    }
+
+    #[test]
+    fn events_are_told_once_the_table_says_the_same() {
+        let events = Events::default();
+        let (cache, mut told) = (Cache::new(events.clone(), Arc::new(())), events.state());
+        let a = container(A);
+        cache.insert(a.clone(), names(&["web"]));
+        assert!(matches!(told.try_recv(), Ok(StateEvent::ContainerAdded { id }) if cache.get(&id).is_some()));
+        cache.insert(Arc::new(a.renamed("www".into())), names(&["www"]));
+        assert!(
+            matches!(told.try_recv(), Ok(StateEvent::ContainerAdded { id }) if cache.get(&id).unwrap().name == "www")
+        );
+        cache.insert(container(A), names(&["web"]));
+        let removed =
+            |event| matches!(event, Ok(StateEvent::ContainerRemoved { id, name }) if id == A && name == "www");
+        assert!(removed(told.try_recv()), "another run of the same container");
+        assert!(matches!(told.try_recv(), Ok(StateEvent::ContainerAdded { id }) if id == A));
+        assert!(cache.get(&A[..13]).is_none() && told.try_recv().is_err());
+    }
+
+    #[test]
+    fn events_that_nobody_reads_keep_no_container() {
+        let events = Events::default();
+        let (cache, mut unread) = (Cache::new(events.clone(), Arc::new(())), events.state());
+        let container = container(A);
+        let netns = Arc::downgrade(&container.netns);
+        cache.insert(container.clone(), names(&["web"]));
+        cache.remove(&container);
+        drop(container);
+        assert!(netns.upgrade().is_none(), "its namespace is let go");
+        assert!(matches!(unread.try_recv(), Ok(StateEvent::ContainerAdded { id }) if cache.get(&id).is_none()));
+        assert!(matches!(unread.try_recv(), Ok(StateEvent::ContainerRemoved { name, .. }) if name == A));
     }
 
     #[test]

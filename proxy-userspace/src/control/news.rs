@@ -87,8 +87,8 @@ impl News {
 
     fn state_event(&self, parts: &Parts, event: StateEvent, lines: &mut Vec<u8>) {
         match event {
-            StateEvent::ContainerAdded(container) if self.wants(Topic::Containers) => {
-                if let Some(container) = container.upgrade() {
+            StateEvent::ContainerAdded { id } if self.wants(Topic::Containers) => {
+                if let Some(container) = parts.containers.with_id(&id) {
                     write(lines, &Event::ContainerAdded { container: (&*container).into() });
                 }
             }
@@ -103,7 +103,7 @@ impl News {
                 let closed = ports(parts, netns, &listening).map(|port| Event::PortClosed { port });
                 closed.for_each(|event| write(lines, &event));
             }
-            StateEvent::ContainerAdded(_)
+            StateEvent::ContainerAdded { .. }
             | StateEvent::ContainerRemoved { .. }
             | StateEvent::PortOpened(..)
             | StateEvent::PortClosed(..) => {}

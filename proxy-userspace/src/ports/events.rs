@@ -1,12 +1,13 @@
 //! Brings the kernel's news to the table of ports.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proxy_common::ListenEvent;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Ports;
-use crate::fastpath::{Fastpath, ListenEvents};
 
 /// How long after news that came this close upon others the next are read. The first are there at once; a port that flaps
 /// without end makes no more than some thousand changes a second.
@@ -14,8 +15,23 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How often it is asked for losses: the last event may be among them, and then none comes that would tell.
 const ASK: Duration = Duration::from_secs(1);
 
+/// Where events of listening sockets come from: the kernel's program, which this module need not know.
+pub trait ListenSource: Send {
+    /// Waits for events and adds what is there to `batch`. Cancelled, it has taken none.
+    ///
+    /// # Errors
+    /// Nothing more will come.
+    fn read(&mut self, batch: &mut Vec<ListenEvent>) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// How many events were lost in all, of whatever namespace.
+    fn lost(&self) -> u64;
+
+    /// How many events were lost of the namespace with this cookie (`SO_NETNS_COOKIE`).
+    fn lost_of(&self, cookie: u64) -> u64;
+}
+
 /// Reads the kernel's news for `ports` until they end, which is not to be expected.
-pub async fn follow(mut news: ListenEvents, fastpath: Arc<Fastpath>, ports: Arc<Ports>) {
+pub async fn follow(mut news: impl ListenSource, ports: Arc<Ports>) {
     let (mut batch, mut lost) = (Vec::new(), 0);
     let mut before = Instant::now();
     loop {
@@ -34,7 +50,7 @@ pub async fn follow(mut news: ListenEvents, fastpath: Arc<Fastpath>, ports: Arc<
         if so_far != lost {
             tracing::debug!(lost = so_far - lost, "news of listening ports were lost: their namespaces are looked at");
             lost = so_far;
-            ports.missed(|cookie| fastpath.lost_of(cookie));
+            ports.missed(|cookie| news.lost_of(cookie));
         }
         let now = Instant::now();
         if now.duration_since(std::mem::replace(&mut before, now)) < PAUSE {

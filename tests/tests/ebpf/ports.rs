@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use portsplice::app::KernelNews;
 use portsplice::events::{Events, StateEvent};
 use portsplice::fastpath::{BpfMode, BpfSettings, Fastpath};
 use portsplice::netns::Netns;
@@ -47,8 +48,8 @@ impl Rig {
         let events = Events::default();
         let state = events.state();
         let ports = Ports::start(events, NEVER).unwrap();
-        match fastpath.listen_events() {
-            Some(news) => drop(runtime.spawn(ports::follow(news, Arc::clone(&fastpath), Arc::clone(&ports)))),
+        match KernelNews::of(&fastpath) {
+            Some(news) => drop(runtime.spawn(ports::follow(news, Arc::clone(&ports)))),
             None => ports.deaf(),
         }
         let namespace = Namespace::new();

@@ -374,6 +374,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::events::Events;
     use crate::netns::Netns;
 
     /// The book is locked for as long as the disk takes to keep it; who runs connections, probes and the control socket has
@@ -382,7 +383,7 @@ mod tests {
     async fn a_slow_disk_holds_up_nobody_else() {
         let own = Arc::new(Netns::current().unwrap());
         let entrance = Entrance { own, allow_host_network: false };
-        let cache = Arc::new(Cache::new(Arc::new(())));
+        let cache = Arc::new(Cache::new(Events::default(), Arc::new(())));
         let shutdown = CancellationToken::new();
         let registrar = Registrar::start(None, Arc::default(), entrance, cache, Health::default(), shutdown.clone());
         let ((locked, is_locked), (done, is_done)) = (tokio::sync::oneshot::channel(), mpsc::channel());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use portsplice::container::{Container, Containers, ContainersSettings, Denied, ResolveError};
+use portsplice::events::Events;
 use portsplice::netns::Netns;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -356,7 +357,9 @@ async fn a_directory_open_to_all_is_refused() {
     let directory = Directory::new();
     fs::create_dir(directory.path()).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let start = |settings| async move { Containers::start(&settings, Arc::new(()), CancellationToken::new()).await };
+    let start = |settings| async move {
+        Containers::start(&settings, Events::default(), Arc::new(()), CancellationToken::new()).await
+    };
     let error = start(directory.settings()).await.err().unwrap().to_string();
     assert!(error.contains("chmod o-w"), "{error}");
     let file = directory.0.path().join("file");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use portsplice::container::{Container, Containers, ContainersSettings, Observer, ResolveError};
+use portsplice::events::Events;
 use portsplice::netns::Netns;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +61,8 @@ impl Drop for Running {
 impl Running {
     pub(crate) async fn start(settings: &ContainersSettings) -> Self {
         let (observed, shutdown) = (Arc::<Observed>::default(), CancellationToken::new());
-        let containers = Containers::start(settings, observed.clone(), shutdown.clone()).await.unwrap();
+        let containers =
+            Containers::start(settings, Events::default(), observed.clone(), shutdown.clone()).await.unwrap();
         Self { containers, observed, shutdown }
     }
 
