@@ -1,7 +1,8 @@
 //! What the cluster knows of containers and host names, and where it is kept.
 //!
-//! One trait, [`Registry`], and several stores behind it. A node writes the [`Record`]s of its containers; an edge reads
-//! them, and the [`Link`]s from host names to their ports. Nothing here is on the way of a byte: a store that is away, or
+//! Two traits, and several stores behind them. A node writes the [`Record`]s of its containers through a [`Reporter`]; an
+//! edge reads them, and the [`Link`]s from host names to their ports, in a [`Directory`]. A store implements what it can:
+//! an edge's record API takes reports and has no directory. Nothing here is on the way of a byte: a store that is away, or
 //! slow, delays news and stops no connection.
 
 pub mod api;
@@ -25,11 +26,11 @@ pub use record::{
     Access, ConnectionCounts, Hostname, HostnameError, Link, ListeningPort, PublishedPort, Record, State, Timestamp,
 };
 
-/// A store of records and links.
+/// Where a node writes what it knows of its containers.
 ///
 /// Every method may be called at any time, also while the store is away: it fails within a bounded time then, with an
 /// error that says whether trying again may help. Dropping a future is safe; what was asked for may then have happened.
-pub trait Registry: Send + Sync + std::fmt::Debug {
+pub trait Reporter: Send + Sync + std::fmt::Debug {
     /// Writes what this node reports. All of `changes` or, when it fails, any part of them: reports are whole records, so
     /// writing one again does no harm.
     ///
@@ -39,15 +40,25 @@ pub trait Registry: Send + Sync + std::fmt::Debug {
 
     /// Removes the records of `node`, which is the one that reports here, except those of the uuids `running`: what it
     /// reported before it crashed, or before the store was away.
-    fn retain<'a>(&'a self, node: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let stale = |record: &Record| record.node == node && !running.contains(&record.uuid);
-            let stale = self.records().await?.into_iter().filter(stale).map(|record| Change::Remove(record.uuid));
-            let stale: Vec<Change> = stale.collect();
-            if stale.is_empty() { Ok(()) } else { self.report(&stale).await }
-        })
+    fn retain<'a>(&'a self, node: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Takes back what this node has reported, at its end, within a bounded time. Nothing to do for a store whose records
+    /// are to outlive their node.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
+    /// What is wrong with the store, as far as it is known without asking it; `None` is nothing.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Where records and links are looked up, and links are made.
+///
+/// As with a [`Reporter`], every method may be called at any time and fails within a bounded time, and dropping a future is
+/// safe.
+pub trait Directory: Send + Sync + std::fmt::Debug {
     /// The record of the container `uuid`.
     fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
 
@@ -68,23 +79,20 @@ pub trait Registry: Send + Sync + std::fmt::Debug {
     /// Removes a link, if `actor` may: its owner, or an administrator.
     fn delete_link<'a>(&'a self, hostname: &'a Hostname, actor: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>>;
 
-    /// What is wrong with the store, as far as it is known without asking it; `None` is nothing.
-    fn problem(&self) -> Option<String> {
-        None
-    }
-
     /// Everything that is there now and then each change, until the stream is dropped. The stream outlives outages: after
     /// one it begins anew with [`Update::Reset`].
     fn watch(&self) -> BoxStream<'static, Update>;
-
-    /// Takes back what this node has reported, at its end, within a bounded time. Nothing to do for a store whose records
-    /// are to outlive their node.
-    fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
-/// A store that is shared.
+/// A store that is both.
+pub trait Registry: Reporter + Directory {}
+
+impl<T: Reporter + Directory> Registry for T {}
+
+/// A [`Reporter`] that is shared.
+pub type SharedReporter = Arc<dyn Reporter>;
+
+/// A [`Registry`] that is shared.
 pub type SharedRegistry = Arc<dyn Registry>;
 
 /// What a node reports.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use portsplice::registry::etcd::{Access, EtcdRegistry, Reporter};
+use portsplice::registry::etcd::{Access, EtcdRegistry, NodeIdentity};
 use portsplice::registry::{
     Access as Visibility, Change, ListeningPort, PublishedPort, Record, SharedRegistry, State, Timestamp,
 };
@@ -32,8 +32,8 @@ impl Cluster {
         let nodes = (0..nodes).map(|number| {
             let (name, address) = (format!("node-{number:04}"), format!("node-{number:04}.cluster.example:7450"));
             let records = (0..containers).map(|container| record(&name, &address, container)).collect();
-            let reporter = Reporter { name, address, ttl };
-            let registry = EtcdRegistry::new(access(etcd), "/portsplice/", Some(reporter)).expect("a registry");
+            let node = NodeIdentity { name, address, ttl };
+            let registry = EtcdRegistry::new(access(etcd), "/portsplice/", Some(node)).expect("a registry");
             Node { registry: Arc::new(registry), records: Arc::new(records) }
         });
         Self { nodes: nodes.collect(), next: 1 }

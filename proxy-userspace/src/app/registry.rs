@@ -1,5 +1,7 @@
 //! The node's reports to the cluster's registry: which store, under which name and address.
 
+mod accepted;
+mod records;
 mod stores;
 
 use std::net::SocketAddr;
@@ -19,9 +21,10 @@ use crate::http::ContainerName;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
-use crate::registry::publisher::{Identity, NodeRecords, PublisherSettings, Publishing};
+use crate::registry::publisher::{PublisherSettings, Publishing};
 use crate::regular_file;
 use crate::tls;
+use records::{Identity, NodeRecords};
 
 /// How long the registry is waited for when the node ends.
 const GOODBYE: Duration = Duration::from_secs(2);

@@ -3,16 +3,15 @@
 //! The store says for how long, this for how long still. After a restart each record has its whole time again, so that
 //! nodes find the edge back before anything is lost.
 
-use std::collections::HashMap;
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::registry::embedded::{Embedded, Standing};
-use crate::registry::{Change, Record, Registry, StoreError};
+use crate::registry::embedded::{Embedded, Lease, Standing};
+use crate::registry::{Change, Directory, Record, StoreError};
 
 /// How often it is looked what is over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -21,9 +20,15 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Leases {
     store: Embedded,
-    /// By uuid. Locked while the store is changed, so that nothing is removed as expired that was just renewed.
-    until: Mutex<HashMap<String, Held>>,
-    len: AtomicUsize,
+    times: Arc<Times>,
+}
+
+/// The times. Changed on the thread of the store, right after what they are about: so in the same order, for requests too
+/// that nobody waits for any more, and without keeping one request waiting for another's.
+#[derive(Debug, Default)]
+struct Times {
+    /// By uuid.
+    held: Mutex<HashMap<String, Held>>,
 }
 
 #[derive(Debug)]
@@ -32,20 +37,21 @@ struct Held {
     until: Instant,
 }
 
-fn after(ttl: u32) -> Instant {
-    Instant::now() + Duration::from_secs(ttl.into())
+impl Held {
+    fn new(node: &str, ttl: u32) -> Self {
+        Self { node: node.to_owned(), until: Instant::now() + Duration::from_secs(ttl.into()) }
+    }
 }
 
 impl Leases {
     pub(super) async fn resume(store: Embedded) -> Result<Self, StoreError> {
-        let held =
-            |lease: crate::registry::embedded::Lease| (lease.uuid, Held { node: lease.node, until: after(lease.ttl) });
-        let until: HashMap<String, Held> = store.leases().await?.into_iter().map(held).collect();
-        Ok(Self { len: until.len().into(), store, until: Mutex::new(until) })
+        let held = |lease: Lease| (lease.uuid, Held::new(&lease.node, lease.ttl));
+        let held: HashMap<String, Held> = store.leases().await?.into_iter().map(held).collect();
+        Ok(Self { store, times: Arc::new(Times { held: Mutex::new(held) }) })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+        self.times.held.lock().len()
     }
 
     pub(super) async fn record(&self, uuid: &str) -> Result<Option<Record>, StoreError> {
@@ -53,70 +59,83 @@ impl Leases {
     }
 
     pub(super) async fn put(&self, ttl: u32, record: Record) -> Result<(), StoreError> {
-        let mut held = self.until.lock().await;
         let (uuid, node) = (record.uuid.clone(), record.node.clone());
-        self.store.report_leased(&node, ttl, vec![Change::Put(Box::new(record))]).await?;
-        held.insert(uuid, Held { node, until: after(ttl) });
-        self.len.store(held.len(), Ordering::Relaxed);
-        Ok(())
+        let (times, holder) = (Arc::clone(&self.times), node.clone());
+        let renew = move || drop(times.held.lock().insert(uuid, Held::new(&holder, ttl)));
+        self.store.report_leased(&node, ttl, vec![Change::Put(Box::new(record))], renew).await
     }
 
     pub(super) async fn remove(&self, node: &str, uuid: String) -> Result<(), StoreError> {
-        let mut held = self.until.lock().await;
+        let (times, holder, removed) = (Arc::clone(&self.times), node.to_owned(), uuid.clone());
+        let forget = move || {
+            let mut held = times.held.lock();
+            if held.get(&removed).is_some_and(|held| held.node == holder) {
+                held.remove(&removed);
+            }
+        };
         // No ttl is written by a removal.
-        self.store.report_leased(node, 0, vec![Change::Remove(uuid.clone())]).await?;
-        if held.get(&uuid).is_some_and(|held| held.node == node) {
-            held.remove(&uuid);
-        }
-        self.len.store(held.len(), Ordering::Relaxed);
-        Ok(())
+        self.store.report_leased(node, 0, vec![Change::Remove(uuid)], forget).await
     }
 
     pub(super) async fn alive(&self, node: &str, ttl: u32, running: Vec<String>) -> Result<Standing, StoreError> {
-        let mut held = self.until.lock().await;
-        let standing = self.store.retain_leased(node, running).await?;
-        let theirs: HashSet<&str> = standing.held.iter().map(String::as_str).collect();
-        held.retain(|uuid, held| held.node != node || theirs.contains(uuid.as_str()));
-        for uuid in &standing.held {
-            held.insert(uuid.clone(), Held { node: node.to_owned(), until: after(ttl) });
-        }
-        self.len.store(held.len(), Ordering::Relaxed);
-        Ok(standing)
+        let (times, holder) = (Arc::clone(&self.times), node.to_owned());
+        let renew = move |standing: &Standing| {
+            let theirs: HashSet<&str> = standing.held.iter().map(String::as_str).collect();
+            let mut held = times.held.lock();
+            held.retain(|uuid, held| held.node != holder || theirs.contains(uuid.as_str()));
+            held.extend(standing.held.iter().map(|uuid| (uuid.clone(), Held::new(&holder, ttl))));
+        };
+        self.store.retain_leased(node, running, renew).await
     }
 
     pub(super) async fn expire(&self) {
         loop {
             let began = Instant::now();
             sleep(LOOK).await;
-            let mut held = self.until.lock().await;
             // While this process did not run, nobody could tell it anything: that is no silence of the nodes'.
-            let lost = began.elapsed().saturating_sub(2 * LOOK);
-            held.values_mut().for_each(|held| held.until += lost);
-            let now = Instant::now();
-            let over: Vec<String> =
-                held.iter().filter(|(_, held)| held.until <= now).map(|(uuid, _)| uuid.clone()).collect();
-            if over.is_empty() {
+            self.times.put_off(began.elapsed().saturating_sub(2 * LOOK));
+            if self.times.over().is_empty() {
                 continue;
             }
-            match self.store.expire(over.clone()).await {
-                Ok(()) => {
-                    for uuid in &over {
-                        if let Some(Held { node, .. }) = held.remove(uuid) {
-                            tracing::info!(container = uuid, node, "its node is silent: the record is removed");
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!("records of silent nodes cannot be removed yet: {error}"),
+            let (asked, told) = (Arc::clone(&self.times), Arc::clone(&self.times));
+            if let Err(error) = self.store.expire(move || asked.over(), move |uuids| told.forget(uuids)).await {
+                tracing::warn!("records of silent nodes cannot be removed yet: {error}");
             }
-            self.len.store(held.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Times {
+    fn put_off(&self, lost: Duration) {
+        self.held.lock().values_mut().for_each(|held| held.until += lost);
+    }
+
+    /// The uuids of those whose time is over.
+    fn over(&self) -> Vec<String> {
+        let now = Instant::now();
+        let held = self.held.lock();
+        held.iter().filter(|(_, held)| held.until <= now).map(|(uuid, _)| uuid.clone()).collect()
+    }
+
+    fn forget(&self, uuids: &[String]) {
+        let mut held = self.held.lock();
+        for uuid in uuids {
+            if let Some(Held { node, .. }) = held.remove(uuid) {
+                tracing::info!(container = uuid, node, "its node is silent: the record is removed");
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use tokio::time::timeout;
+
     use super::*;
-    use crate::registry::State;
+    use crate::registry::{Reporter, State};
 
     fn record(uuid: &str, node: &str) -> Record {
         Record {
@@ -158,5 +177,21 @@ mod tests {
         drop(leases);
         let resumed = Leases::resume(store.clone()).await.unwrap();
         assert_eq!(resumed.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_request_that_stands_still_or_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let leases = Leases::resume(Embedded::open(&dir.path().join("r.db"), "").unwrap()).await.unwrap();
+        let mut still = pin!(leases.put(3600, record("a", "n1")));
+        // It has asked the store, and nobody goes on with it.
+        let _ = still.as_mut().now_or_never();
+        let others = async {
+            leases.put(3600, record("b", "n2")).await?;
+            leases.alive("n2", 3600, vec!["b".into()]).await
+        };
+        let standing = timeout(Duration::from_secs(5), others).await.expect("the others go on").unwrap();
+        assert_eq!(standing.held, ["b"]);
+        assert_eq!(leases.len(), 2, "what is in the store has its time, though nobody has taken the answer");
     }
 }

@@ -17,7 +17,7 @@ use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
+use super::{Actor, Change, Directory, Hostname, Link, LinkError, Record, Reporter, StoreError, Update};
 pub use api::Access;
 use api::{Api, Failed};
 pub use model::User;
@@ -170,7 +170,7 @@ impl Reader {
     }
 }
 
-impl Registry for ArvadosRegistry {
+impl Reporter for ArvadosRegistry {
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
         async move { self.written.report(&self.reader.api, self.address()?, changes).await }.boxed()
     }
@@ -178,7 +178,9 @@ impl Registry for ArvadosRegistry {
     fn retain<'a>(&'a self, _: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
         async move { self.written.retain(&self.reader.api, self.address()?, running).await }.boxed()
     }
+}
 
+impl Directory for ArvadosRegistry {
     fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         self.reader.record(uuid).boxed()
     }

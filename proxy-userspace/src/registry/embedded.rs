@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use rusqlite::Connection;
 
-use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
+use super::{Actor, Change, Directory, Hostname, Link, LinkError, Record, Reporter, StoreError, Update};
 use database::Database;
 pub use queries::{Lease, Standing};
 
@@ -50,23 +50,35 @@ impl Embedded {
         schema::check(path)
     }
 
-    /// Writes what `node` reports, under leases of `ttl` seconds.
+    /// Writes what `node` reports, under leases of `ttl` seconds. Then calls `written`, whether or not anybody still waits for
+    /// this, and before anything else is written: so whoever keeps the times keeps them in the order of the file.
     ///
     /// # Errors
-    /// See [`Registry::report`].
-    pub async fn report_leased(&self, node: &str, ttl: u32, changes: Vec<Change>) -> Result<(), StoreError> {
+    /// See [`Reporter::report`].
+    pub async fn report_leased(
+        &self,
+        node: &str,
+        ttl: u32,
+        changes: Vec<Change>,
+        written: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError> {
         let node = node.to_owned();
-        self.write(move |c| queries::report(c, &node, Some(ttl), &changes)).await
+        self.write_then(move |c| queries::report(c, &node, Some(ttl), &changes), |()| written()).await
     }
 
     /// What a living node says of itself: `running` is all that it has reported. Leased records of it beside those are
-    /// removed.
+    /// removed. `written` is called as in [`Self::report_leased`].
     ///
     /// # Errors
     /// When the file cannot be used now.
-    pub async fn retain_leased(&self, node: &str, running: Vec<String>) -> Result<Standing, StoreError> {
+    pub async fn retain_leased(
+        &self,
+        node: &str,
+        running: Vec<String>,
+        written: impl FnOnce(&Standing) + Send + 'static,
+    ) -> Result<Standing, StoreError> {
         let node = node.to_owned();
-        self.write(move |c| queries::retain_leased(c, &node, &running)).await
+        self.write_then(move |c| queries::retain_leased(c, &node, &running), written).await
     }
 
     /// All leased records.
@@ -77,12 +89,21 @@ impl Embedded {
         self.database.call(|c| queries::leases(c)).await
     }
 
-    /// Removes leased records whose time is over.
+    /// Removes leased records whose time is over: those that `over` names. It is asked when nothing is being written, so that
+    /// nothing is removed that was just renewed; `written` is called with them as in [`Self::report_leased`].
     ///
     /// # Errors
     /// When the file cannot be used now.
-    pub async fn expire(&self, uuids: Vec<String>) -> Result<(), StoreError> {
-        self.write(move |c| queries::expire(c, &uuids)).await
+    pub async fn expire(
+        &self,
+        over: impl FnOnce() -> Vec<String> + Send + 'static,
+        written: impl FnOnce(&[String]) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let expire = move |c: &Connection| {
+            let uuids = over();
+            queries::expire(c, &uuids).map(|()| uuids)
+        };
+        self.write_then(expire, |uuids: &Vec<String>| written(uuids)).await.map(drop)
     }
 
     async fn write<T: Send + 'static>(
@@ -90,6 +111,16 @@ impl Embedded {
         query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.database.call(move |c| database::transaction(c, query)).await
+    }
+
+    /// As [`Self::write`], and calls `then` on the file's thread before the next call of the file.
+    async fn write_then<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let write = move |c: &mut Connection| database::transaction(c, query).inspect(then);
+        self.database.call(write).await
     }
 
     /// As [`Self::write`], and on the disk when it returns.
@@ -101,7 +132,7 @@ impl Embedded {
     }
 }
 
-impl Registry for Embedded {
+impl Reporter for Embedded {
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
         let (node, changes) = (self.node.clone(), changes.to_vec());
         Box::pin(self.write(move |c| queries::report(c, &node, None, &changes)))
@@ -111,7 +142,9 @@ impl Registry for Embedded {
         let (node, running) = (node.to_owned(), running.to_vec());
         Box::pin(self.write(move |c| queries::retain(c, &node, &running)))
     }
+}
 
+impl Directory for Embedded {
     fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         let uuid = uuid.to_owned();
         Box::pin(self.database.call(move |c| queries::record(c, &uuid)))

@@ -3,7 +3,7 @@
 use super::Hostname;
 
 /// Why a store could not be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// It is away, slow, or in the middle of something: try again.
     #[error("the registry cannot be reached: {0}")]
@@ -27,7 +27,7 @@ impl StoreError {
 }
 
 /// Why a link could not be added or removed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LinkError {
     /// Another link has this host name.
     #[error("the host name {0} is taken; choose another")]

@@ -23,11 +23,11 @@ use futures_util::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
+use super::{Actor, Change, Directory, Hostname, Link, LinkError, Record, Reporter, StoreError, Update};
 pub use connection::Access;
 use connection::Connection;
 use keys::Keys;
-pub use writer::Reporter;
+pub use writer::NodeIdentity;
 use writer::{Order, Writer};
 
 /// How long a report may take. Longer than a few attempts; what is not confirmed by then is tried again anyway.
@@ -46,17 +46,17 @@ pub struct EtcdRegistry {
 }
 
 impl EtcdRegistry {
-    /// A registry below `prefix`. With a `reporter` a task is started that writes for it; it ends with this.
+    /// A registry below `prefix`. With a `node` a task is started that writes for it; it ends with this.
     ///
     /// # Errors
     /// Where a file that `access` names is wrong. Whether etcd is there shows when it is used.
-    pub fn new(access: Access, prefix: &str, reporter: Option<Reporter>) -> anyhow::Result<Self> {
+    pub fn new(access: Access, prefix: &str, node: Option<NodeIdentity>) -> anyhow::Result<Self> {
         access.check()?;
         let keys = Keys::new(prefix);
         let connection = Arc::new(Connection::new(access.clone()));
-        let orders = reporter.map(|reporter| {
+        let orders = node.map(|node| {
             let (orders, listening) = mpsc::channel(ORDERS);
-            tokio::spawn(Writer::new(Arc::clone(&connection), keys.clone(), reporter).run(listening));
+            tokio::spawn(Writer::new(Arc::clone(&connection), keys.clone(), node).run(listening));
             orders
         });
         Ok(Self { access, keys, connection, orders })
@@ -79,7 +79,7 @@ impl EtcdRegistry {
     }
 }
 
-impl Registry for EtcdRegistry {
+impl Reporter for EtcdRegistry {
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
         self.order(|done| Order::Report(changes.to_vec(), done)).boxed()
     }
@@ -88,6 +88,24 @@ impl Registry for EtcdRegistry {
         self.order(|done| Order::Retain(running.to_vec(), done)).boxed()
     }
 
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let Some(orders) = &self.orders else { return };
+            let (done, ended) = oneshot::channel();
+            let close = async {
+                if orders.send(Order::Close(done)).await.is_ok() {
+                    let _ = ended.await;
+                }
+            };
+            if timeout(REPORT, close).await.is_err() {
+                tracing::warn!("etcd does not answer; the records of this node stay there until its lease ends");
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Directory for EtcdRegistry {
     fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         async move {
             let found = read::one(&self.connection, &self.keys.record(uuid)).await?;
@@ -138,22 +156,6 @@ impl Registry for EtcdRegistry {
 
     fn watch(&self) -> BoxStream<'static, Update> {
         watch::follow(self.access.clone(), self.keys.clone())
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        async move {
-            let Some(orders) = &self.orders else { return };
-            let (done, ended) = oneshot::channel();
-            let close = async {
-                if orders.send(Order::Close(done)).await.is_ok() {
-                    let _ = ended.await;
-                }
-            };
-            if timeout(REPORT, close).await.is_err() {
-                tracing::warn!("etcd does not answer; the records of this node stay there until its lease ends");
-            }
-        }
-        .boxed()
     }
 }
 

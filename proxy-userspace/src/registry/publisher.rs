@@ -12,8 +12,6 @@
 //!
 //! A store that is away shows in the metrics and as degraded in `/readyz`. The node stays ready: requests do not need it.
 
-mod accepted;
-mod records;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,10 +23,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, Record, SharedRegistry, StoreError};
+use super::{Change, Record, SharedReporter, StoreError};
 use crate::backoff::Backoff;
-use crate::events::StateEvent;
-pub use records::{Identity, NodeRecords};
 pub use status::{Snapshot, Status};
 
 /// How often counts are reported though nothing else has changed.
@@ -64,12 +60,12 @@ pub struct Publishing {
 }
 
 impl Publishing {
-    /// Starts to report to `registry`. `news` say when to look, and `first` when to look at once.
-    pub fn start(
+    /// Starts to report to `registry`. `news` say when to look, whatever they are, and `first` when to look at once.
+    pub fn start<T: Clone + Send + 'static>(
         settings: PublisherSettings,
-        registry: SharedRegistry,
+        registry: SharedReporter,
         source: Arc<dyn Source>,
-        news: broadcast::Receiver<StateEvent>,
+        news: broadcast::Receiver<T>,
         first: Arc<Notify>,
     ) -> Self {
         let (status, stop) = (Arc::new(Status::new(Arc::clone(&registry))), CancellationToken::new());
@@ -114,7 +110,7 @@ impl Drop for Publishing {
 
 struct Publisher {
     settings: PublisherSettings,
-    registry: SharedRegistry,
+    registry: SharedReporter,
     source: Arc<dyn Source>,
     status: Arc<Status>,
     /// What the store holds of this node; `None` when that is not known.
@@ -138,7 +134,7 @@ enum Scope {
 }
 
 impl Publisher {
-    async fn run(mut self, news: broadcast::Receiver<StateEvent>, first: Arc<Notify>, stop: CancellationToken) {
+    async fn run<T: Clone>(mut self, news: broadcast::Receiver<T>, first: Arc<Notify>, stop: CancellationToken) {
         tokio::select! {
             () = self.publish(news, &first) => return, // nobody is left to tell any news
             () = stop.cancelled() => {}
@@ -150,7 +146,7 @@ impl Publisher {
         self.registry.close().await;
     }
 
-    async fn publish(&mut self, mut news: broadcast::Receiver<StateEvent>, first: &Notify) {
+    async fn publish<T: Clone>(&mut self, mut news: broadcast::Receiver<T>, first: &Notify) {
         let mut counts = interval(COUNTS);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -9,31 +9,29 @@
 //! carry the edge's proof that it holds the key too. Over TLS the credential covers the connection, so that without any
 //! authority's certificate nobody can stand in between; on plain TCP the network between the two has to be trusted.
 //!
-//! The API has no links and no news: those are for the edge itself.
+//! The API takes reports, and no more: a [`Directory`](super::Directory) is for the edge itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream};
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::time::sleep;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{self, Alive, AliveAnswer, Call, PutAnswer};
 use super::http::{Bounds, Channel, HttpClient, Trust};
 use super::pause::Pause;
-use super::{Actor, Change, Hostname, Link, LinkError, Record, Registry, StoreError, Update};
+use super::{Change, Record, Reporter, StoreError};
 use crate::auth::{ContainerKey, Keyring, sign};
 use crate::backoff::Backoff;
 use crate::url::Url;
@@ -59,33 +57,45 @@ pub struct RemoteSettings {
     pub ttl: Duration,
 }
 
+/// How many orders may wait.
+const ORDERS: usize = 64;
+
 /// The store.
 #[derive(Debug)]
 pub struct Remote {
-    link: Arc<EdgeLink>,
-    /// Says that the node lives, as long as this does.
-    _heart: AbortOnDropHandle<()>,
+    orders: mpsc::Sender<Order>,
+    problem: Problem,
+    /// Speaks with the edge, as long as this does.
+    _task: AbortOnDropHandle<()>,
 }
 
+/// Why the last sign of life failed.
+type Problem = Arc<Mutex<Option<String>>>;
+
+/// What the edge is to be told. Whoever drops the other end of the answer does not want it any more.
+#[derive(Debug)]
+enum Order {
+    Report(Vec<Change>, oneshot::Sender<Result<(), StoreError>>),
+    /// Only these containers run here.
+    Retain(Vec<String>, oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// The one task that writes to the edge. It does one thing after the other, so that no sign of life brings back what is being
+/// removed, and nothing that waits holds a lock.
 struct EdgeLink {
     client: HttpClient,
     settings: RemoteSettings,
     keyring: Arc<ArcSwap<Keyring>>,
     /// Until when the edge wants to be left alone.
     pause: Pause,
-    /// What the edge has acknowledged. Locked by whoever writes for as long as the edge is asked, so that no sign of life
-    /// brings back what is being removed.
-    held: tokio::sync::Mutex<BTreeMap<String, Record>>,
+    /// What the edge has acknowledged.
+    held: BTreeMap<String, Record>,
     /// What was complained of: containers that others report too.
-    elsewhere: Mutex<BTreeSet<String>>,
-    /// Why the last sign of life failed.
-    problem: Mutex<Option<String>>,
-}
-
-impl fmt::Debug for EdgeLink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EdgeLink").field("settings", &self.settings).finish_non_exhaustive()
-    }
+    elsewhere: BTreeSet<String>,
+    problem: Problem,
+    /// When the edge is told next that this node lives.
+    due: Instant,
+    backoff: Backoff,
 }
 
 impl Remote {
@@ -95,59 +105,83 @@ impl Remote {
     /// Where the certificates cannot be read.
     pub fn start(settings: RemoteSettings, keyring: Arc<ArcSwap<Keyring>>) -> anyhow::Result<Self> {
         let trust = settings.ca_file.clone().map_or(Trust::Anyone, Trust::File);
-        let client = HttpClient::new(settings.url.clone(), &trust, BOUNDS)?;
-        let link = Arc::new(EdgeLink {
-            client,
+        let problem = Problem::default();
+        let link = EdgeLink {
+            client: HttpClient::new(settings.url.clone(), &trust, BOUNDS)?,
             settings,
             keyring,
             pause: Pause::new(PAUSE.0, PAUSE.1),
-            held: tokio::sync::Mutex::default(),
-            elsewhere: Mutex::default(),
-            problem: Mutex::default(),
-        });
-        let heart = tokio::spawn(Arc::clone(&link).live());
-        Ok(Self { link, _heart: AbortOnDropHandle::new(heart) })
+            held: BTreeMap::new(),
+            elsewhere: BTreeSet::new(),
+            problem: Arc::clone(&problem),
+            due: Instant::now(),
+            backoff: Backoff::default(),
+        };
+        let (orders, waiting) = mpsc::channel(ORDERS);
+        let task = AbortOnDropHandle::new(tokio::spawn(link.run(waiting)));
+        Ok(Self { orders, problem, _task: task })
+    }
+
+    async fn order(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order,
+    ) -> Result<(), StoreError> {
+        let ended = || StoreError::Internal("the task that reports to the edge has ended".into());
+        let (done, answer) = oneshot::channel();
+        self.orders.send(order(done)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 }
 
 impl EdgeLink {
+    /// Until nobody is left who could order anything.
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => return,
+                    Some(Order::Report(changes, done)) => carry_out(done, self.report_all(&changes)).await,
+                    Some(Order::Retain(running, done)) => carry_out(done, self.retain(running)).await,
+                },
+                () = sleep_until(self.due) => self.live().await,
+            }
+        }
+    }
+
     /// Seconds, of which the API has whole ones.
     fn ttl(&self) -> u32 {
         u32::try_from(self.settings.ttl.as_secs()).unwrap_or(u32::MAX).max(1)
     }
 
-    async fn live(self: Arc<Self>) {
-        let mut backoff = Backoff::default();
-        let every = self.settings.ttl / 3;
-        loop {
-            match self.sign_of_life().await {
-                Ok(()) => {
-                    if self.problem.lock().take().is_some() {
-                        tracing::info!("the edge knows again that this node lives");
-                    }
-                    backoff = Backoff::default();
-                    // Many nodes do not speak in step.
-                    sleep(every.mul_f64(1.0 - rand::random::<f64>() / 4.0)).await;
+    /// Says that this node lives, and when it says so next.
+    async fn live(&mut self) {
+        let pause = match self.sign_of_life().await {
+            Ok(()) => {
+                if self.problem.lock().take().is_some() {
+                    tracing::info!("the edge knows again that this node lives");
                 }
-                Err(error) => {
-                    let text = error.to_string();
-                    if self.problem.lock().replace(text.clone()).is_none_or(|before| before != text) {
-                        tracing::warn!("the edge does not learn that this node lives: {text}");
-                    }
-                    sleep(backoff.next()).await;
-                }
+                self.backoff = Backoff::default();
+                // Many nodes do not speak in step.
+                (self.settings.ttl / 3).mul_f64(1.0 - rand::random::<f64>() / 4.0)
             }
-        }
+            Err(error) => {
+                let text = error.to_string();
+                if self.problem.lock().replace(text.clone()).is_none_or(|before| before != text) {
+                    tracing::warn!("the edge does not learn that this node lives: {text}");
+                }
+                self.backoff.next()
+            }
+        };
+        self.due = Instant::now() + pause;
     }
 
-    async fn sign_of_life(&self) -> Result<(), StoreError> {
-        let held = self.held.lock().await;
-        if held.is_empty() {
+    async fn sign_of_life(&mut self) -> Result<(), StoreError> {
+        if self.held.is_empty() {
             // Nothing depends on it, and a node that has just started must not remove what it is about to report again.
             return Ok(());
         }
-        let answer = self.alive(held.keys().cloned().collect()).await?;
-        for record in answer.missing.iter().filter_map(|uuid| held.get(uuid)) {
+        let answer = self.alive(self.held.keys().cloned().collect()).await?;
+        for record in answer.missing.iter().filter_map(|uuid| self.held.get(uuid)) {
             match self.put(record).await {
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) => tracing::warn!(container = record.uuid, "cannot be written again: {error}"),
@@ -155,14 +189,36 @@ impl EdgeLink {
             }
         }
         let elsewhere: BTreeSet<String> = answer.elsewhere.into_iter().collect();
-        let before = std::mem::replace(&mut *self.elsewhere.lock(), elsewhere.clone());
-        for uuid in elsewhere.difference(&before) {
+        for uuid in elsewhere.difference(&self.elsewhere) {
             tracing::warn!(
                 container = uuid,
                 "another node reports a container of the same name, and the edge believes the last one; give each its own name"
             );
         }
+        self.elsewhere = elsewhere;
         Ok(())
+    }
+
+    async fn report_all(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut refusal = None;
+        for change in changes {
+            // A long report must not make the edge believe that this node has gone.
+            if self.due <= Instant::now() {
+                self.live().await;
+            }
+            match self.report(change).await {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(error),
+                // Others are signed with other keys.
+                Err(error) => drop(refusal.get_or_insert(error)),
+            }
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+
+    async fn retain(&mut self, running: Vec<String>) -> Result<(), StoreError> {
+        self.held.retain(|uuid, _| running.contains(uuid));
+        self.alive(running).await.map(drop)
     }
 
     async fn alive(&self, running: Vec<String>) -> Result<AliveAnswer, StoreError> {
@@ -179,20 +235,19 @@ impl EdgeLink {
         from_json::<PutAnswer>(&answer).map(drop)
     }
 
-    async fn report(&self, change: &Change) -> Result<(), StoreError> {
-        let mut held = self.held.lock().await;
+    async fn report(&mut self, change: &Change) -> Result<(), StoreError> {
         match change {
             Change::Put(record) => {
                 self.put(record).await?;
-                held.insert(record.uuid.clone(), (**record).clone());
+                self.held.insert(record.uuid.clone(), (**record).clone());
             }
             Change::Remove(uuid) => {
                 // Before the edge is asked: it may have done it though its answer is lost.
-                held.remove(uuid);
+                self.held.remove(uuid);
                 let call = Call::Remove { uuid: uuid.clone(), node: self.settings.node.clone() };
                 match self.call(&call, Bytes::new()).await {
                     // The key may have gone with the container; the node's own says as well what is no more.
-                    Err(StoreError::Refused(_)) => drop(self.alive(held.keys().cloned().collect()).await?),
+                    Err(StoreError::Refused(_)) => drop(self.alive(self.held.keys().cloned().collect()).await?),
                     done => drop(done?),
                 }
             }
@@ -220,9 +275,6 @@ impl EdgeLink {
         let response = response.await?;
         let proof = response.headers().get(api::PROOF).and_then(|proof| proof.to_str().ok());
         let is_proven = proof.is_some_and(|proof| sign::is_proof(&key, &authorization, proof));
-        if is_proven && response.status() == StatusCode::NOT_FOUND && matches!(call, Call::Get { .. }) {
-            return Ok(Bytes::from_static(b"null"));
-        }
         self.judge(response, is_proven)
     }
 
@@ -287,66 +339,31 @@ fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
     serde_json::from_slice(body).map_err(|e| StoreError::Corrupt(format!("the edge's answer: {e}")))
 }
 
-fn only_at_the_edge() -> StoreError {
-    StoreError::Refused("an edge's record API has no links and no lists; ask the edge".into())
+/// Does what was ordered, for as long as somebody waits for it.
+async fn carry_out(
+    mut done: oneshot::Sender<Result<(), StoreError>>,
+    work: impl Future<Output = Result<(), StoreError>>,
+) {
+    let result = tokio::select! {
+        result = work => result,
+        () = done.closed() => return,
+    };
+    let _ = done.send(result); // whoever asked may have given up just now
 }
 
-impl Registry for Remote {
+impl Reporter for Remote {
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let mut refusal = None;
-            for change in changes {
-                match self.link.report(change).await {
-                    Ok(()) => {}
-                    Err(error) if error.is_transient() => return Err(error),
-                    // Others are signed with other keys.
-                    Err(error) => drop(refusal.get_or_insert(error)),
-                }
-            }
-            refusal.map_or(Ok(()), Err)
-        })
+        Box::pin(self.order(|done| Order::Report(changes.to_vec(), done)))
     }
 
     fn retain<'a>(&'a self, _: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            let mut held = self.link.held.lock().await;
-            held.retain(|uuid, _| running.contains(uuid));
-            self.link.alive(running.to_vec()).await.map(drop)
-        })
-    }
-
-    fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
-        Box::pin(async move {
-            let call = Call::Get { uuid: uuid.to_owned() };
-            from_json(&self.link.call(&call, Bytes::new()).await?)
-        })
-    }
-
-    fn records(&self) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
-        Box::pin(async { Err(only_at_the_edge()) })
-    }
-
-    fn link<'a>(&'a self, _: &'a Hostname) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
-        Box::pin(async { Err(only_at_the_edge()) })
-    }
-
-    fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, StoreError>> {
-        Box::pin(async { Err(only_at_the_edge()) })
-    }
-
-    fn create_link<'a>(&'a self, _: &'a Link) -> BoxFuture<'a, Result<(), LinkError>> {
-        Box::pin(async { Err(only_at_the_edge().into()) })
-    }
-
-    fn delete_link<'a>(&'a self, _: &'a Hostname, _: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>> {
-        Box::pin(async { Err(only_at_the_edge().into()) })
+        Box::pin(self.order(|done| Order::Retain(running.to_vec(), done)))
     }
 
     fn problem(&self) -> Option<String> {
-        self.link.problem.lock().clone()
-    }
-
-    fn watch(&self) -> BoxStream<'static, Update> {
-        stream::pending().boxed()
+        self.problem.lock().clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice::registry::etcd::{Access, EtcdRegistry, Reporter};
+use portsplice::registry::etcd::{Access, EtcdRegistry, NodeIdentity};
 use portsplice::registry::{Registry, SharedRegistry};
 use portsplice_tests::HANG;
 use portsplice_tests::etcd::Etcd;
@@ -28,8 +28,8 @@ fn access(urls: &[String]) -> Access {
 
 /// The registry as a node has it.
 fn node_at(access: Access, name: &str) -> SharedRegistry {
-    let reporter = Reporter { name: name.into(), address: format!("{name}.example:7450"), ttl: TTL };
-    Arc::new(EtcdRegistry::new(access, "/portsplice/", Some(reporter)).expect("a registry"))
+    let node = NodeIdentity { name: name.into(), address: format!("{name}.example:7450"), ttl: TTL };
+    Arc::new(EtcdRegistry::new(access, "/portsplice/", Some(node)).expect("a registry"))
 }
 
 fn node(etcd: &Etcd, name: &str) -> SharedRegistry {

@@ -1,7 +1,9 @@
 //! Users, roles and certificates.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use portsplice::registry::etcd::{Access, EtcdRegistry};
 use portsplice::registry::{Change, LinkError, StoreError};
@@ -114,6 +116,27 @@ async fn certificates_are_checked_on_both_sides() {
     for wrong in [anonymous, strange, system] {
         let error = edge_at(wrong.clone()).records().await.unwrap_err();
         assert!(error.is_transient(), "{wrong:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lets_nobody_in_keeps_no_call_from_the_others() {
+    let etcd = Etcd::with(&["--bcrypt-cost", "4"]);
+    for args in [&["user", "add", "root:secret"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]] {
+        etcd.ctl(args);
+    }
+    // The kernel accepts for it, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let endpoints = [format!("http://{}", silent.local_addr().unwrap()), etcd.url()];
+    let ours = Access { token_file: with_token(&etcd, &folder, "root:secret").token_file, ..access(&endpoints) };
+    // Which endpoint comes first is chosen anew each time.
+    for _ in 0..8 {
+        let (edge, began) = (edge_at(ours.clone()), Instant::now());
+        let (one, another) = tokio::join!(edge.records(), edge.links());
+        assert!(one.unwrap().is_empty() && another.unwrap().is_empty());
+        // Less than one of the two is given to let us in.
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }
 

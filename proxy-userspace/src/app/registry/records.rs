@@ -7,24 +7,24 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Source;
 use super::accepted::Accepted;
 use crate::container::{Container, Containers};
 use crate::http::ContainerName;
 use crate::ports::Ports;
+use crate::registry::publisher::Source;
 use crate::registry::{Record, State};
 
 /// What every record says of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(super) struct Identity {
     /// Its name.
-    pub node: String,
+    pub(super) node: String,
     /// Where it is reached: `HOST:PORT`.
-    pub address: String,
+    pub(super) address: String,
 }
 
 /// The node's own records, made from what its parts know.
-pub struct NodeRecords {
+pub(super) struct NodeRecords {
     identity: Identity,
     containers: Arc<Containers>,
     ports: Arc<Ports>,
@@ -40,7 +40,7 @@ struct Memory {
 
 impl NodeRecords {
     /// `accepted` is the file in which it is noted which containers have accepted connections.
-    pub fn new(
+    pub(super) fn new(
         identity: Identity,
         containers: Arc<Containers>,
         ports: Arc<Ports>,
@@ -51,7 +51,7 @@ impl NodeRecords {
     }
 
     /// Woken by the first connection into any of the containers that were looked at.
-    pub fn first(&self) -> Arc<Notify> {
+    pub(super) fn first(&self) -> Arc<Notify> {
         Arc::clone(&self.first)
     }
 

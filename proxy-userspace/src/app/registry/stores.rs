@@ -5,13 +5,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 
+use super::records::Identity;
 use crate::auth::Keyring;
 use crate::config::{RegistryConfig, RegistryStore};
-use crate::registry::SharedRegistry;
+use crate::registry::SharedReporter;
 use crate::registry::arvados::{self, ArvadosRegistry};
 use crate::registry::embedded::Embedded;
-use crate::registry::etcd::{self, EtcdRegistry, Reporter};
-use crate::registry::publisher::Identity;
+use crate::registry::etcd::{self, EtcdRegistry, NodeIdentity};
 use crate::registry::remote::{Remote, RemoteSettings};
 
 /// The store, for the node of this identity.
@@ -19,7 +19,7 @@ pub(super) fn open(
     config: &RegistryConfig,
     identity: &Identity,
     keyring: &Arc<ArcSwap<Keyring>>,
-) -> Result<SharedRegistry> {
+) -> Result<SharedReporter> {
     let Identity { node, address } = identity.clone();
     Ok(match config.store {
         RegistryStore::None => bail!("`registry.store` names no store"),
@@ -30,8 +30,8 @@ pub(super) fn open(
             Arc::new(Remote::start(settings, Arc::clone(keyring))?)
         }
         RegistryStore::Etcd => {
-            let reporter = Reporter { name: node, address, ttl: config.ttl };
-            Arc::new(EtcdRegistry::new(etcd(config), &config.prefix, Some(reporter))?)
+            let node = NodeIdentity { name: node, address, ttl: config.ttl };
+            Arc::new(EtcdRegistry::new(etcd(config), &config.prefix, Some(node))?)
         }
         RegistryStore::Arvados => Arc::new(ArvadosRegistry::new(&arvados(config)?, Some(address))?),
     })

@@ -1,15 +1,18 @@
 //! One connection to one of etcd's endpoints, and the next one when it fails.
 //!
 //! Calls stay with an endpoint as long as it answers. One that does not is left, with its connection, so that a process
-//! that is stopped, or a network that swallows packets, costs one timeout and not each call's.
+//! that is stopped, or a network that swallows packets, costs one timeout and not each call's. No lock is held over the
+//! network: while one endpoint is slow to let us in, other calls try the next, and all take the first connection that is
+//! there.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
-use tokio::sync::Mutex;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -102,15 +105,21 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// A connection that is made when it is needed, and again when it has failed.
 pub(super) struct Connection {
     access: Access,
-    state: Mutex<State>,
+    /// What calls use; `None` until it is made, and after it was left. Whoever needs one waits for whoever makes one.
+    current: watch::Sender<Option<Current>>,
+    /// As many connections are made at a time as there are endpoints.
+    makers: Semaphore,
+    /// The endpoint that is tried next.
+    next: AtomicUsize,
+    /// Counts clients, so that two calls that fail on one do not give up two.
+    generation: AtomicU64,
 }
 
-struct State {
-    /// The endpoint of `client`, or that of the next one.
-    endpoint: usize,
-    client: Option<Client>,
-    /// Counts clients, so that two calls that fail on one do not give up two.
+#[derive(Clone)]
+struct Current {
+    client: Client,
     generation: u64,
+    endpoint: usize,
 }
 
 impl fmt::Debug for Connection {
@@ -123,8 +132,14 @@ impl Connection {
     /// Connects when it is first used.
     pub(super) fn new(access: Access) -> Self {
         // Not all clients begin with the same member.
-        let endpoint = rand::random_range(0..access.endpoints.len().max(1));
-        Self { access, state: Mutex::new(State { endpoint, client: None, generation: 0 }) }
+        let endpoints = access.endpoints.len().max(1);
+        Self {
+            access,
+            current: watch::Sender::new(None),
+            makers: Semaphore::new(endpoints),
+            next: AtomicUsize::new(rand::random_range(0..endpoints)),
+            generation: AtomicU64::new(0),
+        }
     }
 
     /// One attempt at one endpoint, within `within`; when it fails for the connection's sake, the next attempt is at the next.
@@ -138,9 +153,9 @@ impl Connection {
     ) -> Result<T, Fault> {
         let mut generation = None;
         let attempt = async {
-            let (client, number) = self.client().await?;
-            generation = Some(number);
-            call(client).await.map_err(Fault::from)
+            let current = self.client().await?;
+            generation = Some(current.generation);
+            call(current.client).await.map_err(Fault::from)
         };
         let late =
             || StoreError::Unavailable(format!("etcd does not answer within {}", humantime::format_duration(within)));
@@ -148,7 +163,7 @@ impl Connection {
         if let (Err(fault), Some(generation)) = (&result, generation)
             && fault.is_transient()
         {
-            self.leave(generation).await;
+            self.leave(generation);
         }
         result
     }
@@ -172,29 +187,49 @@ impl Connection {
     }
 
     /// The client, made if there is none.
-    async fn client(&self) -> Result<(Client, u64), Fault> {
-        let mut state = self.state.lock().await;
-        if let Some(client) = &state.client {
-            return Ok((client.clone(), state.generation));
+    async fn client(&self) -> Result<Current, Fault> {
+        let mut current = self.current.subscribe();
+        if let Some(current) = &*current.borrow_and_update() {
+            return Ok(current.clone());
         }
-        let endpoint = state.endpoint;
+        tokio::select! {
+            made = self.make() => made,
+            made = current.wait_for(Option::is_some) => match made.ok().and_then(|made| made.clone()) {
+                Some(made) => Ok(made),
+                // Not to be expected: the sender is this one's.
+                None => Err(StoreError::Unavailable("the connection to etcd was given up".into()).into()),
+            },
+        }
+    }
+
+    /// Makes a client of the next endpoint, for all calls.
+    async fn make(&self) -> Result<Current, Fault> {
+        let _maker = self.makers.acquire().await;
+        // Also when this is given up half-way, or another call comes meanwhile, the next attempt is elsewhere.
+        let endpoint = self.next.fetch_add(1, Ordering::Relaxed) % self.access.endpoints.len();
         let url = &self.access.endpoints[endpoint];
         let options = self.access.options(url).map_err(|e| StoreError::Refused(format!("{e:#}")))?;
-        // Also when this is given up half-way, the next attempt is elsewhere.
-        state.endpoint = (endpoint + 1) % self.access.endpoints.len();
         let made = timeout(CONNECT, Client::connect([url.to_string()], Some(options))).await;
         let client = made.map_err(|_| StoreError::Unavailable(format!("{url} does not answer")))??;
-        state.endpoint = endpoint;
-        state.generation += 1;
-        state.client = Some(client.clone());
-        Ok((client, state.generation))
+        let mut used = None;
+        self.current.send_if_modified(|current| {
+            // Of two that are made at a time, the first is everybody's.
+            let is_first = current.is_none();
+            let generation = || self.generation.fetch_add(1, Ordering::Relaxed);
+            used = Some(current.get_or_insert_with(|| Current { client, generation: generation(), endpoint }).clone());
+            is_first
+        });
+        used.ok_or_else(|| StoreError::Internal("a connection to etcd is lost".into()).into())
     }
 
     /// Gives the client of `generation` up, unless that has happened.
-    async fn leave(&self, generation: u64) {
-        let mut state = self.state.lock().await;
-        if state.generation == generation && state.client.take().is_some() {
-            state.endpoint = (state.endpoint + 1) % self.access.endpoints.len();
-        }
+    fn leave(&self, generation: u64) {
+        self.current.send_if_modified(|current| {
+            let left = current.take_if(|current| current.generation == generation);
+            if let Some(left) = &left {
+                self.next.store(left.endpoint + 1, Ordering::Relaxed);
+            }
+            left.is_some()
+        });
     }
 }

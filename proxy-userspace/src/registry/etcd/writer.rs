@@ -25,7 +25,7 @@ const END: Duration = Duration::from_secs(3);
 
 /// Who reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reporter {
+pub struct NodeIdentity {
     /// The node's name, which no other has.
     pub name: String,
     /// Where it is reached.
@@ -50,7 +50,7 @@ pub(super) enum Order {
 pub(super) struct Writer {
     connection: Arc<Connection>,
     keys: Keys,
-    reporter: Reporter,
+    node: NodeIdentity,
     /// Tells this process from the one before.
     instance: String,
     desired: Desired,
@@ -78,11 +78,11 @@ struct Waiter {
 
 impl Writer {
     /// Knows of no container yet.
-    pub(super) fn new(connection: Arc<Connection>, keys: Keys, reporter: Reporter) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, keys: Keys, node: NodeIdentity) -> Self {
         Self {
             connection,
             keys,
-            reporter,
+            node,
             instance: hex::encode(rand::random::<[u8; 16]>()),
             desired: Desired::default(),
             lease: None,
@@ -149,7 +149,7 @@ impl Writer {
     fn answer(&mut self, waiter: Waiter, error: Option<&StoreError>) {
         let Waiter { answer, changes, noted } = waiter;
         let error = error.filter(|_| changes.as_ref().is_none_or(|changes| !self.desired.is_settled(changes)));
-        let result = noted.and_then(|()| error.map_or(Ok(()), |error| Err(copy(error))));
+        let result = noted.and_then(|()| error.map_or(Ok(()), |error| Err(error.clone())));
         if let (Err(StoreError::Refused(_)), Some(changes)) = (&result, &changes) {
             self.desired.refuse(changes);
         }
@@ -190,8 +190,8 @@ impl Writer {
         if let (Some(lease), Some(fence)) = (&self.lease, self.fence) {
             return Ok((lease.id(), fence));
         }
-        let key = self.keys.node(&self.reporter.name);
-        let mut claim = claim::of(&self.reporter.address, &self.instance, 0);
+        let key = self.keys.node(&self.node.name);
+        let mut claim = claim::of(&self.node.address, &self.instance, 0);
         let found = claim::look(&self.connection, &key, &claim, self.held).await;
         if matches!(found, Err(Fault::Store(StoreError::Refused(_)))) {
             // Whoever has the name answers for it now; what is left of ours ends with the lease.
@@ -201,7 +201,7 @@ impl Writer {
         let lease = match &self.lease {
             Some(lease) => lease.id(),
             None => {
-                let lease = Lease::grant(&self.connection, self.reporter.ttl).await?;
+                let lease = Lease::grant(&self.connection, self.node.ttl).await?;
                 self.lease.insert(lease).id()
             }
         };
@@ -219,7 +219,7 @@ impl Writer {
 
     /// Writes one transaction. The limit for the next.
     async fn write_batch(&mut self, lease: i64, fence: i64, limit: usize) -> Result<usize, Fault> {
-        let node = self.keys.node(&self.reporter.name);
+        let node = self.keys.node(&self.node.name);
         let batch = self.desired.batch(limit);
         let leases: Vec<i64> = std::iter::once(lease).chain(self.predecessor).collect();
         let operations: Vec<TxnOp> = batch.iter().filter_map(|write| self.operation(write, &leases)).collect();
@@ -343,14 +343,4 @@ async fn at(moment: Option<Instant>) {
 
 fn audit_at() -> Instant {
     Instant::now() + AUDIT.mul_f64(rand::random_range(0.7..1.3))
-}
-
-/// Errors are told to each who waits.
-fn copy(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable(text) => StoreError::Unavailable(text.clone()),
-        StoreError::Refused(text) => StoreError::Refused(text.clone()),
-        StoreError::Corrupt(text) => StoreError::Corrupt(text.clone()),
-        StoreError::Internal(text) => StoreError::Internal(text.clone()),
-    }
 }

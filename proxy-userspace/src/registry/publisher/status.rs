@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::registry::{SharedRegistry, StoreError};
+use crate::registry::{SharedReporter, StoreError};
 
 /// Counters of one publisher.
 #[derive(Debug)]
 pub struct Status {
     /// Asked for what it has noticed by itself.
-    registry: SharedRegistry,
+    registry: SharedReporter,
     pending: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
@@ -27,7 +27,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn new(registry: SharedRegistry) -> Self {
+    pub(super) fn new(registry: SharedReporter) -> Self {
         Self {
             registry,
             pending: AtomicU64::default(),

@@ -1,14 +1,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::events::Events;
-use crate::netns::Netns;
-use crate::registry::{Actor, ConnectionCounts, Hostname, Link, LinkError, ListeningPort, Registry, State, Update};
+use crate::registry::{ConnectionCounts, Reporter, State};
 
 /// A store in memory that can be away or give no answer, and refuses what is named `bad`.
 #[derive(Debug, Default)]
@@ -16,7 +12,7 @@ struct Store {
     records: Mutex<BTreeMap<String, Record>>,
     away: AtomicBool,
     reports: AtomicUsize,
-    listed: AtomicUsize,
+    retained: AtomicUsize,
     silent: AtomicBool,
     told: Notify,
 }
@@ -41,7 +37,7 @@ impl Store {
     }
 }
 
-impl Registry for Store {
+impl Reporter for Store {
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.reports.fetch_add(1, Ordering::Relaxed);
@@ -60,38 +56,17 @@ impl Registry for Store {
         })
     }
 
-    fn record<'a>(&'a self, uuid: &'a str) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
-        Box::pin(async move { Ok(self.records.lock().get(uuid).cloned()) })
-    }
-
-    fn records(&self) -> BoxFuture<'_, Result<Vec<Record>, StoreError>> {
+    fn retain<'a>(&'a self, node: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            self.listed.fetch_add(1, Ordering::Relaxed);
+            self.retained.fetch_add(1, Ordering::Relaxed);
             if self.silent.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
-            self.away().map(|()| self.records.lock().values().cloned().collect())
+            self.away()?;
+            self.records.lock().retain(|uuid, record| record.node != node || running.contains(uuid));
+            self.told.notify_waiters();
+            Ok(())
         })
-    }
-
-    fn link<'a>(&'a self, _: &'a Hostname) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn links(&self) -> BoxFuture<'_, Result<Vec<Link>, StoreError>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn create_link<'a>(&'a self, link: &'a Link) -> BoxFuture<'a, Result<(), LinkError>> {
-        Box::pin(async { Err(LinkError::Taken(link.hostname.clone())) })
-    }
-
-    fn delete_link<'a>(&'a self, hostname: &'a Hostname, _: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>> {
-        Box::pin(async { Err(LinkError::Missing(hostname.clone())) })
-    }
-
-    fn watch(&self) -> BoxStream<'static, Update> {
-        futures_util::stream::pending().boxed()
     }
 }
 
@@ -108,7 +83,7 @@ impl Source for Running {
 struct Rig {
     store: Arc<Store>,
     running: Arc<Running>,
-    events: Events,
+    news: broadcast::Sender<()>,
     first: Arc<Notify>,
     publishing: Publishing,
 }
@@ -131,24 +106,19 @@ fn record(uuid: &str) -> Record {
 
 impl Rig {
     fn new(store: Store, running: &[&str]) -> Self {
-        let (store, source, events, first) =
-            (Arc::new(store), Arc::new(Running::default()), Events::default(), Arc::new(Notify::new()));
+        // As many as an event channel of the daemon holds.
+        let (store, source, news, first) =
+            (Arc::new(store), Arc::new(Running::default()), broadcast::channel(4096).0, Arc::new(Notify::new()));
         source.0.lock().extend(running.iter().map(|uuid| (String::from(*uuid), record(uuid))));
         let settings = PublisherSettings { node: "n1".into(), debounce: Duration::from_millis(100) };
-        let publishing = Publishing::start(settings, store.clone(), source.clone(), events.state(), Arc::clone(&first));
-        Self { store, running: source, events, first, publishing }
+        let publishing =
+            Publishing::start(settings, store.clone(), source.clone(), news.subscribe(), Arc::clone(&first));
+        Self { store, running: source, news, first, publishing }
     }
 
     /// Something has happened, whatever it is.
     fn tell(&self) {
-        let port = ListeningPort {
-            port: 1,
-            address: "::".parse().unwrap(),
-            dual_stack: true,
-            since: crate::registry::Timestamp::now(),
-            process: None,
-        };
-        self.events.tell(StateEvent::PortOpened(Netns::current().unwrap().id(), port));
+        let _ = self.news.send(());
     }
 
     fn set(&self, record: Record) {
@@ -246,12 +216,12 @@ async fn the_first_connection_is_told_at_once_and_counts_in_time() {
 async fn the_end_does_not_wait_for_a_store_that_is_away() {
     let rig = Rig::new(Store { away: true.into(), ..Store::default() }, &["a"]);
     sleep(Duration::from_secs(1)).await;
-    let before = rig.store.listed.load(Ordering::Relaxed);
+    let before = rig.store.retained.load(Ordering::Relaxed);
     assert!(before > 0, "it tries");
     let began = Instant::now();
     rig.publishing.finish(Duration::from_secs(2)).await;
     assert!(began.elapsed() < Duration::from_secs(2), "it ends by itself, in {:?}", began.elapsed());
-    assert_eq!(rig.store.listed.load(Ordering::Relaxed), before + 1, "it tries to say goodbye, once");
+    assert_eq!(rig.store.retained.load(Ordering::Relaxed), before + 1, "it tries to say goodbye, once");
 }
 
 #[tokio::test(start_paused = true)]

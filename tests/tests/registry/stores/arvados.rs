@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use portsplice::registry::arvados::{Access, ArvadosRegistry};
-use portsplice::registry::{Actor, Change, Link, LinkError, Record, Registry, State, StoreError, Update};
+use portsplice::registry::{
+    Actor, Change, Directory, Link, LinkError, Record, Registry, Reporter, State, StoreError, Update,
+};
 use serde_json::json;
 use tempfile::TempDir;
 

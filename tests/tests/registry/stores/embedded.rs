@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portsplice::registry::embedded::{Embedded, Lease};
-use portsplice::registry::{Change, Registry, SharedRegistry, StoreError};
+use portsplice::registry::{Change, Directory, Reporter, SharedRegistry, StoreError};
 use rusqlite::Connection;
 
 use crate::stores::conformance::{View, conformance, link, name, put, record};
@@ -145,13 +145,13 @@ async fn leased_records_are_told_from_a_nodes_own() {
     let (edge, node) = (open(&path, ""), open(&path, "n1"));
     node.report(&[put(&record("own", "n1"))]).await.unwrap();
     let leased = ["a", "b", "c"].map(|uuid| put(&record(uuid, "n2")));
-    edge.report_leased("n2", 15, leased.into()).await.unwrap();
+    edge.report_leased("n2", 15, leased.into(), || ()).await.unwrap();
     let mut leases = edge.leases().await.unwrap();
     leases.sort_by(|a, b| a.uuid.cmp(&b.uuid));
     let lease = |uuid: &str| Lease { uuid: uuid.into(), node: "n2".into(), ttl: 15 };
     assert_eq!(leases, [lease("a"), lease("b"), lease("c")]);
 
-    let standing = edge.retain_leased("n2", ["a", "own", "lost"].map(String::from).into()).await.unwrap();
+    let standing = edge.retain_leased("n2", ["a", "own", "lost"].map(String::from).into(), |_| ()).await.unwrap();
     assert_eq!((standing.held, standing.missing), (vec!["a".into()], vec!["lost".into()]));
     assert_eq!(standing.elsewhere, ["own"]);
     let uuids = |records: Vec<_>| {
@@ -159,8 +159,8 @@ async fn leased_records_are_told_from_a_nodes_own() {
     };
     assert_eq!(uuids(edge.records().await.unwrap()), ["a", "own"]);
     // A node that says nothing over the API writes for itself, and its records never expire.
-    edge.retain_leased("n1", Vec::new()).await.unwrap();
-    edge.expire(vec!["a".into(), "own".into()]).await.unwrap();
+    edge.retain_leased("n1", Vec::new(), |_| ()).await.unwrap();
+    edge.expire(|| vec!["a".into(), "own".into()], |_| ()).await.unwrap();
     assert_eq!(uuids(edge.records().await.unwrap()), ["own"]);
     node.retain("n2", &[]).await.unwrap();
 }
