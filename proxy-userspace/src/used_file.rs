@@ -23,8 +23,8 @@ use crate::lock_file::lock;
 use crate::regular_file;
 use crate::replace_file::beside;
 
-/// What the file begins with.
-const MAGIC: &[u8; 16] = b"portsplice-used1";
+/// What the file begins with. The number changes with what a record holds, the function that hashes nonces included.
+const MAGIC: &[u8; 16] = b"portsplice-used2";
 /// Tells one run of the machine from the next.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// [`MAGIC`], the machine's boot, the key that nonces are hashed with, the window in seconds, and eight zeros.
@@ -348,9 +348,11 @@ mod tests {
         fs::write(&path, &content).unwrap();
         assert_eq!(open(&path).1, Known::Nothing, "of another boot");
         assert_eq!(open(&path).1, Known::All(vec![]), "begun anew");
-        for wrong in ["cut", "something else altogether, and long enough to be no header"] {
+        let former = b"portsplice-used1".iter().chain(&content[MAGIC.len()..]).copied().collect::<Vec<_>>();
+        let other = b"something else altogether, and long enough to be no header";
+        for wrong in [&b"cut"[..], other, &former] {
             fs::write(&path, wrong).unwrap();
-            assert!(matches!(open(&path).1, Known::Lost(_)), "{wrong}");
+            assert!(matches!(open(&path).1, Known::Lost(_)), "{:?}", String::from_utf8_lossy(wrong));
             assert_eq!(open(&path).1, Known::All(vec![]), "begun anew");
         }
         let shorter = UsedFile::open(&path, WINDOW / 2, 4, 1000).unwrap().1;
