@@ -133,7 +133,7 @@ impl Ports {
             listening: namespaces.by_id.values().map(|namespace| namespace.ports.borrow().len()).sum(),
             heard: self.heard.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
-            dumps: self.dumps.load(Ordering::Relaxed),
+            dumps: self.dumps.load(Ordering::Acquire),
         }
     }
 
@@ -202,7 +202,7 @@ impl Ports {
             if lost > before {
                 self.lost.fetch_add(lost - before, Ordering::Relaxed);
                 if let Some(table) = &mut *namespace.table.lock() {
-                    table.lost();
+                    table.lost(clock::monotonic());
                 }
                 self.desk.doubt(namespace.netns.id());
             }

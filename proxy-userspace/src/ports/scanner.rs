@@ -108,10 +108,13 @@ fn run(desk: &Desk, ports: &Weak<Ports>) {
         let Some(ports) = ports.upgrade() else { return };
         match task {
             Task::Look(id) => {
-                let began = Instant::now();
+                let (began, computed) = (Instant::now(), clock::computed());
                 let seen = ports.look(id);
+                let cost = clock::computed().saturating_sub(computed);
                 search.add(id, seen.nameless);
-                desk.state.lock().schedule.looked(id, began, Instant::now(), seen.often);
+                desk.state.lock().schedule.looked(id, began, Instant::now(), cost, seen.often);
+                // Whoever sees the number sees all that the look has brought.
+                ports.dumps.fetch_add(1, Ordering::Release);
                 if seen.again {
                     desk.doubt(id);
                 }
@@ -136,7 +139,6 @@ struct Seen {
 impl Ports {
     fn look(&self, id: NetnsId) -> Seen {
         let Some(namespace) = self.namespace(id) else { return Seen::default() };
-        self.dumps.fetch_add(1, Ordering::Relaxed);
         let began = clock::monotonic();
         let dump = match namespace.netns.listening() {
             Ok(dump) => dump,
@@ -186,7 +188,7 @@ impl Search {
     }
 
     fn run(&mut self, ports: &Ports) {
-        let began = Instant::now();
+        let computed = clock::computed();
         let wanted = std::mem::take(&mut self.wanted);
         let names = owner::find(Path::new("/proc"), &wanted);
         for id in wanted.into_keys() {
@@ -194,6 +196,7 @@ impl Search {
                 ports.change(&namespace, |table| table.named(&names));
             }
         }
-        self.not_before = Some(Instant::now() + began.elapsed() * SEARCH_PAUSE);
+        let cost = clock::computed().saturating_sub(computed);
+        self.not_before = Some(Instant::now() + cost * SEARCH_PAUSE);
     }
 }

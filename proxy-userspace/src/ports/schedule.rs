@@ -27,7 +27,7 @@ pub(super) struct Schedule {
     due: BTreeSet<(Instant, NetnsId)>,
     /// How many are looked at often.
     often: u32,
-    /// What a look costs, smoothed.
+    /// What a look costs of a processor, smoothed.
     cost: Duration,
 }
 
@@ -90,11 +90,10 @@ impl Schedule {
         Some(id)
     }
 
-    /// A namespace was looked at, which began at `began` and took until `now`. `often`: the kernel may not tell all that happens
-    /// there.
-    pub(super) fn looked(&mut self, id: NetnsId, began: Instant, now: Instant, often: bool) {
-        let took = now.saturating_duration_since(began);
-        self.cost = if self.cost.is_zero() { took } else { (self.cost * 7 + took) / 8 };
+    /// A namespace was looked at, which began at `began`, was over `now`, and took `cost` of a processor. `often`: the kernel may
+    /// not tell all that happens there.
+    pub(super) fn looked(&mut self, id: NetnsId, began: Instant, now: Instant, cost: Duration, often: bool) {
+        self.cost = if self.cost.is_zero() { cost } else { (self.cost * 7 + cost) / 8 };
         let Some(entry) = self.entries.get_mut(&id) else { return };
         self.often = self.often + u32::from(often) - u32::from(entry.often);
         entry.often = often;

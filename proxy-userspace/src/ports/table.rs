@@ -5,7 +5,10 @@
 //!
 //! - A socket listens before the kernel tells of it, so a dump that began after the event and does not show the socket
 //!   proves that it listens no more. One that began before proves nothing.
-//! - It is told to end before it ends, so a dump may still show it. What was told is believed.
+//!   So it is also if the dump was faster than the event: news wait in a queue, and what came after them may have been lost,
+//!   and looked into, before they are read.
+//! - It is told to end before it ends, so a dump may still show it. What was told is believed, for as long as the end may take.
+//!   What a dump shows after that listens: the socket has begun anew, and that was lost.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -23,6 +26,8 @@ const SOCKETS: usize = 4096;
 const PORTS: usize = 1024;
 /// How long an end is remembered, in nanoseconds: much longer than a dump takes.
 const REMEMBERED: u64 = 10_000_000_000;
+/// How long after it was told a socket has ended, in nanoseconds: some instructions, and what the machine does between them.
+const ENDED: u64 = 1_000_000_000;
 /// Dumps in a row that have to show a socket before the kernel counts as silent of it: so long its event, or the news that it was
 /// lost, may be on its way.
 const PROOF: u32 = 3;
@@ -39,10 +44,24 @@ pub(super) struct Table {
     ports: BTreeMap<(u16, IpAddr), Port>,
     /// Sockets that ended, and when.
     ended: VecDeque<(u64, u64)>,
+    last: LastDump,
+    /// When it was heard last that events were lost.
+    lost: Option<u64>,
     /// The last dump told all that listened, and all of it is here: what the next one adds has begun since.
     whole: bool,
     /// There are sockets that found no room here, so that they are found by a dump once there is some.
     overflowed: bool,
+}
+
+/// What the last dump says of events that are older than it, and come later.
+#[derive(Debug, Default)]
+struct LastDump {
+    /// In nanoseconds of the kernel's events.
+    began: u64,
+    /// It told all that listened, by cookie, and all of it is here but what it says itself.
+    proves: bool,
+    /// Sockets that it showed, and that are not here all the same, since their end was told.
+    left_out: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -74,19 +93,29 @@ struct Socket {
 impl Table {
     /// Takes an event. Whether a dump is needed to know it all.
     pub(super) fn heard(&mut self, event: &ListenEvent, now: &Now) -> bool {
+        // The last dump may know what has become of the socket since.
+        let late = event.time < self.last.began;
         match event.kind {
             ListenEvent::BEGINS => {
                 self.ended.retain(|&(_, cookie)| cookie != event.socket);
-                self.begins(event, now)
+                let unknown = !self.sockets.contains_key(&event.socket);
+                if late && unknown && self.last.proves && !self.last.left_out.contains(&event.socket) {
+                    return false;
+                }
+                self.begins(event, now) || late && unknown
             }
             ListenEvent::ENDS => {
-                self.remove(event.socket);
+                let shown = self.remove(event.socket) && late;
+                if shown {
+                    self.last.left_out.insert(event.socket);
+                }
                 self.ended.push_back((event.time, event.socket));
                 let old = event.time.saturating_sub(REMEMBERED);
                 while self.ended.len() > ENDS || self.ended.front().is_some_and(|&(time, _)| time < old) {
                     self.ended.pop_front();
                 }
-                false
+                // It may have begun anew.
+                shown
             }
             _ => true,
         }
@@ -131,9 +160,11 @@ impl Table {
     pub(super) fn dumped(&mut self, dump: &Listening, began: u64, now: &Now) -> bool {
         let was_whole = std::mem::replace(&mut self.whole, false);
         self.overflowed = false;
-        let ended: HashSet<u64> = self.ended.iter().map(|&(_, cookie)| cookie).collect();
-        let (shown, unsure) = self.identify(dump, began);
-        for &(cookie, found) in shown.iter().filter(|(cookie, _)| !ended.contains(cookie)) {
+        let (shown, mut unsure) = self.identify(dump, began);
+        let (ending, left_out) = self.ending(&shown, began);
+        // What was lost may have been the end of a socket that is still shown.
+        unsure |= ending || self.lost.is_some_and(|at| began <= at.saturating_add(ENDED));
+        for &(cookie, found) in shown.iter().filter(|(cookie, _)| !left_out.contains(cookie)) {
             let (address, port) = (found.address.ip(), found.address.port());
             if let Some(known) = self.sockets.get_mut(&cookie) {
                 if (known.address, known.port) == (address, port) {
@@ -165,6 +196,8 @@ impl Table {
         self.overflowed |= !dump.complete;
         // One in pieces may have passed a socket over.
         self.whole = dump.one_piece && !self.overflowed;
+        let proves = self.whole && dump.sockets.iter().all(|found| found.cookie.is_some());
+        self.last = LastDump { began, proves, left_out };
         if !dump.complete {
             return unsure; // what it does not show may be in the rest
         }
@@ -182,8 +215,26 @@ impl Table {
                 again = true;
             }
         }
-        gone.into_iter().for_each(|cookie| self.remove(cookie));
+        for cookie in gone {
+            self.remove(cookie);
+        }
         again
+    }
+
+    /// Those of the sockets that a dump shows whose end was told and may still be under way, or came since the dump began; and
+    /// whether some were told to end before it began, so that they may as well have begun anew.
+    fn ending(&self, shown: &[(u64, &Listener)], began: u64) -> (bool, HashSet<u64>) {
+        // The last end of a socket counts.
+        let ended: HashMap<u64, u64> = self.ended.iter().map(|&(time, cookie)| (cookie, time)).collect();
+        let ended = |&(cookie, _): &(u64, &Listener)| Some((cookie, *ended.get(&cookie)?));
+        let ending = shown.iter().filter_map(ended).filter(|&(_, time)| began <= time.saturating_add(ENDED));
+        let mut before = false;
+        let ending = ending.map(|(cookie, time)| {
+            before |= time < began;
+            cookie
+        });
+        let ending = ending.collect();
+        (before, ending)
     }
 
     /// The sockets of a dump by their cookies, and whether some were left out. Where the kernel has told none
@@ -219,9 +270,10 @@ impl Table {
         (identified.collect(), unsure)
     }
 
-    /// Events were lost: what is remembered of ends may be out of date.
-    pub(super) fn lost(&mut self) {
-        self.ended.clear();
+    /// It was heard `at` a time (nanoseconds of the kernel's events) that events were lost, and a dump will be taken: what it shows
+    /// first is no news.
+    pub(super) fn lost(&mut self, at: u64) {
+        self.lost = Some(at);
         self.whole = false;
         self.sockets.values_mut().for_each(|socket| socket.fresh = false);
     }
@@ -282,8 +334,9 @@ impl Table {
         self.sockets.insert(cookie, socket);
     }
 
-    fn remove(&mut self, cookie: u64) {
-        let Some(socket) = self.sockets.remove(&cookie) else { return };
+    /// Forgets a socket, if it is known.
+    fn remove(&mut self, cookie: u64) -> bool {
+        let Some(socket) = self.sockets.remove(&cookie) else { return false };
         let key = (socket.port, socket.address);
         if let Some(port) = self.ports.get_mut(&key) {
             port.cookies.retain(|&other| other != cookie);
@@ -291,6 +344,7 @@ impl Table {
                 self.ports.remove(&key);
             }
         }
+        true
     }
 }
 

@@ -36,7 +36,7 @@ fn run(
         looks.push((now, id));
         let began = now;
         now += cost;
-        schedule.looked(id, began, now, often(id));
+        schedule.looked(id, began, now, cost, often(id));
     }
     looks
 }
@@ -90,7 +90,7 @@ fn doubt_during_a_look_is_not_forgotten() {
     assert_eq!(schedule.take(start), Some(id));
     assert_eq!(schedule.take(start), None);
     schedule.doubt(id, start + MS);
-    schedule.looked(id, start, start + MS * 2, false);
+    schedule.looked(id, start, start + MS * 2, MS * 2, false);
     assert_eq!(schedule.next(), Some(start + SHORTEST));
 }
 
@@ -135,6 +135,6 @@ fn what_is_removed_is_not_due() {
     schedule.remove(ids[0]);
     assert_eq!(schedule.take(start), Some(ids[1]));
     schedule.remove(ids[1]);
-    schedule.looked(ids[1], start, start + MS, true);
+    schedule.looked(ids[1], start, start + MS, MS, true);
     assert_eq!((schedule.next(), schedule.often), (None, 0));
 }
