@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portsplice_fuzz::http::{ChunkMode, Chunked, FramingError};
+use portsplice_fuzz::h1::{ChunkMode, Chunked, FramingError};
 
 type Outcome = (Vec<u8>, Result<Option<usize>, FramingError>);
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portsplice_fuzz::http::{HeadLimits, HeadScanner, Kind, RequestHead, Version, write_request};
+use portsplice_fuzz::h1::{HeadLimits, HeadScanner, Kind, RequestHead, Version, write_request};
 
 fuzz_target!(|data: &[u8]| {
     let limits = HeadLimits::default();

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portsplice_fuzz::http::{
+use portsplice_fuzz::h1::{
     HeadLimits, Kind, RequestHead, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
     write_response,
 };

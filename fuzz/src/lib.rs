@@ -1,14 +1,10 @@
-//! The modules of `portsplice` that work on bytes in memory, compiled on their own from their sources in
-//! `proxy-userspace/src`: without the runtime, TLS and eBPF libraries that the rest of the crate needs.
+//! What the targets reach of Portsplice: the crates without input and output as they are, and modules of `portsplice` itself
+//! compiled on their own from their sources, without the runtime, TLS and eBPF libraries that the rest of it needs.
 #![allow(dead_code, missing_docs)]
 
 #[path = "../../proxy-userspace/src"]
 mod sans_io {
-    pub mod auth;
-    pub mod http;
     pub mod proc_net;
-    pub mod refusal;
-    pub mod regular_file;
     pub mod sock_diag;
 }
 
@@ -18,4 +14,6 @@ mod control {
 }
 
 pub use control::wire;
-pub use sans_io::{auth, http, proc_net, refusal, regular_file, sock_diag};
+pub use portsplice_auth as auth;
+pub use portsplice_h1 as h1;
+pub use sans_io::{proc_net, sock_diag};

@@ -21,7 +21,6 @@ use anyhow::{Context, Result};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admin::{Admin, AdminListener};
-use crate::auth::RegisteredKeys;
 use crate::build_info;
 use crate::config::{BpfConfig, Config, ContainersConfig, Sources};
 use crate::container::{Containers, ContainersSettings};
@@ -39,6 +38,7 @@ use crate::privileges::Privileges;
 use crate::readiness::Readiness;
 use crate::relay::pipe::PipePool;
 use crate::tls::TlsIdentity;
+use portsplice_auth::RegisteredKeys;
 
 use listeners::{Listeners, Shared};
 use node_settings::node_settings;

@@ -27,11 +27,11 @@ pub use error::{ConfigError, Source};
 pub use role::Role;
 pub use setting::{AnySetting, Keyword, Setting, Shape};
 
-use crate::auth::Scheme;
 use crate::fastpath::BpfMode;
 use crate::listen::{ListenAddress, ListenConfig};
 use crate::logging::LogFormat;
 use layers::Layers;
+use portsplice_auth::Scheme;
 use show::Origins;
 
 /// What all variables' names begin with.

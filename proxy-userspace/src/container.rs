@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::RegisteredKeys;
 use crate::events::Events;
 use crate::netns::{DialError, DialHints, Netns, NetnsId, dial};
-use crate::registry::ConnectionCounts;
 use crate::relay::sock::Sock;
+use portsplice_auth::RegisteredKeys;
+use portsplice_model::ConnectionCounts;
+use portsplice_model::Denied;
 
 mod cache;
 mod docker;
@@ -33,7 +34,7 @@ mod traffic;
 
 pub use docker::version as engine_version;
 pub use peer::Peer;
-pub use policy::{Denied, OriginScheme, Policy, PortSet, Publication};
+pub use policy::{OriginScheme, Policy, PortSet, Publication};
 
 pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
 pub use slots::ConnectionSlot;

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use crate::netns::NetnsId;
-use crate::registry::ListeningPort;
+use portsplice_model::ListeningPort;
 
 /// How many events a slow receiver may be behind.
 const BACKLOG: usize = 4096;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::refusal::Scope;
+use portsplice_model::Scope;
 
 /// Counts open connections.
 #[derive(Debug, Default)]

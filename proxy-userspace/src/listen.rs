@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::sleep;
 
-use crate::auth::Scheme;
 use crate::tls::CertificateFiles;
+use portsplice_auth::Scheme;
 
 /// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;

@@ -27,7 +27,7 @@ use prometheus_client::registry::{Registry, Unit};
 use histogram::AtomicHistogram;
 pub use observe::{Kind, Sample};
 
-pub use crate::relay::Direction;
+use portsplice_model::Direction;
 use responses::Responses;
 
 /// The media type of [`Metrics::render`]'s text.

@@ -36,13 +36,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::container::Containers;
-use crate::http::{HeadLimits, ResponseLimits};
 use crate::limits::ConnectionLimits;
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::ports::Ports;
 use crate::relay::sock::Tails;
 use connections::Connections;
 pub use engine::{Engine, FastPath};
+use portsplice_h1::{HeadLimits, ResponseLimits};
 use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.

@@ -26,9 +26,9 @@ use tokio::sync::watch;
 
 use crate::events::{Events, StateEvent};
 use crate::netns::{Netns, NetnsId};
-pub use crate::registry::ListeningPort;
 use clock::Now;
 use diff::Change;
+use portsplice_model::ListeningPort;
 use scanner::Desk;
 use table::Table;
 

@@ -7,35 +7,10 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
 
+use portsplice_auth::AuthFailure;
+use portsplice_h1::{Bound, CredentialError, FramingError, RequestError, ResponseFault};
+use portsplice_model::{Denied, Scope};
 use tracing::Level;
-
-use crate::auth::AuthFailure;
-
-/// Why a policy forbids a connection for good (403).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// The container accepts no connections at all (`portsplice.deny`).
-    Denied,
-    /// The port is not on the container's list of allowed ports.
-    Port,
-    /// The container shares the host's network and the configuration does not allow that.
-    HostNetwork,
-    /// The container's own cap on connections is zero.
-    NoConnections,
-}
-
-impl Denied {
-    /// The label in metrics and logs.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Denied => "denied",
-            Self::Port => "denied_port",
-            Self::HostNetwork => "denied_host_network",
-            Self::NoConnections => "denied_no_connections",
-        }
-    }
-}
 
 /// Why a port cannot be reached on which something listens (502).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,17 +58,6 @@ impl Unreached {
             Self::Other => "The container's port cannot be reached. Check the server in the container, and try again.",
         })
     }
-}
-
-/// Whose cap on connections is reached for the moment (503).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The whole node.
-    Node,
-    /// The container named by the request.
-    Container,
-    /// The client's address.
-    Client,
 }
 
 /// An answer of the gateway itself instead of the container's.
@@ -437,6 +401,44 @@ impl Refusal {
             out.extend_from_slice(body.as_bytes());
             out.push(b'\n');
         }
+    }
+}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Malformed(why) => Self::Malformed(why),
+            RequestError::TooLarge(Bound::HeadBytes) => Self::HeadTooLarge("limits.head-bytes"),
+            RequestError::TooLarge(Bound::Fields) => Self::HeadTooLarge("limits.head-fields"),
+            RequestError::TooLarge(Bound::FieldBytes) => Self::HeadTooLarge("limits.field-bytes"),
+            RequestError::TargetTooLong => Self::TargetTooLong,
+            RequestError::UnsupportedTransferCoding => Self::UnsupportedTransferCoding,
+            RequestError::UnsupportedVersion => Self::UnsupportedVersion,
+            RequestError::ConnectRefused => Self::ConnectRefused,
+            RequestError::ExpectationFailed => Self::ExpectationFailed,
+            RequestError::Credential(CredentialError::Missing) => Self::Unauthorized(AuthFailure::Missing),
+            RequestError::Credential(CredentialError::Duplicate) => Self::Unauthorized(AuthFailure::Duplicate),
+            RequestError::Credential(CredentialError::Malformed) => Self::Unauthorized(AuthFailure::Malformed),
+        }
+    }
+}
+
+impl From<ResponseFault> for Refusal {
+    fn from(fault: ResponseFault) -> Self {
+        match fault {
+            ResponseFault::Malformed(why) => Self::BadAnswer(why),
+            ResponseFault::TooLarge(Bound::Fields) => Self::AnswerHeadTooLarge("limits.response-head-fields"),
+            ResponseFault::TooLarge(Bound::HeadBytes | Bound::FieldBytes) => {
+                Self::AnswerHeadTooLarge("limits.response-head-bytes")
+            }
+        }
+    }
+}
+
+impl From<FramingError> for Refusal {
+    /// For a body of a request; one of a response cannot be refused any more.
+    fn from(error: FramingError) -> Self {
+        Self::Malformed(error.reason())
     }
 }
 

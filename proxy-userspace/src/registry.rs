@@ -13,7 +13,6 @@ pub mod etcd;
 pub mod http;
 mod pause;
 pub mod publisher;
-mod record;
 pub mod remote;
 
 use std::sync::Arc;
@@ -22,9 +21,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use error::{LinkError, StoreError};
-pub use record::{
-    Access, ConnectionCounts, Hostname, HostnameError, Link, ListeningPort, PublishedPort, Record, State, Timestamp,
-};
+use portsplice_model::{Hostname, Link, Record};
 
 /// Where a node writes what it knows of its containers.
 ///

@@ -23,6 +23,6 @@ mod tunnel;
 
 pub use flow::{Flow, FlowError, UNTIL_END};
 pub use gate::Talk;
-pub use meter::{Direction, Meter};
+pub use meter::Meter;
 pub use stream::Stream;
 pub use tunnel::tunnel;

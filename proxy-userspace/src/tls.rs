@@ -22,7 +22,7 @@ use rustls::{ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnec
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use crate::regular_file;
+use portsplice_files::regular_file;
 
 /// RFC 9266 section 2.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";

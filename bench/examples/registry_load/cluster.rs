@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use portsplice::registry::etcd::{Access, EtcdRegistry, NodeIdentity};
-use portsplice::registry::{
-    Access as Visibility, Change, ListeningPort, PublishedPort, Record, SharedRegistry, State, Timestamp,
-};
+use portsplice::registry::{Change, SharedRegistry};
+use portsplice_model::{Access as Visibility, ListeningPort, PublishedPort, Record, State, Timestamp};
 use portsplice_tests::etcd::Etcd;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 

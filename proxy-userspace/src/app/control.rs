@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::announce;
-use crate::auth::RegisteredKeys;
 use crate::config::ControlConfig;
 use crate::container::RegistrarSettings;
 use crate::control::{Control, ControlSocket, Parts, SocketFile};
+use portsplice_auth::RegisteredKeys;
 
 /// A control socket that is served as long as this lives.
 pub(super) struct Served {

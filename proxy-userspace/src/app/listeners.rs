@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 
 use super::announce;
 use super::host::hostname;
-use crate::auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 use crate::drain::{Drain, DrainWatch};
 use crate::listen::{self, Bound, Inherited, ListenAddress, ListenConfig};
 use crate::tls::{TlsIdentity, TlsSlot};
+use portsplice_auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 
 /// A socket with all that it takes to serve it.
 #[derive(Debug)]

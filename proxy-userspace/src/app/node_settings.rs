@@ -10,11 +10,11 @@ use crate::config::{Config, RelayConfig, RelayPath};
 use crate::descriptors::Descriptors;
 use crate::drain::DrainWatch;
 use crate::fastpath::Fastpath;
-use crate::http::{HeadLimits, ResponseLimits};
 use crate::node::accept::Listener;
 use crate::node::{Engine, FastPath, Node, NodeSettings, Timeouts};
 use crate::relay::fast::Policy;
 use crate::relay::pipe::PipePool;
+use portsplice_h1::{HeadLimits, ResponseLimits};
 
 impl Serve for Arc<Node> {
     fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>> {

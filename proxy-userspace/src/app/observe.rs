@@ -4,7 +4,6 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::auth::ReplayMemory;
 use crate::build_info;
 use crate::container::{Containers, Observer};
 use crate::fastpath::{Counters, Counts, Fastpath, Passed};
@@ -14,6 +13,7 @@ use crate::ports::Ports;
 use crate::readiness::Readiness;
 use crate::registry::publisher::Snapshot;
 use crate::relay::pipe::PipePool;
+use portsplice_auth::ReplayMemory;
 
 /// The labels of `portsplice_build_info`.
 pub(super) fn build_labels() -> Vec<(&'static str, String)> {

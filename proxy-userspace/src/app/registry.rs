@@ -13,17 +13,17 @@ use arc_swap::ArcSwap;
 
 use super::host::hostname;
 use super::observe;
-use crate::auth::Keyring;
 use crate::config::{Config, RegistryStore};
 use crate::container::Containers;
 use crate::events::Events;
-use crate::http::ContainerName;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
 use crate::registry::publisher::{PublisherSettings, Publishing};
-use crate::regular_file;
 use crate::tls;
+use portsplice_auth::Keyring;
+use portsplice_files::regular_file;
+use portsplice_model::ContainerName;
 use records::{Identity, NodeRecords};
 
 /// How long the registry is waited for when the node ends.

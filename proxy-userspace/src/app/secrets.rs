@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
 
-use crate::auth::{KeySources, Keyring, ReplayMemory};
 use crate::config::{AuthConfig, SecretsConfig};
-use crate::used_file::{Known, UsedFile};
+use portsplice_auth::used_file::{Known, UsedFile};
+use portsplice_auth::{KeySources, Keyring, ReplayMemory};
 
 /// The keys that the configuration names.
 pub(super) fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {

@@ -9,7 +9,7 @@ use super::output;
 use crate::control::api::{Event, Lagged, Subscription, Topic};
 use crate::control::connect::Failure;
 use crate::control::wire::Notification;
-use crate::registry::Timestamp;
+use portsplice_model::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wanted {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::output;
 use crate::control::connect::{Connect, Failure};
-use crate::registry::Timestamp;
+use portsplice_model::Timestamp;
 
 pub(super) use table::Table;
 

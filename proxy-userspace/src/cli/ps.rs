@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::operator::{Daemon, Table, ago, print_json};
 use crate::control::api::{ContainerInfo, ContainerList, ContainerPort, Filter, PortList};
-use crate::registry::{Access, PublishedPort};
+use portsplice_model::{Access, PublishedPort};
 
 /// What `portsplice ps` takes.
 #[derive(Debug, Args)]

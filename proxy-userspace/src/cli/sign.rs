@@ -16,9 +16,9 @@ use rustls::{ClientConfig, ClientConnection};
 use zeroize::Zeroizing;
 
 use super::output;
-use crate::auth::{ContainerKey, RootKey, sign};
-use crate::http::ContainerName;
 use crate::tls::{self, AnyCertificate};
+use portsplice_auth::{ContainerKey, RootKey, sign};
+use portsplice_model::ContainerName;
 
 /// For the connection and for the handshake of `--certificate-of`, each.
 const TIMEOUT: Duration = Duration::from_secs(10);

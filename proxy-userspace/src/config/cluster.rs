@@ -7,8 +7,8 @@ use super::error::Source;
 use super::layers::Layers;
 use super::setting::Keyword;
 use super::settings::*;
-use crate::http::ContainerName;
-use crate::url::{Url, authority};
+use portsplice_model::ContainerName;
+use portsplice_model::url::{Url, authority};
 
 /// `[node]`
 #[derive(Debug, Clone, PartialEq, Eq)]

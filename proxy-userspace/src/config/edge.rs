@@ -10,9 +10,9 @@ use super::setting::{Setting, Shape, path, seconds};
 use super::settings::*;
 use super::show::Origins;
 use super::{AuthConfig, ConfigError, LogConfig, Role, SecretsConfig, Sources, check_listeners};
-use crate::auth::Scheme;
 use crate::edge::EdgeLimits;
 use crate::listen::ListenConfig;
+use portsplice_auth::Scheme;
 
 /// The store's file.
 pub static STORE_PATH: Setting<PathBuf> = Setting {

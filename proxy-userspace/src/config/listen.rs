@@ -5,9 +5,9 @@ use toml::de::DeValue;
 use super::error::{Problems, Source};
 use super::layers::scalar;
 use super::setting::{Keyword, Shape, keyword};
-use crate::auth::Scheme;
 use crate::listen::{ListenAddress, ListenConfig};
 use crate::tls::CertificateFiles;
+use portsplice_auth::Scheme;
 
 impl Keyword for Scheme {
     const WORDS: &'static [(&'static str, Self)] =

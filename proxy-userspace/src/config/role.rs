@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::ConfigError;
 use super::setting::AnySetting;
 use super::{Layers, Sources};
-use crate::regular_file;
+use portsplice_files::regular_file;
 
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;

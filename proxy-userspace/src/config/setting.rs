@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::url::Url;
+use portsplice_model::url::Url;
 
 /// What a value looks like in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

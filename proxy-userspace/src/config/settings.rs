@@ -11,7 +11,7 @@ use super::setting::{
 use super::{RegistryStore, RelayPath};
 use crate::fastpath::BpfMode;
 use crate::logging::LogFormat;
-use crate::url::Url;
+use portsplice_model::url::Url;
 
 const TIMEOUT: &str = r#"a time such as "500ms", "10s", "5m" or "1h 30m"; "0s" turns the timeout off"#;
 const USED: &str = r#"the path of a file that outlives the daemon, in which is kept which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#;

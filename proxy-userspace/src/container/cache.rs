@@ -245,7 +245,8 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::policy::{Denied, Policy};
+    use crate::container::policy::Policy;
+    use portsplice_model::Denied;
 
     #[derive(Default)]
     struct Recorder(Mutex<Vec<&'static str>>);

@@ -41,7 +41,7 @@ pub mod label {
 
 pub use super::publication::Publication;
 pub use crate::netns::SourceAddress;
-pub use crate::refusal::Denied;
+use portsplice_model::Denied;
 
 /// How the server on a port of the container speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +264,7 @@ pub(super) fn parse_port(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Access, PublishedPort};
+    use portsplice_model::{Access, PublishedPort};
     use proptest::prelude::*;
 
     fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {

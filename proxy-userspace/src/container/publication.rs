@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::registry::{Access, PublishedPort};
+use portsplice_model::{Access, PublishedPort};
 
 /// What the labels (or the registration) say about the cluster's record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

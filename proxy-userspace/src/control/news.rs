@@ -8,7 +8,7 @@ use super::api::{ContainerPort, Event, Lagged, Place, Topic};
 use super::wire::Notification;
 use crate::events::{ConnectionEvent, StateEvent};
 use crate::netns::NetnsId;
-use crate::registry::ListeningPort;
+use portsplice_model::ListeningPort;
 
 /// How many events go out in one write at most.
 const BATCH: usize = 128;

@@ -16,7 +16,7 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::group;
-use crate::lock_file;
+use portsplice_files::lock_file;
 
 /// How many clients may wait to be accepted.
 const BACKLOG: i32 = 128;

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::registry::embedded::{Embedded, Lease, Standing};
-use crate::registry::{Change, Directory, Record, StoreError};
+use crate::registry::{Change, Directory, StoreError};
+use portsplice_model::Record;
 
 /// How often it is looked what is over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -135,7 +136,8 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::registry::{Reporter, State};
+    use crate::registry::Reporter;
+    use portsplice_model::State;
 
     fn record(uuid: &str, node: &str) -> Record {
         Record {

@@ -13,12 +13,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout_at;
 
 use super::Edge;
-use crate::auth::{AuthFailure, Authenticator, Channel, Presented};
 use crate::deadline::deadline;
-use crate::http::ContainerName;
+use crate::registry::StoreError;
 use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
-use crate::registry::{Record, StoreError};
-use crate::url::authority;
+use portsplice_auth::{AuthFailure, Authenticator, Channel, Presented};
+use portsplice_model::ContainerName;
+use portsplice_model::Record;
+use portsplice_model::url::authority;
 
 /// Bodies up to this many bytes, as almost all are, wait for no other.
 const LARGE: u64 = 16 * 1024;

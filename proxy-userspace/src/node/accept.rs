@@ -15,7 +15,6 @@ use super::ending::linger;
 use super::reply::{self, Reply, Wording};
 use super::session::{Secured, Session};
 use super::{Node, NodeSettings};
-use crate::auth::Authenticator;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::limits::Admission;
@@ -26,6 +25,7 @@ use crate::relay::buffer::ReadBuffer;
 use crate::relay::sock::Sock;
 use crate::relay::{Meter, Stream};
 use crate::tls::{self, TlsIdentity, TlsSlot};
+use portsplice_auth::Authenticator;
 
 /// A peer that does not answer for about five minutes is dead, and its connection with it.
 const KEEPALIVE: TcpKeepalive =

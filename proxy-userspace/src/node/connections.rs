@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 
 use crate::container::{Container, Traffic};
 use crate::events::{ConnectionEvent, Events};
-use crate::relay::{Direction, Meter};
+use crate::relay::Meter;
+use portsplice_model::Direction;
 
 /// How many parts the table has, so that threads that open and close connections rarely meet.
 const SHARDS: usize = 16;

@@ -10,15 +10,16 @@ use super::interim::Interims;
 use super::reply::Reply;
 use super::secure;
 use super::upload::Sent;
-use crate::http::{
-    self, Asked, ChunkMode, Chunked, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
-};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::bypass::ServerUse;
 use crate::relay::fast::{ChunkedResponse, Fast, Response};
 use crate::relay::pipe::PipePool;
-use crate::relay::{Direction, Flow, FlowError, Meter, Stream, UNTIL_END};
+use crate::relay::{Flow, FlowError, Meter, Stream, UNTIL_END};
+use portsplice_h1::{
+    self, Asked, ChunkMode, Chunked, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
+};
+use portsplice_model::Direction;
 
 const ENDED_EARLY: &str = "the container's answer ended early";
 const RESET: &str = "the container reset the connection";
@@ -184,12 +185,12 @@ impl Download<'_> {
                 ResponseFraming::Interim if old_client => Next::Interim(head.keep_alive),
                 ResponseFraming::Interim => {
                     out.reserve(length + 128);
-                    http::write_response(&head, &to, out);
+                    portsplice_h1::write_response(&head, &to, out);
                     Next::Interim(head.keep_alive)
                 }
                 ResponseFraming::Switched => {
                     out.reserve(length + 128);
-                    http::write_response(&head, &to, out);
+                    portsplice_h1::write_response(&head, &to, out);
                     Next::Switched
                 }
                 framing => {
@@ -203,7 +204,7 @@ impl Download<'_> {
                     to.close = !self.keep_alive || ends_by_close || in_doubt || abandoned || (self.draining)();
                     // What came of the body together with the head leaves in the same write.
                     out.reserve(self.read.unread().len() + 128);
-                    http::write_response(&head, &to, out);
+                    portsplice_h1::write_response(&head, &to, out);
                     Next::Body {
                         framing,
                         keep_client: !to.close,

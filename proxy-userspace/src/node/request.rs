@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::auth::{Authenticator, Channel, Presented, Scheme};
 use crate::container::Container;
-use crate::http::{self, Asked, BodyFraming, HeadLimits, RequestHead};
 use crate::refusal::Refusal;
+use portsplice_auth::{Authenticator, Channel, Presented, Scheme};
+use portsplice_h1::{self, Asked, BodyFraming, HeadLimits, RequestHead};
 
 /// What the access log says of a request, and what a refusal of it needs to know; filled as far as it could be read.
 #[derive(Debug, Clone, Default)]
@@ -75,12 +75,12 @@ pub(super) fn prepare(
     summary.reusable = bodiless && head.keep_alive;
 
     let mut out = Vec::with_capacity(1024);
-    http::write_request(&head, !head.keep_alive, port, &mut out);
+    portsplice_h1::write_request(&head, !head.keep_alive, port, &mut out);
     let safe = matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE");
     let request = Request {
         head: out,
         framing: head.framing,
-        // What a request without a host is given, see `http::write_request`.
+        // What a request without a host is given, see `portsplice_h1::write_request`.
         host: head.host.unwrap_or("localhost").into(),
         asked: head.asked(),
         keep_alive: head.keep_alive,

@@ -14,9 +14,10 @@ use crate::container::{Container, OriginScheme, ResolveError};
 use crate::deadline::deadline;
 use crate::metrics::Dialed;
 use crate::netns::DialError;
-use crate::refusal::{Refusal, Scope, Unreached};
+use crate::refusal::{Refusal, Unreached};
 use crate::relay::Stream;
 use crate::relay::sock::Sock;
+use portsplice_model::Scope;
 
 /// The first pause of a request that waits for a listener; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

@@ -20,16 +20,17 @@ use super::reply::{self, Reply, Wording};
 use super::request::{self, Request, Summary};
 use super::route::Purpose;
 use super::{Node, NodeSettings};
-use crate::auth::Channel;
 use crate::container::Traffic;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
-use crate::http::HeadScanner;
 use crate::metrics::Path;
 use crate::refusal::Refusal;
+use crate::relay::Stream;
 use crate::relay::buffer::ReadBuffer;
-use crate::relay::{Direction, Stream};
 use crate::tls::TlsIdentity;
+use portsplice_auth::Channel;
+use portsplice_h1::HeadScanner;
+use portsplice_model::Direction;
 
 /// A controller's connection.
 pub(super) struct Session {
@@ -136,7 +137,7 @@ impl Session {
             match scanner.advance(read.unread()) {
                 Ok(Some(length)) => return Next::Head(Ok(length)),
                 Ok(None) => {}
-                Err(refusal) => return Next::Head(Err(refusal)),
+                Err(refusal) => return Next::Head(Err(refusal.into())),
             }
             if !read.is_empty() {
                 began.get_or_insert_with(Instant::now);

@@ -5,11 +5,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::SPLICED_CHUNK;
-use crate::http::{BodyFraming, ChunkMode, Chunked};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
 use crate::relay::pipe::PipePool;
-use crate::relay::{Direction, Flow, FlowError, Meter, Stream};
+use crate::relay::{Flow, FlowError, Meter, Stream};
+use portsplice_h1::{BodyFraming, ChunkMode, Chunked};
+use portsplice_model::Direction;
 
 /// Why a request could not be sent whole.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::registry::Timestamp;
+use portsplice_model::Timestamp;
 
 /// A moment by both clocks.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::registry::ListeningPort;
+use portsplice_model::ListeningPort;
 
 /// A change.
 #[derive(Debug, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use proxy_common::ListenEvent;
 
 use super::clock::Now;
 use crate::netns::Listening;
-use crate::registry::{ListeningPort, Timestamp};
 use crate::sock_diag::{self, Listener};
+use portsplice_model::{ListeningPort, Timestamp};
 
 /// Sockets that one namespace may have here; further ones are not told of.
 const SOCKETS: usize = 4096;

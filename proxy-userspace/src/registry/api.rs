@@ -10,8 +10,7 @@ use hyper::header::HeaderName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::auth;
-use crate::http::ContainerName;
+use portsplice_model::ContainerName;
 
 /// Whose key signs: a container's uuid, or `@` and a node's name.
 pub const IDENTITY: HeaderName = HeaderName::from_static("x-arvados-container-gateway-uuid");
@@ -155,7 +154,7 @@ impl Call {
     pub fn identity(&self) -> String {
         match self {
             Self::Put { uuid, .. } | Self::Remove { uuid, .. } | Self::Get { uuid } => uuid.clone(),
-            Self::Alive { node, .. } => format!("{}{node}", auth::NODE),
+            Self::Alive { node, .. } => format!("{}{node}", portsplice_auth::NODE),
         }
     }
 

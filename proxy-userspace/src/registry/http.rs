@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::StoreError;
 use crate::tls::{self, AnyCertificate};
-use crate::url::Url;
+use portsplice_model::url::Url;
 
 /// Whose certificates a server may present.
 #[derive(Clone, Debug, PartialEq, Eq)]

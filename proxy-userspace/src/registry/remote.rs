@@ -32,9 +32,9 @@ use super::api::{self, Alive, AliveAnswer, Call, PutAnswer};
 use super::http::{Bounds, Channel, HttpClient, Trust};
 use super::pause::Pause;
 use super::{Change, Record, Reporter, StoreError};
-use crate::auth::{ContainerKey, Keyring, sign};
 use crate::backoff::Backoff;
-use crate::url::Url;
+use portsplice_auth::{ContainerKey, Keyring, sign};
+use portsplice_model::url::Url;
 
 /// An answer is as long as a list of what is missing, or a record.
 const BOUNDS: Bounds =

@@ -10,10 +10,11 @@ use socket2::Socket;
 use super::buffer::{Buffer, LARGE, SMALL};
 use super::bypass::Unaccounted;
 use super::gate::Gate;
-use super::meter::{Direction, Meter};
+use super::meter::Meter;
 use super::pipe::PipePool;
 use super::sock::Sock;
 use super::stream::Stream;
+use portsplice_model::Direction;
 
 /// As many bytes as come, until the stream ends.
 pub const UNTIL_END: u64 = u64::MAX;

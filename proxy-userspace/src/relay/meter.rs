@@ -5,17 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use portsplice_model::Direction;
 
 use super::bypass::FastFlow;
-
-/// The way bytes go, seen from the controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the controller to the container.
-    Up,
-    /// From the container to the controller.
-    Down,
-}
 
 /// Counts of one connection. The two directions are futures of one task, which share it by reference; whoever lists
 /// connections reads it from another thread. All of it is counts, which relaxed atomics keep right.

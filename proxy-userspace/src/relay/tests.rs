@@ -9,11 +9,12 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::buffer::ReadBuffer;
 use super::flow::{Flow, FlowError, UNTIL_END};
-use super::meter::{Direction, Meter};
+use super::meter::Meter;
 use super::pipe::PipePool;
 use super::sock::Sock;
 use super::stream::Stream;
 use super::tunnel;
+use portsplice_model::Direction;
 
 mod bypassed;
 

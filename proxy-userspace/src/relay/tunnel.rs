@@ -10,9 +10,10 @@ use super::bypass::ServerUse;
 use super::fast::{Fast, Response};
 use super::flow::{Flow, FlowError, UNTIL_END};
 use super::gate::{Gate, Talk};
-use super::meter::{Direction, Meter};
+use super::meter::Meter;
 use super::pipe::PipePool;
 use super::stream::Stream;
+use portsplice_model::Direction;
 
 /// Relays between `client` and `origin` until both have ended. What was read of each already goes first.
 ///

@@ -1,6 +1,6 @@
 //! Daemons that report to etcd, and what becomes of their traffic and their records when either is killed.
 
-use portsplice::registry::State;
+use portsplice_model::State;
 use portsplice_tests::etcd::Etcd;
 use portsplice_tests::origin::Origin;
 use portsplice_tests::privileged;

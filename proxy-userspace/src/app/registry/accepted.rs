@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use crate::regular_file;
-use crate::replace_file::replace;
+use portsplice_files::regular_file;
+use portsplice_files::replace_file::replace;
 
 /// Containers that are remembered, the youngest; some 64 bytes each.
 const REMEMBERED: usize = 16_384;

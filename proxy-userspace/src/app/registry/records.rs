@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 
 use super::accepted::Accepted;
 use crate::container::{Container, Containers};
-use crate::http::ContainerName;
 use crate::ports::Ports;
 use crate::registry::publisher::Source;
-use crate::registry::{Record, State};
+use portsplice_model::ContainerName;
+use portsplice_model::{Record, State};
 
 /// What every record says of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,13 +6,13 @@ use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 
 use super::records::Identity;
-use crate::auth::Keyring;
 use crate::config::{RegistryConfig, RegistryStore};
 use crate::registry::SharedReporter;
 use crate::registry::arvados::{self, ArvadosRegistry};
 use crate::registry::embedded::Embedded;
 use crate::registry::etcd::{self, EtcdRegistry, NodeIdentity};
 use crate::registry::remote::{Remote, RemoteSettings};
+use portsplice_auth::Keyring;
 
 /// The store, for the node of this identity.
 pub(super) fn open(

@@ -13,7 +13,8 @@ use super::api::{Api, Failure, Inspected};
 use super::images::Images;
 use crate::container::policy::{self, label};
 use crate::container::process::{Process, start_after_boot};
-use crate::container::{Container, Denied, Entrance, Policy};
+use crate::container::{Container, Entrance, Policy};
+use portsplice_model::Denied;
 
 /// A container of the engine as it is in the cache.
 #[derive(Clone)]

@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::description::{Description, Target};
-use crate::container::policy::{Denied, Policy, PortSet, Publication, SourceAddress};
-use crate::registry::PublishedPort;
+use crate::container::policy::{Policy, PortSet, Publication, SourceAddress};
+use portsplice_model::Denied;
+use portsplice_model::PublishedPort;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

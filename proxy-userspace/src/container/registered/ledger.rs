@@ -1,6 +1,6 @@
 //! The file that registrations outlive the daemon in.
 //!
-//! It is written whole each time (see [`crate::replace_file`]). It holds keys, so it is its owner's alone.
+//! It is written whole each time (see [`portsplice_files::replace_file`]). It holds keys, so it is its owner's alone.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::registration::Registration;
-use crate::registry::Timestamp;
-use crate::regular_file;
-use crate::replace_file::{beside, replace};
+use portsplice_files::regular_file;
+use portsplice_files::replace_file::{beside, replace};
+use portsplice_model::Timestamp;
 
 /// The largest file that is read, in bytes: more than a node can have containers.
 const MAX_FILE: u64 = 64 * 1024 * 1024;

@@ -20,11 +20,11 @@ use super::place::{Failure, Meant, Place, Running, watch};
 use super::presence::Survey;
 use super::registration::Registration;
 use super::watch::Watch;
-use crate::auth::RegisteredKeys;
 use crate::container::cache::{Cache, Lookup};
 use crate::container::process::{Process, after_boot};
 use crate::container::{Container, Entrance, Health, Peer};
-use crate::registry::Timestamp;
+use portsplice_auth::RegisteredKeys;
+use portsplice_model::Timestamp;
 
 /// How often it is looked for namespaces that were replaced and for registrations that nobody uses.
 const LOOK: Duration = Duration::from_secs(1);

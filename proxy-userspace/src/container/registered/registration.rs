@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::ZeroizeOnDrop;
 
 use super::description::{Description, Target, check_name};
-use crate::auth::ContainerKey;
-use crate::container::policy::{Denied, Policy, PortSet, Publication, SourceAddress};
-use crate::registry::PublishedPort;
+use crate::container::policy::{Policy, PortSet, Publication, SourceAddress};
+use portsplice_auth::ContainerKey;
+use portsplice_model::Denied;
+use portsplice_model::PublishedPort;
 
 /// How long a registration may go unused where it does not say itself, in seconds.
 const EXPIRES: u64 = 600;

@@ -24,7 +24,7 @@ use super::{MetadataExt as _, writable_by_all};
 use crate::container::Entrance;
 use crate::container::cache::Cache;
 use crate::container::process::{after_boot, uptime};
-use crate::regular_file;
+use portsplice_files::regular_file;
 
 /// The largest file that is read, in bytes.
 const FILE: u64 = 64 * 1024;

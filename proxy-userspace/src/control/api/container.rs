@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, Publication, Traffic};
 use crate::node::connections::{self, Activity};
-use crate::registry::{ConnectionCounts, ListeningPort, PublishedPort, Timestamp};
-use crate::relay::Direction;
+use portsplice_model::Direction;
+use portsplice_model::{ConnectionCounts, ListeningPort, PublishedPort, Timestamp};
 
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

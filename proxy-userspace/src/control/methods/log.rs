@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::control::api::{Level, LogScope, LogSet, LogState};
 use crate::control::wire::{Fault, code};
 use crate::logging::{Override, Scope};
-use crate::registry::Timestamp;
+use portsplice_model::Timestamp;
 
 /// How long a level holds where nothing is said, and the longest it can, in seconds.
 const USUAL: u64 = 15 * 60;

@@ -4,7 +4,8 @@ use crate::build_info;
 use crate::control::Control;
 use crate::control::api::{Bytes, FastPath, Source, Stats};
 use crate::fastpath::Fastpath;
-use crate::metrics::{Direction, Path};
+use crate::metrics::Path;
+use portsplice_model::Direction;
 
 impl Control {
     pub(super) fn stats(&self) -> Stats {

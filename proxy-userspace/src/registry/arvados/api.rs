@@ -18,8 +18,8 @@ use super::model::{HasUuid, Items};
 use crate::registry::StoreError;
 use crate::registry::http::{Bounds, HttpClient, HttpError, Trust};
 use crate::registry::pause::Pause;
-use crate::regular_file;
-use crate::url::Url;
+use portsplice_files::regular_file;
+use portsplice_model::url::Url;
 
 /// How many objects are asked for at once. The server may give fewer and says how many it would.
 const PAGE: usize = 500;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::registry::{Access, ConnectionCounts, Link, PublishedPort, Record, State};
+use portsplice_model::{Access, ConnectionCounts, Link, PublishedPort, Record, State};
 
 /// One page of a list.
 #[derive(Debug, Deserialize)]

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Reader;
-use crate::registry::{Hostname, Link, Record, StoreError, Update};
+use crate::registry::{StoreError, Update};
+use portsplice_model::{Hostname, Link, Record};
 
 /// How often.
 const POLL: Duration = Duration::from_secs(5);

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::api::{Api, Failed};
 use super::model::{Container, is_container};
-use crate::registry::{Change, Record, StoreError};
+use crate::registry::{Change, StoreError};
+use portsplice_model::Record;
 
 /// What is read of a container before it is written.
 const SELECT: [&str; 3] = ["uuid", "state", "gateway_address"];

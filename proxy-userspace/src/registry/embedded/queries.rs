@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::registry::{Actor, Change, Hostname, Link, LinkError, Record, StoreError};
+use crate::registry::{Actor, Change, LinkError, StoreError};
+use portsplice_model::{Hostname, Link, Record};
 
 /// How many transactions back removals are listed; a watcher that is further behind reads everything again.
 const REMEMBERED: i64 = 10_000;

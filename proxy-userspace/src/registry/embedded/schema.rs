@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::database::transaction;
 use crate::registry::StoreError;
-use crate::regular_file;
+use portsplice_files::regular_file;
 
 /// "pspr": what tells our files from those of others (PRAGMA application_id).
 const APPLICATION: i32 = 0x7073_7072;

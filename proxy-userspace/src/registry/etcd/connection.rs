@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use crate::registry::StoreError;
-use crate::regular_file;
-use crate::url::Url;
+use portsplice_files::regular_file;
+use portsplice_model::url::Url;
 
 /// How long one call may take, a new connection and its authentication included.
 pub(super) const CALL: Duration = Duration::from_secs(4);

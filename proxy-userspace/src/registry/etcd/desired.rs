@@ -150,7 +150,7 @@ impl Desired {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Record, State};
+    use portsplice_model::{Record, State};
 
     fn put(uuid: &str, label: usize) -> Change {
         Change::Put(Box::new(Record {
@@ -163,7 +163,7 @@ mod tests {
             published_ports: BTreeMap::new(),
             listening: Vec::new(),
             accepted_any_connection: false,
-            connections: crate::registry::ConnectionCounts::default(),
+            connections: portsplice_model::ConnectionCounts::default(),
             last_activity: None,
         }))
     }

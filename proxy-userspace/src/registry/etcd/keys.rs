@@ -3,7 +3,8 @@
 use etcd_client::KeyValue;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::{Hostname, Link, Record, StoreError};
+use crate::registry::StoreError;
+use portsplice_model::{Hostname, Link, Record};
 
 /// Where everything is.
 #[derive(Clone, Debug)]

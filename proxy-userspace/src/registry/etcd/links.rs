@@ -5,7 +5,8 @@ use etcd_client::{Client, Compare, CompareOp, KeyValue, Txn, TxnOp, TxnOpRespons
 use super::connection::{CALL, Connection};
 use super::keys::{self, Keys};
 use super::read;
-use crate::registry::{Actor, Hostname, Link, LinkError, StoreError};
+use crate::registry::{Actor, LinkError, StoreError};
+use portsplice_model::{Hostname, Link};
 
 /// How often a removal is tried against somebody who writes the same link in between.
 const ATTEMPTS: usize = 3;

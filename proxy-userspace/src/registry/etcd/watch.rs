@@ -17,7 +17,8 @@ use super::connection::{Access, CALL, Connection};
 use super::fault::Fault;
 use super::keys::{self, Key, Keys};
 use super::read::{ANSWER, Moment, Pages, end_of};
-use crate::registry::{Hostname, StoreError, Update};
+use crate::registry::{StoreError, Update};
+use portsplice_model::Hostname;
 
 /// How much news may wait for whoever follows. When it is full, etcd keeps the rest.
 const BACKLOG: usize = 1024;

@@ -4,7 +4,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::registry::{ConnectionCounts, Reporter, State};
+use crate::registry::Reporter;
+use portsplice_model::{ConnectionCounts, State};
 
 /// A store in memory that can be away or give no answer, and refuses what is named `bad`.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
-use crate::auth::RootKey;
+use portsplice_auth::RootKey;
 
 #[tokio::test]
 async fn an_edge_that_stays_silent_keeps_only_those_waiting_who_still_wait_for_it() {

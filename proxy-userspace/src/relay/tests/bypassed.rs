@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use super::super::bypass::{AttachError, Bypass, BypassRequest, FastFlow, Framing, ServerUse, Unaccounted};
 use super::super::fast::{Fast, Policy, Response};
 use super::super::flow::{Flow, FlowError};
-use super::super::meter::{Direction, Meter};
+use portsplice_model::Direction;
+
+use super::super::meter::Meter;
 use super::{connection, pattern, read_all};
 
 /// A flow that redirects `early` bytes when it is opened, and `late` ones before it gives the turn.

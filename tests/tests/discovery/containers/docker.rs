@@ -4,7 +4,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice::container::{ContainersSettings, Denied, OriginScheme, ResolveError};
+use portsplice::container::{ContainersSettings, OriginScheme, ResolveError};
+use portsplice_model::Denied;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::engine::Engine;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portsplice::container::{ContainersSettings, Denied, ResolveError};
+use portsplice::container::{ContainersSettings, ResolveError};
+use portsplice_model::Denied;
 use tempfile::TempDir;
 
 use super::engine::archive_of_busybox;

@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use portsplice::container::{Container, Containers, ContainersSettings, Denied, ResolveError};
+use portsplice::container::{Container, Containers, ContainersSettings, ResolveError};
 use portsplice::events::Events;
 use portsplice::netns::Netns;
+use portsplice_model::Denied;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use portsplice::registry::arvados::{Access, ArvadosRegistry};
-use portsplice::registry::{
-    Actor, Change, Directory, Link, LinkError, Record, Registry, Reporter, State, StoreError, Update,
-};
+use portsplice::registry::{Actor, Change, Directory, LinkError, Registry, Reporter, StoreError, Update};
+use portsplice_model::{Link, Record, State};
 use serde_json::json;
 use tempfile::TempDir;
 

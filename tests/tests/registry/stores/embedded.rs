@@ -154,9 +154,8 @@ async fn leased_records_are_told_from_a_nodes_own() {
     let standing = edge.retain_leased("n2", ["a", "own", "lost"].map(String::from).into(), |_| ()).await.unwrap();
     assert_eq!((standing.held, standing.missing), (vec!["a".into()], vec!["lost".into()]));
     assert_eq!(standing.elsewhere, ["own"]);
-    let uuids = |records: Vec<_>| {
-        records.into_iter().map(|record: portsplice::registry::Record| record.uuid).collect::<Vec<_>>()
-    };
+    let uuids =
+        |records: Vec<_>| records.into_iter().map(|record: portsplice_model::Record| record.uuid).collect::<Vec<_>>();
     assert_eq!(uuids(edge.records().await.unwrap()), ["a", "own"]);
     // A node that says nothing over the API writes for itself, and its records never expire.
     edge.retain_leased("n1", Vec::new(), |_| ()).await.unwrap();
