@@ -76,7 +76,7 @@ pub struct Start {
 /// # Errors
 /// What the node would not start with.
 pub fn check(config: &Config) -> Result<()> {
-    keyring(&config.secrets)?;
+    keyring(&config.shared.secrets)?;
     for files in config.listen.iter().filter_map(|listen| listen.certificate.as_ref()) {
         TlsIdentity::load(files)?;
     }
@@ -136,20 +136,20 @@ impl App {
         let serving = readiness.pending("listeners");
 
         let keys = Arc::<RegisteredKeys>::default();
-        let replay = Arc::new(replay_memory(&config.auth));
+        let replay = Arc::new(replay_memory(&config.shared.auth));
         let mut listeners = Listeners::new(Shared::new(
-            keyring(&config.secrets)?,
+            keyring(&config.shared.secrets)?,
             Arc::clone(&keys),
             Arc::clone(&replay),
-            config.auth.window,
+            config.shared.auth.window,
         ));
         let plan = listeners.plan(&config.listen, &inherited)?;
-        let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
+        let admin = config.shared.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
             tracing::warn!(name, "the service manager passed a socket that no listener asks for");
         }
         let descriptors = descriptors(config.threads, privileges.open_files);
-        descriptors.warn(config.limits.connections);
+        descriptors.warn(config.shared.clients.connections);
 
         let bpf = bpf_settings(&config.bpf);
         let fastpath = Arc::new(Fastpath::start(&bpf).context("`bpf.mode` is \"required\"")?);
@@ -188,7 +188,7 @@ impl App {
             readiness: readiness.clone(),
             fastpath: Arc::clone(&fastpath),
             log: log.clone(),
-            patience: config.drain_timeout,
+            patience: config.shared.drain_timeout,
         };
         let control = control::serve(control, parts)?;
 
@@ -243,7 +243,7 @@ impl App {
 
     /// Lets what runs finish within the configured time; a second signal to end cuts it at once.
     async fn end(mut self, signals: &mut Signals, watchdog: &mut Watchdog) {
-        let patience = self.config.drain_timeout;
+        let patience = self.config.shared.drain_timeout;
         self.readiness.draining();
         service::stopping(patience);
         let drains = self.listeners.close();
@@ -301,17 +301,17 @@ impl App {
 
     fn try_reload(&mut self) -> Result<()> {
         let config = Config::load(&self.sources)?;
-        let keyring = keyring(&config.secrets)?;
+        let keyring = keyring(&config.shared.secrets)?;
         let plan = self.listeners.plan(&config.listen, &self.inherited)?;
         // From here on nothing can fail for the configuration's sake.
         warn_of_changes(&config.warnings, &self.started.needs_restart(&config), "node");
-        if self.config.log.level != config.log.level {
-            self.log.configure(&config.log.level)?;
+        if self.config.shared.log.level != config.shared.log.level {
+            self.log.configure(&config.shared.log.level)?;
             self.fastpath.follow_log_level();
         }
         self.listeners.shared().replace_keyring(keyring);
         let pool = |config: &Config| {
-            let most = self.descriptors.share(config.limits.connections).pipes;
+            let most = self.descriptors.share(config.shared.clients.connections).pipes;
             (config.relay.pipe_bytes, config.relay.idle_pipes, most)
         };
         if pool(&self.config) != pool(&config) {
@@ -319,8 +319,8 @@ impl App {
             self.pipes = pipe_pool(&config, &self.descriptors);
             self.pipes_shown.set(&self.pipes);
         }
-        if self.config.limits.connections != config.limits.connections {
-            self.descriptors.warn(config.limits.connections);
+        if self.config.shared.clients.connections != config.shared.clients.connections {
+            self.descriptors.warn(config.shared.clients.connections);
         }
         self.node.reload(node_settings(&config, &self.descriptors, &self.pipes, &self.fastpath));
         self.listeners.apply(plan, &self.node);
@@ -394,6 +394,6 @@ pub fn descriptors(of_connections: usize, limit: Option<u64>) -> Descriptors {
 }
 
 fn pipe_pool(config: &Config, descriptors: &Descriptors) -> Arc<PipePool> {
-    let most = descriptors.share(config.limits.connections).pipes;
+    let most = descriptors.share(config.shared.clients.connections).pipes;
     PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes, most)
 }

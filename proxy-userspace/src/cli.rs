@@ -9,6 +9,7 @@ mod daemon;
 mod docs;
 mod edge;
 mod events;
+mod flags;
 mod node;
 mod operator;
 mod orders;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::build_info;
+use crate::{build_info, config};
 
 /// Reach the ports that containers listen on: authenticated per request, at the speed of the network.
 #[derive(Debug, Parser)]
@@ -43,9 +44,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon of a worker node
-    Node(Box<node::NodeArgs>),
+    #[command(after_help = node::help())]
+    Node(flags::DaemonArgs<config::Node>),
     /// Run the cluster's front, which keeps the record of what nodes run
-    Edge(edge::EdgeArgs),
+    #[command(after_help = edge::help())]
+    Edge(flags::DaemonArgs<config::edge::Edge>),
     /// List the containers that the daemon knows
     Ps(ps::PsArgs),
     /// List the ports that listen in containers
@@ -68,6 +71,9 @@ enum Command {
     Completions(docs::CompletionsArgs),
     /// Print or write the manual pages
     Man(docs::ManArgs),
+    /// Print a document of docs/ that is made from the source
+    #[command(hide = true)]
+    Docs(docs::DocsArgs),
 }
 
 /// Runs the command line of this process.
@@ -82,7 +88,7 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Node(args) => node::run(*args),
+        Command::Node(args) => node::run(args),
         Command::Edge(args) => edge::run(args),
         Command::Ps(args) => ps::ps(&args).map(|()| ExitCode::SUCCESS),
         Command::Ports(args) => ps::ports(&args).map(|()| ExitCode::SUCCESS),
@@ -94,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Sign(args) => sign::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS),
+        Command::Docs(args) => docs::docs(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => docs::man(&args, Cli::command()).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

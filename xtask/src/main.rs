@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks on its standard streams")]
 
 mod build_ebpf;
+mod docs;
 mod fresh;
 mod package;
 mod setup;
@@ -30,6 +31,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the programs in the kernel, if they are older than their source
     BuildEbpf(build_ebpf::Args),
+    /// Renew docs/configuration.md and whatever else is made from the source
+    Docs(docs::Args),
     /// Make the Debian package
     Package(package::Args),
     /// Run all tests, or parts of them
@@ -67,6 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Setup(args) => setup::run(args),
         Command::BuildEbpf(args) => build_ebpf::run(args),
+        Command::Docs(args) => docs::run(args),
         Command::Package(args) => package::run(args),
         Command::Test(args) => test::run(args),
         Command::Demo(args) => tool::run("portsplice-demo", args),

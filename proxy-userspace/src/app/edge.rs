@@ -46,12 +46,12 @@ pub struct EdgeStart {
 /// # Errors
 /// What the edge would not start with.
 pub fn check(config: &EdgeConfig) -> Result<()> {
-    keyring(&config.secrets)?;
+    keyring(&config.shared.secrets)?;
     for files in config.listen.iter().filter_map(|listen| listen.certificate.as_ref()) {
         TlsIdentity::load(files)?;
     }
-    if config.store.exists() {
-        Embedded::open(&config.store, "")?;
+    if config.store.path.exists() {
+        Embedded::open(&config.store.path, "")?;
     }
     Ok(())
 }
@@ -101,18 +101,22 @@ impl EdgeApp {
         let metrics = Metrics::new(observe::build_labels());
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
-        let replay = Arc::new(replay_memory(&config.auth));
+        let replay = Arc::new(replay_memory(&config.shared.auth));
         observe::replay(&metrics, &replay);
-        let mut listeners =
-            Listeners::new(Shared::new(keyring(&config.secrets)?, Arc::default(), replay, config.auth.window));
+        let mut listeners = Listeners::new(Shared::new(
+            keyring(&config.shared.secrets)?,
+            Arc::default(),
+            replay,
+            config.shared.auth.window,
+        ));
         let plan = listeners.plan(&config.listen, &inherited)?;
-        let admin = config.admin.map(AdminListener::bind).transpose().context("the admin server")?;
+        let admin = config.shared.admin.map(AdminListener::bind).transpose().context("the admin server")?;
         for name in inherited.unused(&config.listen) {
             tracing::warn!(name, "the service manager passed a socket that no listener asks for");
         }
         let descriptors = descriptors(open_files);
-        descriptors.warn(config.limits.connections);
-        let store = Embedded::open(&config.store, "")?;
+        descriptors.warn(config.shared.clients.connections);
+        let store = Embedded::open(&config.store.path, "")?;
         let edge = Edge::new(settings(&config, &descriptors), store, Arc::clone(&metrics)).await?;
         let expiring = Arc::clone(&edge);
         let expiry = AbortOnDropHandle::new(tokio::spawn(async move { expiring.expire().await }));
@@ -163,9 +167,9 @@ impl EdgeApp {
     /// Lets what runs finish within the configured time; a second signal to end cuts it at once.
     async fn end(mut self, signals: &mut Signals, watchdog: &mut Watchdog) {
         self.readiness.draining();
-        service::stopping(self.config.drain_timeout);
+        service::stopping(self.config.shared.drain_timeout);
         let drains = self.listeners.close();
-        let mut deadline = std::pin::pin!(tokio::time::sleep(self.config.drain_timeout));
+        let mut deadline = std::pin::pin!(tokio::time::sleep(self.config.shared.drain_timeout));
         loop {
             tokio::select! {
                 biased;
@@ -194,16 +198,16 @@ impl EdgeApp {
 
     fn try_reload(&mut self) -> Result<()> {
         let config = EdgeConfig::load(&self.sources)?;
-        let keyring = keyring(&config.secrets)?;
+        let keyring = keyring(&config.shared.secrets)?;
         let plan = self.listeners.plan(&config.listen, &self.inherited)?;
         // From here on nothing can fail for the configuration's sake.
         warn_of_changes(&config.warnings, &self.started.needs_restart(&config), "edge");
-        if self.config.log.level != config.log.level {
-            self.log.configure(&config.log.level)?;
+        if self.config.shared.log.level != config.shared.log.level {
+            self.log.configure(&config.shared.log.level)?;
         }
         self.listeners.shared().replace_keyring(keyring);
-        if self.config.limits.connections != config.limits.connections {
-            self.descriptors.warn(config.limits.connections);
+        if self.config.shared.clients.connections != config.shared.clients.connections {
+            self.descriptors.warn(config.shared.clients.connections);
         }
         self.edge.reload(settings(&config, &self.descriptors));
         self.listeners.apply(plan, &self.edge);
@@ -221,7 +225,16 @@ pub fn descriptors(limit: Option<u64>) -> Descriptors {
     Descriptors::new(limit, threads(0), Cost::Served)
 }
 
-fn settings(config: &EdgeConfig, descriptors: &Descriptors) -> EdgeSettings {
-    let connections = descriptors.share(config.limits.connections).connections;
-    EdgeSettings { limits: EdgeLimits { connections, ..config.limits }, ttl: config.ttl }
+fn settings(config: &crate::config::edge::Edge, descriptors: &Descriptors) -> EdgeSettings {
+    let clients = &config.shared.clients;
+    EdgeSettings {
+        limits: EdgeLimits {
+            body_timeout: config.limits.body_timeout,
+            handshake_timeout: clients.handshake_timeout,
+            keep_alive_timeout: clients.keep_alive_timeout,
+            connections: descriptors.share(clients.connections).connections,
+            connections_per_client: clients.connections_per_client,
+        },
+        ttl: (config.records.ttl_min, config.records.ttl_max),
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::listeners::{Opened, Serve};
-use crate::config::{Config, RelayConfig, RelayPath};
+use crate::config::{self, RelayConfig, RelayPath};
 use crate::descriptors::Descriptors;
 use crate::drain::DrainWatch;
 use crate::fastpath::Fastpath;
@@ -25,12 +25,12 @@ impl Serve for Arc<Node> {
 
 /// What a node does with connections, as the configuration has it.
 pub(super) fn node_settings(
-    config: &Config,
+    config: &config::Node,
     descriptors: &Descriptors,
     pipes: &Arc<PipePool>,
     fastpath: &Fastpath,
 ) -> NodeSettings {
-    let limits = &config.limits;
+    let (limits, clients) = (&config.limits, &config.shared.clients);
     NodeSettings {
         head: HeadLimits {
             head_bytes: limits.head_bytes,
@@ -39,21 +39,21 @@ pub(super) fn node_settings(
             field_bytes: limits.field_bytes,
         },
         response_head: ResponseLimits { head_bytes: limits.response_head_bytes, fields: limits.response_head_fields },
-        unfinished_heads: limits.unfinished_heads,
+        unfinished_heads: limits.unfinished_heads_bytes,
         timeouts: Timeouts {
             head: limits.head_timeout,
-            handshake: limits.handshake_timeout,
+            handshake: clients.handshake_timeout,
             connect: limits.connect_timeout,
-            keep_alive: limits.keep_alive_timeout,
+            keep_alive: clients.keep_alive_timeout,
             origin_idle: limits.origin_idle_timeout,
             idle: limits.idle_timeout,
             answer: limits.answer_timeout,
         },
         hold: config.containers.hold,
-        connections: descriptors.share(limits.connections).connections,
-        connections_per_client: limits.connections_per_client,
+        connections: descriptors.share(clients.connections).connections,
+        connections_per_client: clients.connections_per_client,
         connections_per_container: limits.connections_per_container,
-        access_log: config.log.access,
+        access_log: config.access_log.access,
         engine: engine(&config.relay, pipes, fastpath),
         tail_bytes: config.relay.tail_bytes as u64,
     }

@@ -8,15 +8,12 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
 use super::output;
-use crate::config::settings::CONNECTIONS;
-use crate::config::{Config, Sources};
+use crate::config::{Config, NODE, Node, RoleSettings, Sources};
 use crate::fastpath::{BpfMode, BpfSettings, Finding, Item, Kernel, Unavailable};
 use crate::{app, netns, privileges};
 
 /// How long Docker's engine may take to say that it is there.
 const DOCKER: Duration = Duration::from_secs(3);
-/// What `portsplice node` reads if it is told nothing else.
-const CONFIG: &str = "/etc/portsplice/node.toml";
 
 /// What `portsplice check` takes.
 #[derive(Debug, Args)]
@@ -77,11 +74,14 @@ pub(super) fn run(args: CheckArgs) -> Result<ExitCode> {
 }
 
 fn configuration(report: &mut Report, file: Option<PathBuf>) -> Result<Option<Config>> {
-    if file.is_none() && !PathBuf::from(CONFIG).exists() {
-        report.line(Mark::Note, &format!("configuration: there is no {CONFIG}; the rest is checked with the defaults"));
+    if file.is_none() && !PathBuf::from(NODE.default_file).exists() {
+        report.line(
+            Mark::Note,
+            &format!("configuration: there is no {}; the rest is checked with the defaults", NODE.default_file),
+        );
         return Ok(None);
     }
-    let shown = file.as_deref().map_or_else(|| CONFIG.to_owned(), |file| file.display().to_string());
+    let shown = file.as_deref().map_or_else(|| NODE.default_file.to_owned(), |file| file.display().to_string());
     let sources = Sources { file, ..Sources::with_environment()? };
     let checked =
         Config::load(&sources).map_err(anyhow::Error::from).and_then(|config| app::check(&config).map(|()| config));
@@ -116,8 +116,11 @@ fn capabilities(report: &mut Report, mode: BpfMode) -> Result<Option<u64>> {
 fn files(report: &mut Report, config: Option<&Config>, limit: Option<u64>) {
     let files = limit.map_or_else(|| "no limit".to_owned(), |files| files.to_string());
     let (threads, connections) = match config {
-        Some(config) => (config.threads, config.limits.connections),
-        None => (0, (CONNECTIONS.parse)(CONNECTIONS.default).unwrap_or_default()),
+        Some(config) => (config.threads, config.shared.clients.connections),
+        None => {
+            let defaults = Node::defaults();
+            (defaults.threads, defaults.shared.clients.connections)
+        }
     };
     match app::descriptors(threads, limit).warning(connections) {
         Some(warning) => report.line(Mark::Note, &format!("open files: {warning}")),
@@ -187,8 +190,8 @@ fn sockets(report: &mut Report) {
 
 /// Whether the engine answers. A daemon without it runs, and finds it when it comes.
 fn docker(report: &mut Report, config: Option<&Config>) -> Result<()> {
-    let default = PathBuf::from("/var/run/docker.sock");
-    let Some(socket) = config.map_or(Some(default), |config| config.containers.docker.clone()) else {
+    let containers = config.map_or_else(|| Node::defaults().containers, |config| config.containers.clone());
+    let Some(socket) = containers.docker else {
         report.line(Mark::Ok, "Docker: not asked for");
         return Ok(());
     };

@@ -1,13 +1,14 @@
-//! `portsplice completions` and `portsplice man`.
+//! `portsplice completions`, `portsplice man` and `portsplice docs`.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::{Args, Command};
+use clap::{Args, Command, ValueEnum};
 use clap_complete::Shell;
 
 use super::output;
+use crate::config;
 
 /// What `portsplice completions` takes.
 #[derive(Debug, Args)]
@@ -29,6 +30,27 @@ pub(super) struct ManArgs {
     /// Write portsplice.1 and one page for each command into this directory (made if missing) instead of printing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// What `portsplice docs` takes.
+#[derive(Debug, Args)]
+pub(super) struct DocsArgs {
+    /// Which document
+    document: Document,
+}
+
+/// The documents that are made from the source.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Document {
+    /// docs/configuration.md
+    Configuration,
+}
+
+pub(super) fn docs(args: &DocsArgs) -> Result<()> {
+    let text = match args.document {
+        Document::Configuration => config::docs::document(),
+    };
+    output::print(text.as_bytes())
 }
 
 pub(super) fn completions(args: &CompletionsArgs, command: &mut Command) -> Result<()> {

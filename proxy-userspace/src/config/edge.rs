@@ -1,171 +1,98 @@
-//! The configuration of `portsplice edge`.
+//! What `portsplice edge` is configured with.
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::layers::Layers;
-use super::setting::{Setting, Shape, path, seconds};
-use super::settings::*;
-use super::show::Origins;
-use super::{AuthConfig, ConfigError, LogConfig, Role, SecretsConfig, Sources, check_listeners};
-use crate::edge::EdgeLimits;
+use super::error::Problems;
+use super::role::{Role, RoleSettings};
+use super::setting::{all, section};
+use super::shared::{Shared, TIMEOUT};
+use super::value::{duration, path, seconds};
+use super::{Loaded, ROOT_CREDENTIAL};
 use crate::listen::ListenConfig;
 use portsplice_auth::Scheme;
 
-/// The store's file.
-pub static STORE_PATH: Setting<PathBuf> = Setting {
-    key: "store.path",
-    default: "/var/lib/portsplice-edge/registry.db",
-    allowed: "the path of a file; its directory is made if it is missing",
-    shape: Shape::Text,
-    restart: true,
-    parse: path,
-};
-
-/// The shortest time that a record may outlive its node.
-pub static TTL_MIN: Setting<Duration> = Setting {
-    key: "records.ttl-min",
-    default: "5s",
-    allowed: r#"a time from "2s" to "1h""#,
-    shape: Shape::Text,
-    restart: false,
-    parse: seconds::<2, 3600>,
-};
-
-/// The longest.
-pub static TTL_MAX: Setting<Duration> = Setting { key: "records.ttl-max", default: "5m", ..TTL_MIN };
-
-/// For the body of a request.
-pub static BODY_TIMEOUT: Setting<Duration> = Setting { key: "limits.body-timeout", ..HEAD_TIMEOUT };
-
-/// Where it is kept which credentials were used.
-pub static EDGE_USED_FILE: Setting<Option<PathBuf>> = Setting { default: "/var/lib/portsplice-edge/used", ..USED_FILE };
-
 /// The edge's configuration.
 pub static EDGE: Role = Role {
+    name: "edge",
     default_file: "/etc/portsplice/edge.toml",
     prefix: "PORTSPLICE_EDGE_",
     others: &[],
-    settings: &[
-        &ADMIN,
-        &DRAIN_TIMEOUT,
-        &LOG_LEVEL,
-        &LOG_FORMAT,
-        &ROOT_FILE,
-        &KEYS_DIR,
-        &STORE_PATH,
-        &TTL_MIN,
-        &TTL_MAX,
-        &BODY_TIMEOUT,
-        &HANDSHAKE_TIMEOUT,
-        &KEEP_ALIVE_TIMEOUT,
-        &CONNECTIONS,
-        &CONNECTIONS_PER_CLIENT,
-        &AUTH_WINDOW,
-        &REPLAY_ENTRIES,
-        &EDGE_USED_FILE,
-        &ONLY_SINCE_START,
-    ],
+    listen_example: "0.0.0.0:7460",
+    defaults: &[("auth.used-file", "/var/lib/portsplice-edge/used")],
+    settings: LazyLock::new(all::<Edge>),
 };
 
-/// A configuration that is in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EdgeConfig {
-    /// Where metrics and probes are served.
-    pub admin: Option<SocketAddr>,
-    /// How long running requests may go on after SIGTERM.
-    pub drain_timeout: Duration,
-    /// `[log]`
-    pub log: LogConfig,
-    /// `[secrets]`
-    pub secrets: SecretsConfig,
-    /// `[[listen]]`, at least one.
-    pub listen: Vec<ListenConfig>,
-    /// `store.path`
-    pub store: PathBuf,
-    /// `records.ttl-min` and `records.ttl-max`: how long a record outlives its node.
-    pub ttl: (Duration, Duration),
-    /// `[limits]`
-    pub limits: EdgeLimits,
-    /// `[auth]`
-    pub auth: AuthConfig,
-    /// What should be logged about the configuration itself.
-    pub warnings: Vec<String>,
-    origins: Origins,
+/// An edge's configuration that is in order.
+pub type EdgeConfig = Loaded<Edge>;
+
+section! {
+    /// All settings of an edge but its listeners.
+    pub struct Edge in "" {}
+    sections {
+        /// What it shares with the node.
+        shared: Shared,
+        /// `[store]`
+        store: StoreConfig,
+        /// `[records]`
+        records: RecordsConfig,
+        /// `[limits]` of requests
+        limits: RequestLimits,
+    }
 }
 
-impl EdgeConfig {
-    /// Reads and checks a configuration.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it, each with what to do.
-    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        Self::resolve(EDGE.read(sources)?, sources)
+section! {
+    /// Where records and links are kept.
+    pub struct StoreConfig in "store." {
+        /// The file that records and links are kept in.
+        path: PathBuf = "/var/lib/portsplice-edge/registry.db", path,
+            "the path of a file; its directory is made if it is missing", restart, flag("--store", "FILE", Storage);
+    }
+}
+
+section! {
+    /// How long records are kept.
+    pub struct RecordsConfig in "records." {
+        /// The shortest time that a record may outlive its node.
+        ttl_min: Duration = "5s", seconds::<2, 3600>, r#"a time from "2s" to "1h""#, reload;
+        /// The longest time that a record may outlive its node.
+        ttl_max: Duration = "5m", seconds::<2, 3600>, r#"a time from "2s" to "1h""#, reload;
+    }
+}
+
+section! {
+    /// Bounds on what a request may use. Zero timeouts are off.
+    pub struct RequestLimits in "limits." {
+        /// For the body of a request.
+        body_timeout: Duration = "10s", duration, TIMEOUT, reload;
+    }
+}
+
+impl RoleSettings for Edge {
+    fn role() -> &'static Role {
+        &EDGE
     }
 
-    fn resolve(mut layers: Layers, sources: &Sources) -> Result<Self, ConfigError> {
-        let l = &layers;
-        let config = Self {
-            admin: l.get(&ADMIN),
-            drain_timeout: l.get(&DRAIN_TIMEOUT),
-            log: LogConfig { level: l.get(&LOG_LEVEL), format: l.get(&LOG_FORMAT), access: true },
-            secrets: SecretsConfig::of(l, sources),
-            listen: l.listen.clone(),
-            store: l.get(&STORE_PATH),
-            ttl: (l.get(&TTL_MIN), l.get(&TTL_MAX)),
-            limits: EdgeLimits {
-                body_timeout: l.get(&BODY_TIMEOUT),
-                handshake_timeout: l.get(&HANDSHAKE_TIMEOUT),
-                keep_alive_timeout: l.get(&KEEP_ALIVE_TIMEOUT),
-                connections: l.get(&CONNECTIONS),
-                connections_per_client: l.get(&CONNECTIONS_PER_CLIENT),
-            },
-            auth: AuthConfig {
-                window: l.get(&AUTH_WINDOW),
-                replay_entries: l.get(&REPLAY_ENTRIES),
-                used_file: l.get(&EDGE_USED_FILE),
-                only_since_start: l.get(&ONLY_SINCE_START),
-            },
-            warnings: l.warnings.clone(),
-            origins: l.origins(),
-        };
-        config.check(&mut layers);
-        layers.problems.finish().map(|()| config)
+    fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    /// What only the whole can tell.
-    fn check(&self, layers: &mut Layers) {
-        check_listeners(layers, "0.0.0.0:7460");
-        for listen in &self.listen {
-            if listen.credentials != [Scheme::Bound] {
-                layers.problems.add(format!(
-                    "listener {} accepts other credentials than `bound`, which is all that an edge takes; leave `credentials` out",
-                    listen.address
-                ));
-            }
-        }
-        if self.ttl.0 > self.ttl.1 {
-            layers.problems.add("`records.ttl-min` is longer than `records.ttl-max`; make it the shorter of the two");
-        }
-        if !self.secrets.has_root() && self.secrets.keys_dir.is_none() {
-            layers.problems.add(format!(
-                "no secret is configured, so that no report could be authenticated; name a file with `secrets.root-file` (--root-secret-file), or pass the systemd credential {}",
-                super::ROOT_CREDENTIAL
+    fn check(&self, listen: &[ListenConfig], problems: &mut Problems) {
+        for listen in listen.iter().filter(|listen| listen.credentials != [Scheme::Bound]) {
+            problems.add(format!(
+                "listener {} accepts other credentials than `bound`, which is all that an edge takes; leave `credentials` out",
+                listen.address
             ));
         }
-    }
-
-    /// The keys of settings that differ in `new` but take effect only after a restart.
-    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
-        self.origins.needs_restart(&new.origins)
-    }
-}
-
-impl fmt::Display for EdgeConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.origins.show(f, &self.secrets, &self.listen)
+        if self.records.ttl_min > self.records.ttl_max {
+            problems.add("`records.ttl-min` is longer than `records.ttl-max`; make it the shorter of the two");
+        }
+        if !self.shared.secrets.has_root() && self.shared.secrets.keys_dir.is_none() {
+            problems.add(format!(
+                "no secret is configured, so that no report could be authenticated; name a file with `secrets.root-file` (--root-secret-file), or pass the systemd credential {ROOT_CREDENTIAL}"
+            ));
+        }
     }
 }
 
@@ -173,11 +100,14 @@ impl fmt::Display for EdgeConfig {
 mod tests {
     use std::path::Path;
 
+    use super::super::layers::Layers;
+    use super::super::show::Origins;
+    use super::super::{ConfigError, Sources};
     use super::*;
 
     fn load(file: &str) -> Result<EdgeConfig, ConfigError> {
         let sources = Sources::default();
-        EdgeConfig::resolve(Layers::of(&EDGE, Some((Path::new("e.toml"), file)), &sources)?, &sources)
+        EdgeConfig::resolve(Layers::of(&EDGE, Some((Path::new("e.toml"), file)), &sources)?)
     }
 
     #[test]
@@ -187,7 +117,9 @@ mod tests {
         let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
         let file = format!("secrets.root-file = \"/s\"\n[records]\nttl-max = \"1m\"\n{listen}");
         let config = load(&file).unwrap();
-        assert_eq!(config.ttl, (Duration::from_secs(5), Duration::from_secs(60)));
+        let records = RecordsConfig { ttl_min: Duration::from_secs(5), ttl_max: Duration::from_secs(60) };
+        assert_eq!(config.records, records);
+        assert_eq!(config.shared.auth.used_file.as_deref(), Some(Path::new("/var/lib/portsplice-edge/used")));
         let again = load(&config.to_string()).unwrap();
         assert_eq!(
             EdgeConfig { origins: Origins::default(), ..again },
@@ -208,7 +140,7 @@ mod tests {
         let variables: Vec<_> = variables.iter().map(|(n, v)| (String::from(*n), String::from(*v))).collect();
         let sources = Sources { variables, listen: vec!["tcp://127.0.0.1:0".into()], ..Sources::default() };
         let file = (Path::new("e.toml"), "secrets.root-file = \"/s\"");
-        let config = EdgeConfig::resolve(Layers::of(&EDGE, Some(file), &sources).unwrap(), &sources).unwrap();
-        assert_eq!((config.drain_timeout, config.warnings.len()), (Duration::from_secs(2), 0));
+        let config = EdgeConfig::resolve(Layers::of(&EDGE, Some(file), &sources).unwrap()).unwrap();
+        assert_eq!((config.shared.drain_timeout, config.warnings.len()), (Duration::from_secs(2), 0));
     }
 }

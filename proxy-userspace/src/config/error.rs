@@ -51,10 +51,11 @@ impl std::error::Error for ConfigError {}
 
 /// Collects problems while the rest of a configuration is still being looked at.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<String>);
+pub struct Problems(Vec<String>);
 
 impl Problems {
-    pub(super) fn add(&mut self, problem: impl Into<String>) {
+    /// Adds a problem: a sentence or two that name the key and say what to do.
+    pub fn add(&mut self, problem: impl Into<String>) {
         self.0.push(problem.into());
     }
 

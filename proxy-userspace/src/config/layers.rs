@@ -8,15 +8,16 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Sources;
 use super::error::{ConfigError, Problems, Source};
 use super::listen::RawListen;
-use super::setting::{AnySetting, Setting, Shape};
+use super::role::Role;
+use super::setting::{Setting, Shape};
 use super::show::Origins;
-use super::{Role, Sources};
 use crate::listen::ListenConfig;
 
 /// The values that were given, each by the highest layer that has one.
-pub(super) struct Layers {
+pub struct Layers {
     pub(super) role: &'static Role,
     values: BTreeMap<&'static str, (String, Source)>,
     pub(super) listen: Vec<ListenConfig>,
@@ -24,22 +25,30 @@ pub(super) struct Layers {
     pub(super) listen_given: bool,
     pub(super) warnings: Vec<String>,
     pub(super) problems: Problems,
+    root_credential: Option<PathBuf>,
 }
 
 impl Layers {
-    /// All layers of `sources`; `file` is the file's path and text. What is wrong is in `problems`.
-    ///
-    /// # Errors
-    /// Only when the file is no TOML at all.
-    pub(super) fn of(role: &'static Role, file: Option<(&Path, &str)>, sources: &Sources) -> Result<Self, ConfigError> {
-        let mut layers = Self {
+    /// Nothing given yet. `root_credential` is the service manager's directory of credentials, if the root secret is among
+    /// them.
+    pub(super) fn new(role: &'static Role, root_credential: Option<PathBuf>) -> Self {
+        Self {
             role,
             values: BTreeMap::new(),
             listen: Vec::new(),
             listen_given: false,
             warnings: Vec::new(),
             problems: Problems::default(),
-        };
+            root_credential,
+        }
+    }
+
+    /// All layers of `sources`; `file` is the file's path and text. What is wrong is in `problems`.
+    ///
+    /// # Errors
+    /// Only when the file is no TOML at all.
+    pub(super) fn of(role: &'static Role, file: Option<(&Path, &str)>, sources: &Sources) -> Result<Self, ConfigError> {
+        let mut layers = Self::new(role, sources.root_credential());
         if let Some((path, text)) = file {
             layers.file(path, text)?;
         }
@@ -56,34 +65,47 @@ impl Layers {
 
     /// Each setting's text and where it is from.
     pub(super) fn origins(&self) -> Origins {
-        let origin = |setting: &&'static dyn AnySetting| {
-            let (text, source) = self.text(*setting);
+        let origin = |setting: &&'static Setting| {
+            let (text, source) = self.text(setting);
             (*setting, text.to_owned(), source)
         };
         Origins(self.role.settings.iter().map(origin).collect())
     }
 
     /// The text of a setting and where it is from.
-    pub(super) fn text(&self, setting: &dyn AnySetting) -> (&str, Source) {
-        match self.values.get(setting.key()) {
+    fn text(&self, setting: &Setting) -> (&str, Source) {
+        match self.values.get(setting.key) {
             Some((text, source)) => (text, source.clone()),
-            None => (setting.default(), Source::Default),
+            None => (self.role.default(setting), Source::Default),
         }
     }
 
     /// The value of a setting. Values are checked when they are added, so that this cannot fail.
-    pub(super) fn get<T>(&self, setting: &'static Setting<T>) -> T {
-        let (text, _) = self.text(setting);
-        (setting.parse)(text)
-            .or_else(|| (setting.parse)(setting.default))
-            .unwrap_or_else(|| unreachable!("the default of {} is checked by a test", setting.key))
+    pub(super) fn get<T>(&self, key: &str, parse: fn(&str) -> Option<T>) -> T {
+        let setting = self.role.setting(key).unwrap_or_else(|| unreachable!("{key} is no setting of this role"));
+        parse(self.text(setting).0).unwrap_or_else(|| unreachable!("the default of {key} is checked by a test"))
     }
 
-    fn set(&mut self, setting: &'static dyn AnySetting, text: String, source: Source) {
-        if setting.accepts(&text) {
-            self.values.insert(setting.key(), (text, source));
+    /// Whether nobody has set a setting.
+    pub(super) fn is_default(&self, key: &str) -> bool {
+        !self.values.contains_key(key)
+    }
+
+    /// Whether the text of a setting is empty.
+    pub(super) fn is_empty(&self, key: &str) -> bool {
+        self.role.setting(key).is_none_or(|setting| self.text(setting).0.is_empty())
+    }
+
+    /// The service manager's directory of credentials, if the root secret is among them.
+    pub(super) fn root_credential(&self) -> Option<PathBuf> {
+        self.root_credential.clone()
+    }
+
+    fn set(&mut self, setting: &'static Setting, text: String, source: Source) {
+        if (setting.accepts)(&text) {
+            self.values.insert(setting.key, (text, source));
         } else {
-            self.problems.bad_value(setting.key(), &text, &source, setting.allowed());
+            self.problems.bad_value(setting.key, &text, &source, setting.allowed);
         }
     }
 
@@ -106,11 +128,11 @@ impl Layers {
             if key == "listen" {
                 self.listeners(file, value);
             } else if let Some(setting) = self.role.setting(&key) {
-                match scalar(setting.shape(), value.get_ref()) {
+                match scalar(setting.shape, value.get_ref()) {
                     Some(text) => self.set(setting, text, source),
                     None => {
                         let shown = file.shown(value);
-                        self.problems.add(format!("{source}: `{key}` is {shown}; write {}", setting.allowed()));
+                        self.problems.add(format!("{source}: `{key}` is {shown}; write {}", setting.allowed));
                     }
                 }
             } else if let (true, Some(inner)) = (self.role.is_section(&key), value.get_ref().as_table()) {
@@ -158,7 +180,7 @@ impl Layers {
             if *name == self.role.listen_variable() {
                 let listen: Vec<&str> = value.split_whitespace().collect();
                 self.listen_urls(&listen, &source);
-            } else if let Some(setting) = self.role.settings.iter().copied().find(|s| self.role.variable(*s) == *name) {
+            } else if let Some(setting) = self.role.settings.iter().copied().find(|s| self.role.variable(s) == *name) {
                 self.set(setting, value.clone(), source);
             } else if *name != self.role.file_variable() && !self.role.is_anothers(name) {
                 self.warnings.push(format!("environment variable {name} is not a setting and is ignored"));

@@ -4,7 +4,9 @@ use toml::de::DeValue;
 
 use super::error::{Problems, Source};
 use super::layers::scalar;
-use super::setting::{Keyword, Shape, keyword};
+use super::setting::Shape;
+use super::shared::SWITCH;
+use super::value::{Keyword, keyword};
 use crate::listen::{ListenAddress, ListenConfig};
 use crate::tls::CertificateFiles;
 use portsplice_auth::Scheme;
@@ -16,6 +18,48 @@ impl Keyword for Scheme {
 
 const ADDRESS: &str = r#"an IP address and a port such as "0.0.0.0:7450" or "[::]:7450" (port 0 takes a free one), or "systemd" or "systemd:NAME" for a socket from the service manager"#;
 const CREDENTIALS: &str = r#"any of "bound", "certificate" (needs tls) and "timestamp" (needs the root secret)"#;
+
+const PEM: &str = "the path of a PEM file";
+
+/// A key of a `[[listen]]` table.
+pub(super) struct ListenKey {
+    pub(super) name: &'static str,
+    /// What it means, in Markdown.
+    pub(super) doc: &'static str,
+    /// As in TOML; `None` where it must be given, or where there is nothing by default.
+    pub(super) default: Option<&'static str>,
+    /// Completes the sentence "write ...".
+    pub(super) allowed: &'static str,
+}
+
+/// All keys of a `[[listen]]` table; [`RawListen::set`] takes them.
+pub(super) const KEYS: &[ListenKey] = &[
+    ListenKey { name: "address", doc: "Where it listens; must be given.", default: None, allowed: ADDRESS },
+    ListenKey {
+        name: "tls",
+        doc: "Whether it speaks TLS; `tls://` or `tcp://` in a URL.",
+        default: Some("true"),
+        allowed: SWITCH,
+    },
+    ListenKey {
+        name: "credentials",
+        doc: "What a request may prove itself with, a list.",
+        default: Some(r#"["bound"]"#),
+        allowed: CREDENTIALS,
+    },
+    ListenKey {
+        name: "certificate-file",
+        doc: "The certificate chain that it presents, leaf first. Without one, a certificate is made at start.",
+        default: None,
+        allowed: PEM,
+    },
+    ListenKey {
+        name: "key-file",
+        doc: "The private key of that certificate (PKCS #8, PKCS #1 or SEC1, not encrypted; others may not read it).",
+        default: None,
+        allowed: PEM,
+    },
+];
 
 /// A listener as it was written, before it is checked.
 #[derive(Debug)]
@@ -42,12 +86,12 @@ impl RawListen {
         };
         match name {
             "address" => self.address = Some(text(ADDRESS)?),
-            "certificate-file" => self.certificate_file = Some(text("the path of a PEM file")?),
-            "key-file" => self.key_file = Some(text("the path of a PEM file")?),
+            "certificate-file" => self.certificate_file = Some(text(PEM)?),
+            "key-file" => self.key_file = Some(text(PEM)?),
             "tls" => {
                 self.tls = value
                     .as_bool()
-                    .ok_or_else(|| format!("`listen.tls` has the type {}; write true or false", value.type_str()))?;
+                    .ok_or_else(|| format!("`listen.tls` has the type {}; write {SWITCH}", value.type_str()))?;
             }
             "credentials" => {
                 let list =
@@ -56,9 +100,8 @@ impl RawListen {
                     Some(list.flatten().ok_or_else(|| format!("`listen.credentials` must be a list: {CREDENTIALS}"))?);
             }
             _ => {
-                return Err(format!(
-                    "unknown key `listen.{name}`; [[listen]] may have `address`, `tls`, `credentials`, `certificate-file`, `key-file`"
-                ));
+                let known: Vec<String> = KEYS.iter().map(|key| format!("`{}`", key.name)).collect();
+                return Err(format!("unknown key `listen.{name}`; [[listen]] may have {}", known.join(", ")));
             }
         }
         Ok(())
@@ -141,5 +184,18 @@ impl RawListen {
             }
         };
         Some(ListenConfig { address: address?, tls: self.tls, credentials, certificate })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_taken() {
+        for key in KEYS {
+            let problem = RawListen::new(Source::Default).set(key.name, &DeValue::Boolean(true));
+            assert!(!problem.is_err_and(|problem| problem.contains("unknown key")), "{}", key.name);
+        }
     }
 }

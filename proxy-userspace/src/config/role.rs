@@ -2,10 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use super::error::ConfigError;
-use super::setting::AnySetting;
-use super::{Layers, Sources};
+use super::Sources;
+use super::error::{ConfigError, Problems};
+use super::layers::Layers;
+use super::setting::{Section, Setting};
+use super::shared::Shared;
+use crate::listen::ListenConfig;
 use portsplice_files::regular_file;
 
 /// The largest configuration file that is read, in bytes.
@@ -13,21 +17,44 @@ const MAX_FILE: u64 = 1024 * 1024;
 
 /// A role that has a configuration of its own.
 pub struct Role {
+    /// What it is called, as the subcommand that runs it.
+    pub name: &'static str,
     /// The file that is read when no other is named; it may be missing.
     pub default_file: &'static str,
     /// What its variables' names begin with.
     pub prefix: &'static str,
     /// What other roles' variables begin with, where that begins with this role's prefix.
     pub(super) others: &'static [&'static str],
+    /// An address that it could listen on, for advice and documentation.
+    pub listen_example: &'static str,
+    /// Defaults, by key, that are others for this role than where the setting is declared.
+    pub(super) defaults: &'static [(&'static str, &'static str)],
     /// Its settings, in the order in which they are shown.
-    pub settings: &'static [&'static dyn AnySetting],
+    pub settings: LazyLock<Vec<&'static Setting>>,
+}
+
+/// The settings of a role, and what only the whole of them can tell.
+pub trait RoleSettings: Section {
+    /// Whose they are.
+    fn role() -> &'static Role;
+
+    /// What all roles have.
+    fn shared(&self) -> &Shared;
+
+    /// All defaults.
+    fn defaults() -> Self {
+        Self::of(&Layers::new(Self::role(), None))
+    }
+
+    /// Adds what is wrong although each value is allowed.
+    fn check(&self, listen: &[ListenConfig], problems: &mut Problems);
 }
 
 impl Role {
     /// The environment variable of a setting: `limits.head-timeout` is `PORTSPLICE_LIMITS_HEAD_TIMEOUT` for the node.
-    pub fn variable(&self, setting: &dyn AnySetting) -> String {
+    pub fn variable(&self, setting: &Setting) -> String {
         let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-        format!("{}{}", self.prefix, setting.key().chars().map(upper).collect::<String>())
+        format!("{}{}", self.prefix, setting.key.chars().map(upper).collect::<String>())
     }
 
     /// The variable with listeners as `tls://ADDRESS` or `tcp://ADDRESS`, separated by white space.
@@ -44,22 +71,27 @@ impl Role {
         self.others.iter().any(|prefix| variable.starts_with(prefix))
     }
 
-    pub(super) fn setting(&self, key: &str) -> Option<&'static dyn AnySetting> {
-        self.settings.iter().copied().find(|setting| setting.key() == key)
+    pub(super) fn setting(&self, key: &str) -> Option<&'static Setting> {
+        self.settings.iter().copied().find(|setting| setting.key == key)
+    }
+
+    /// The value of a setting when nobody sets it, as text.
+    pub fn default(&self, setting: &Setting) -> &'static str {
+        let own = self.defaults.iter().find(|(key, _)| *key == setting.key);
+        own.map_or(setting.default, |(_, default)| default)
     }
 
     pub(super) fn is_section(&self, key: &str) -> bool {
-        self.settings.iter().any(|s| s.key().split_once('.').is_some_and(|(section, _)| section == key))
+        self.settings.iter().any(|setting| setting.split().0 == key)
     }
 
     /// What may stand at the place where an unknown key was found.
     pub(super) fn known(&self, section: &str) -> String {
         let mut names: Vec<String> = Vec::new();
-        for key in self.settings.iter().map(|s| s.key()) {
-            let name = match (section, key.split_once('.')) {
-                ("", None) => format!("`{key}`"),
-                ("", Some((inner, _))) => format!("[{inner}]"),
-                (section, Some((inner, name))) if inner == section => format!("`{name}`"),
+        for setting in self.settings.iter() {
+            let name = match setting.split() {
+                (inner, name) if inner == section => format!("`{name}`"),
+                (inner, _) if section.is_empty() => format!("[{inner}]"),
                 _ => continue,
             };
             if !names.contains(&name) {

@@ -1,12 +1,8 @@
-//! What a setting is: a key, a default, what is allowed, and how its text becomes a value.
+//! What a setting is, and the macro that declares settings: each is written once, and the field of a struct, the key of the
+//! file, the environment variable, the flag with its help, `--check-config` and docs/configuration.md all come from there.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
-
-use tracing_subscriber::EnvFilter;
-
-use portsplice_model::url::Url;
+use super::layers::Layers;
+use super::shared::Shared;
 
 /// What a value looks like in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +15,59 @@ pub enum Shape {
     Switch,
 }
 
-/// One setting with the type of its value.
+/// Under which heading of `--help` a flag is listed; headings are in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heading {
+    /// Where the daemon is reached.
+    Listeners,
+    /// What credentials are checked with.
+    Secrets,
+    /// Where containers are found.
+    Containers,
+    /// What is kept, and where.
+    Storage,
+    /// Bounds in number and time.
+    Limits,
+    /// How bytes are moved.
+    Relay,
+    /// What is logged.
+    Logs,
+}
+
+impl Heading {
+    /// The heading as it is shown.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Listeners => "Listeners",
+            Self::Secrets => "Secrets",
+            Self::Containers => "Containers",
+            Self::Storage => "Storage",
+            Self::Limits => "Limits",
+            Self::Relay => "Relay and kernel",
+            Self::Logs => "Logs",
+        }
+    }
+}
+
+/// The flag of a setting that has one.
+#[derive(Debug, Clone, Copy)]
+pub struct Flag {
+    /// With its dashes: `--admin`.
+    pub name: &'static str,
+    /// What stands for its value in the help, such as `FILE`; a [`Shape::Switch`] takes no value.
+    pub value: &'static str,
+    /// Where it is listed.
+    pub heading: Heading,
+}
+
+/// One setting.
 #[derive(Debug)]
-pub struct Setting<T: 'static> {
+pub struct Setting {
     /// Dotted, as in the file: `limits.head-timeout`.
     pub key: &'static str,
-    /// The value when nobody sets it, as text.
+    /// What it means, in Markdown.
+    pub doc: &'static str,
+    /// The value when nobody sets it, as text; [`super::Role::default`] knows those of a role.
     pub default: &'static str,
     /// What is allowed; completes the sentence "write ...".
     pub allowed: &'static str,
@@ -32,131 +75,146 @@ pub struct Setting<T: 'static> {
     pub shape: Shape,
     /// Whether a change takes effect only after a restart.
     pub restart: bool,
-    /// Text to value; `None` when it is not allowed.
-    pub parse: fn(&str) -> Option<T>,
+    /// The flag that sets it, if one does.
+    pub flag: Option<Flag>,
+    /// Whether a text is an allowed value.
+    pub accepts: fn(&str) -> bool,
 }
 
-/// A [`Setting`] of any type, for tables of them.
-pub trait AnySetting: Sync {
-    /// See [`Setting::key`].
-    fn key(&self) -> &'static str;
-    /// See [`Setting::default`].
-    fn default(&self) -> &'static str;
-    /// See [`Setting::allowed`].
-    fn allowed(&self) -> &'static str;
-    /// See [`Setting::shape`].
-    fn shape(&self) -> Shape;
-    /// See [`Setting::restart`].
-    fn restart(&self) -> bool;
-    /// Whether the text is an allowed value.
-    fn accepts(&self, text: &str) -> bool;
-}
-
-impl<T> AnySetting for Setting<T> {
-    fn key(&self) -> &'static str {
-        self.key
-    }
-    fn default(&self) -> &'static str {
-        self.default
-    }
-    fn allowed(&self) -> &'static str {
-        self.allowed
-    }
-    fn shape(&self) -> Shape {
-        self.shape
-    }
-    fn restart(&self) -> bool {
-        self.restart
-    }
-    fn accepts(&self, text: &str) -> bool {
-        (self.parse)(text).is_some()
+impl Setting {
+    /// The section that it stands in, and its name there; the section is empty for what stands at the top of the file.
+    pub fn split(&self) -> (&'static str, &'static str) {
+        self.key.split_once('.').unwrap_or(("", self.key))
     }
 }
 
-/// A closed set of words.
-pub trait Keyword: Copy + 'static {
-    /// Every value with its word.
-    const WORDS: &'static [(&'static str, Self)];
+/// A type that settings can have.
+pub(super) trait Value {
+    /// How its values are written in TOML.
+    const SHAPE: Shape;
 }
 
-pub(super) fn keyword<T: Keyword>(text: &str) -> Option<T> {
-    T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
+/// Values of settings, made by the macro `section!`.
+pub trait Section: Sized {
+    /// Adds the settings that this struct has fields for, those of the sections in it included.
+    fn collect(settings: &mut Vec<&'static Setting>);
+
+    /// The values that were given, or the defaults.
+    fn of(given: &Layers) -> Self;
 }
 
-pub(super) fn switch(text: &str) -> Option<bool> {
-    text.parse().ok()
+/// All settings of a role, so that those of one section of the file stand together, in the order in which sections first come
+/// up; in each, those of the role alone come before those that all roles have.
+pub(super) fn all<S: Section>() -> Vec<&'static Setting> {
+    let (mut settings, mut shared) = (Vec::new(), Vec::new());
+    S::collect(&mut settings);
+    Shared::collect(&mut shared);
+    let sections: Vec<&str> = settings.iter().map(|setting| setting.split().0).collect();
+    let is_shared = |setting: &Setting| shared.iter().any(|other: &&Setting| other.key == setting.key);
+    settings
+        .sort_by_key(|setting| (sections.iter().position(|section| *section == setting.split().0), is_shared(setting)));
+    settings
 }
 
-pub(super) fn number<const MIN: u64, const MAX: u64>(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|n| (MIN..=MAX).contains(n))
-}
-
-pub(super) fn size<const MIN: u64, const MAX: u64>(text: &str) -> Option<usize> {
-    number::<MIN, MAX>(text).and_then(|n| usize::try_from(n).ok())
-}
-
-/// A size, or 0 for no bound of its own.
-pub(super) fn size_or_none<const MIN: u64, const MAX: u64>(text: &str) -> Option<usize> {
-    size::<0, 0>(text).map(|_| usize::MAX).or_else(|| size::<MIN, MAX>(text))
-}
-
-/// As many as a socket map may sensibly have.
-pub(super) fn flows(text: &str) -> Option<u32> {
-    count(text).filter(|count| (1..=1 << 20).contains(count))
-}
-
-pub(super) fn count(text: &str) -> Option<u32> {
-    text.parse().ok()
-}
-
-/// At most a year: far beyond any use, and small enough that adding it to a clock cannot overflow.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
-    humantime::parse_duration(text).ok().filter(|d| *d <= YEAR)
-}
-
-pub(super) fn seconds<const MIN: u64, const MAX: u64>(text: &str) -> Option<Duration> {
-    duration(text).filter(|d| (Duration::from_secs(MIN)..=Duration::from_secs(MAX)).contains(d))
-}
-
-/// Empty is none.
-pub(super) fn optional_address(text: &str) -> Option<Option<SocketAddr>> {
-    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
-}
-
-/// Empty is none.
-pub(super) fn optional_path(text: &str) -> Option<Option<PathBuf>> {
-    Some((!text.is_empty()).then(|| PathBuf::from(text)))
-}
-
-pub(super) fn path(text: &str) -> Option<PathBuf> {
-    optional_path(text).flatten()
-}
-
-/// Without white space at either end, and without control characters.
-pub(super) fn text(text: &str) -> Option<String> {
-    let text = text.trim();
-    (!text.chars().any(char::is_control)).then(|| text.to_owned())
-}
-
-/// URLs with commas between them; empty is none.
-pub(super) fn urls(text: &str) -> Option<Vec<Url>> {
-    if text.trim().is_empty() {
-        return Some(Vec::new());
+/// A key in the file, from the name of a field: `limits.head_timeout` becomes `limits.head-timeout`.
+pub(super) const fn dashed<const N: usize>(name: &str) -> [u8; N] {
+    let (mut key, mut at) = ([0; N], 0);
+    while at < N {
+        key[at] = if name.as_bytes()[at] == b'_' { b'-' } else { name.as_bytes()[at] };
+        at += 1;
     }
-    text.split(',').map(|url| url.trim().parse().ok()).collect()
+    key
 }
 
-/// Empty is none; the `unix://` that Docker's own tools write before the path may stay.
-pub(super) fn optional_socket(text: &str) -> Option<Option<PathBuf>> {
-    let path = text.strip_prefix("unix://").unwrap_or(text);
-    // Any other scheme would silently become a relative path.
-    if path.contains("://") { None } else { optional_path(path) }
+/// The key of a field, see [`dashed`].
+macro_rules! key {
+    ($section:literal, $field:ident) => {{
+        const NAME: &str = concat!($section, stringify!($field));
+        const KEY: &[u8] = &$crate::config::setting::dashed::<{ NAME.len() }>(NAME);
+        const { if let Ok(key) = str::from_utf8(KEY) { key } else { panic!("fields have names in ASCII") } }
+    }};
 }
 
-pub(super) fn log_filter(text: &str) -> Option<String> {
-    if text.trim().is_empty() {
-        return None;
-    }
-    EnvFilter::try_new(text).ok().map(|_| text.to_owned())
+/// Declares a struct of settings. For each:
+///
+/// ```text
+/// /// What it means.
+/// name: Type = "default", parse, "what is allowed", reload;
+/// ```
+///
+/// - The key in the file is the section (in front of the settings: `"limits."`, or `""` for the top of the file) and the
+///   field's name with dashes. The field's documentation is also that of the setting.
+/// - `parse` makes a value of a text, or `None` of one that is not allowed.
+/// - `reload` or `restart`: what it takes to put a change in force.
+/// - `flag("--name", "VALUE", Heading)` may follow, after a comma.
+///
+/// Behind the settings there may be `sections { field: Type, }`, other such structs, and
+/// `computed { field: Type = |given| ...; }`, what follows from where a value was given.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $vis:vis struct $name:ident in $section:literal {
+            $(
+                $(#[doc = $doc:literal])+
+                $field:ident: $type:ty = $default:literal, $parse:expr, $allowed:expr, $change:ident
+                    $(, flag($flag:literal, $value:literal, $heading:ident))?;
+            )*
+        }
+        $(sections { $($(#[doc = $inner_doc:literal])+ $inner:ident: $inner_type:ty,)* })?
+        $(computed { $($(#[doc = $extra_doc:literal])+ $extra:ident: $extra_type:ty = $compute:expr;)* })?
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        $vis struct $name {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+            $($($(#[doc = $inner_doc])+ pub $inner: $inner_type,)*)?
+            $($($(#[doc = $extra_doc])+ pub $extra: $extra_type,)*)?
+        }
+
+        impl $crate::config::setting::Section for $name {
+            fn collect(settings: &mut Vec<&'static $crate::config::setting::Setting>) {
+                use $crate::config::setting;
+                $({
+                    static SETTING: setting::Setting = setting::Setting {
+                        key: setting::key!($section, $field),
+                        doc: concat!($($doc, "\n"),+),
+                        default: $default,
+                        allowed: $allowed,
+                        shape: <$type as setting::Value>::SHAPE,
+                        restart: setting::section!(@restart $change),
+                        flag: setting::section!(@flag $($flag, $value, $heading)?),
+                        accepts: |text| {
+                            let parse: fn(&str) -> Option<$type> = $parse;
+                            parse(text).is_some()
+                        },
+                    };
+                    settings.push(&SETTING);
+                })*
+                $($(<$inner_type as setting::Section>::collect(settings);)*)?
+            }
+
+            fn of(given: &$crate::config::layers::Layers) -> Self {
+                Self {
+                    $($field: given.get($crate::config::setting::key!($section, $field), $parse),)*
+                    $($($inner: $crate::config::setting::Section::of(given),)*)?
+                    $($($extra: {
+                        let compute: fn(&$crate::config::layers::Layers) -> $extra_type = $compute;
+                        compute(given)
+                    },)*)?
+                }
+            }
+        }
+    };
+    (@restart restart) => { true };
+    (@restart reload) => { false };
+    (@flag) => { None };
+    (@flag $name:literal, $value:literal, $heading:ident) => {
+        Some($crate::config::setting::Flag {
+            name: $name,
+            value: $value,
+            heading: $crate::config::setting::Heading::$heading,
+        })
+    };
 }
+
+pub(super) use {key, section};

@@ -2,19 +2,22 @@
 
 use std::fmt;
 
-use super::setting::{AnySetting, Shape};
-use super::{Config, SecretsConfig, Source};
+use super::error::Source;
+use super::role::RoleSettings;
+use super::setting::{Setting, Shape};
+use super::{Loaded, ROOT_CREDENTIAL};
 use crate::listen::ListenConfig;
 
-/// Each setting, its text and where that is from, in the table's order.
+/// A setting, its text, and where that is from.
+type Origin = (&'static Setting, String, Source);
+
+/// Where each setting is from, in the order in which they are shown.
 #[derive(Clone, Default)]
-pub(super) struct Origins(pub(super) Vec<(&'static dyn AnySetting, String, Source)>);
+pub(super) struct Origins(pub(super) Vec<Origin>);
 
 impl PartialEq for Origins {
     fn eq(&self, other: &Self) -> bool {
-        let same = |((a, at, af), (b, bt, bf)): (&(&dyn AnySetting, _, _), &(&dyn AnySetting, _, _))| {
-            a.key() == b.key() && at == bt && af == bf
-        };
+        let same = |((a, at, af), (b, bt, bf)): (&Origin, &Origin)| a.key == b.key && at == bt && af == bf;
         self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(same)
     }
 }
@@ -23,7 +26,7 @@ impl Eq for Origins {}
 
 impl fmt::Debug for Origins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter().map(|(setting, text, _)| (setting.key(), text))).finish()
+        f.debug_map().entries(self.0.iter().map(|(setting, text, _)| (setting.key, text))).finish()
     }
 }
 
@@ -31,37 +34,28 @@ impl Origins {
     /// The keys of settings that differ in `new` but take effect only after a restart.
     pub(super) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let pairs = self.0.iter().zip(&new.0);
-        pairs.filter(|(old, new)| old.0.restart() && old.1 != new.1).map(|(old, _)| old.0.key()).collect()
+        pairs.filter(|(old, new)| old.0.restart && old.1 != new.1).map(|(old, _)| old.0.key).collect()
     }
+}
 
-    /// A configuration file that means the same.
-    pub(super) fn show(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        secrets: &SecretsConfig,
-        listen: &[ListenConfig],
-    ) -> fmt::Result {
+/// A configuration file that means the same.
+impl<S: RoleSettings> fmt::Display for Loaded<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut section = "";
-        for (setting, text, source) in &self.0 {
-            let key = setting.key();
-            let (own, name) = key.split_once('.').unwrap_or(("", key));
+        for (setting, text, source) in &self.origins.0 {
+            let (own, name) = setting.split();
             if own != section {
                 writeln!(f, "\n[{own}]")?;
                 section = own;
             }
-            line(f, name, &value(*setting, text), source)?;
-            if let ("secrets.root-file", Some(directory)) = (key, &secrets.credentials_directory) {
-                let path = directory.join(super::ROOT_CREDENTIAL);
+            line(f, name, &value(setting, text), source)?;
+            let credentials = &self.shared().secrets.credentials_directory;
+            if let ("secrets.root-file", Some(directory)) = (setting.key, credentials) {
+                let path = directory.join(ROOT_CREDENTIAL);
                 writeln!(f, "# the root secret is the systemd credential {}", one_line(&path.to_string_lossy()))?;
             }
         }
-        listen.iter().try_for_each(|listen| listener(f, listen))
-    }
-}
-
-impl fmt::Display for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.origins.show(f, &self.secrets, &self.listen)
+        self.listen.iter().try_for_each(|listen| listener(f, listen))
     }
 }
 
@@ -83,8 +77,8 @@ fn listener(f: &mut fmt::Formatter<'_>, listen: &ListenConfig) -> fmt::Result {
     Ok(())
 }
 
-fn value(setting: &dyn AnySetting, text: &str) -> String {
-    match setting.shape() {
+pub(super) fn value(setting: &Setting, text: &str) -> String {
+    match setting.shape {
         Shape::Text => quoted(text),
         Shape::Number | Shape::Switch => text.to_owned(),
     }

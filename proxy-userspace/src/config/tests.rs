@@ -2,13 +2,16 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use std::time::Duration;
+
 use super::*;
+use portsplice_auth::Scheme;
 
 const SECRET: &str = "[secrets]\nroot-file = \"/s\"\n";
 const LISTEN: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
 
 fn load(file: &str, sources: &Sources) -> Result<Config, ConfigError> {
-    Config::resolve(Layers::of(&NODE, Some((Path::new("n.toml"), file)), sources)?, sources)
+    Config::resolve(Layers::of(&NODE, Some((Path::new("n.toml"), file)), sources)?)
 }
 
 fn good(file: &str) -> Config {
@@ -36,11 +39,15 @@ fn sources(variables: &[(&str, &str)], flags: &[(&'static str, &'static str, &st
 fn every_default_is_allowed_and_every_name_is_unique() {
     let mut names = HashSet::new();
     for role in [&NODE, &edge::EDGE] {
-        for setting in role.settings {
-            assert!(setting.accepts(setting.default()), "{} = {:?}", setting.key(), setting.default());
-            assert!(names.insert(role.variable(*setting)), "{}", role.variable(*setting));
-            assert!(!setting.allowed().is_empty());
+        for setting in role.settings.iter() {
+            let default = role.default(setting);
+            assert!((setting.accepts)(default), "{} = {default:?}", setting.key);
+            assert!(names.insert(role.variable(setting)), "{}", role.variable(setting));
+            assert!(!setting.allowed.is_empty() && !setting.doc.trim().is_empty());
+            let flags = setting.flag.iter().map(|flag| format!("{} {}", role.name, flag.name));
+            assert!(flags.into_iter().all(|flag| names.insert(flag)), "{}", setting.key);
         }
+        assert!(role.defaults.iter().all(|(key, _)| role.setting(key).is_some()));
         assert!(names.insert(role.listen_variable()) && names.insert(role.file_variable()));
     }
 }
@@ -48,12 +55,12 @@ fn every_default_is_allowed_and_every_name_is_unique() {
 #[test]
 fn defaults_are_those_of_the_documentation() {
     let config = good(SECRET);
-    assert_eq!(config.admin, None);
-    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.shared.admin, None);
+    assert_eq!(config.shared.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.limits.head_bytes, 65_536);
     assert_eq!(config.limits.field_bytes, usize::MAX, "a field may be as long as the head");
     assert_eq!((config.limits.response_head_bytes, config.limits.response_head_fields), (262_144, 1000));
-    assert_eq!(config.limits.unfinished_heads, 64 << 20);
+    assert_eq!(config.limits.unfinished_heads_bytes, 64 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
     assert_eq!(config.limits.answer_timeout, Duration::ZERO);
     assert_eq!(config.limits.origin_idle_timeout, Duration::from_millis(1500));
@@ -61,10 +68,10 @@ fn defaults_are_those_of_the_documentation() {
     assert!(config.containers.docker_optional);
     let named = good(&format!("{SECRET}[containers]\ndocker = \"/var/run/docker.sock\"\n"));
     assert!(!named.containers.docker_optional, "an engine that is named is expected");
-    assert!(!config.containers.allow_host_network && config.log.access);
+    assert!(!config.containers.allow_host_network && config.access_log.access);
     assert!(!config.containers.trust_image_labels);
     assert!(good(&format!("{SECRET}[containers]\ntrust-image-labels = true\n")).containers.trust_image_labels);
-    assert_eq!(config.auth.replay_entries, 4_194_304);
+    assert_eq!(config.shared.auth.replay_entries, 4_194_304);
     let [listen] = config.listen.as_slice() else { panic!("{:?}", config.listen) };
     assert!(listen.tls, "plain TCP must be asked for");
     assert_eq!(listen.credentials, [Scheme::Bound]);
@@ -79,9 +86,9 @@ fn flags_beat_variables_and_variables_beat_the_file() {
         &[],
     );
     let config = load(&file, &s).unwrap();
-    assert_eq!(config.drain_timeout, Duration::from_secs(3));
-    assert_eq!(config.admin.unwrap().port(), 2);
-    assert_eq!(config.log.level, "warn");
+    assert_eq!(config.shared.drain_timeout, Duration::from_secs(3));
+    assert_eq!(config.shared.admin.unwrap().port(), 2);
+    assert_eq!(config.shared.log.level, "warn");
 }
 
 #[test]
@@ -202,7 +209,7 @@ fn listeners_are_checked() {
 fn secrets_must_be_somewhere() {
     assert!(problem(LISTEN).contains("no secret is configured"));
     let keys = "[secrets]\nkeys-dir = \"/k\"\n";
-    assert_eq!(good(keys).secrets.keys_dir.as_deref(), Some(Path::new("/k")));
+    assert_eq!(good(keys).shared.secrets.keys_dir.as_deref(), Some(Path::new("/k")));
     let text = problem(&format!("{keys}{LISTEN}credentials = [\"timestamp\"]\n"));
     assert!(text.contains("`timestamp`, which is signed with the root secret"), "{text}");
 }
@@ -215,12 +222,12 @@ fn the_systemd_credential_is_the_root_secret_unless_a_file_is_named() {
     assert!(load(LISTEN, &s).is_err(), "the credential was not passed");
     fs::write(&path, "x").unwrap();
     let config = load(LISTEN, &s).unwrap();
-    assert!(config.secrets.has_root() && config.secrets.root_file.is_none());
-    assert_eq!(config.secrets.credentials_directory.as_deref(), Some(dir.path()));
+    assert!(config.shared.secrets.has_root() && config.shared.secrets.root_file.is_none());
+    assert_eq!(config.shared.secrets.credentials_directory.as_deref(), Some(dir.path()));
     assert!(config.to_string().contains("# the root secret is the systemd credential /"), "{config}");
     let config = load(&format!("{SECRET}{LISTEN}"), &s).unwrap();
-    assert_eq!(config.secrets.root_file.as_deref(), Some(Path::new("/s")));
-    assert_eq!(config.secrets.credentials_directory, None);
+    assert_eq!(config.shared.secrets.root_file.as_deref(), Some(Path::new("/s")));
+    assert_eq!(config.shared.secrets.credentials_directory, None);
 }
 
 #[test]
