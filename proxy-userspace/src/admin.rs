@@ -4,6 +4,7 @@
 //! for each, and a bounded number at once: a scraper that is stuck holds nothing that anybody else needs.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,23 +70,23 @@ impl AdminListener {
     /// Serves until the future is dropped.
     ///
     /// # Errors
-    /// When the socket cannot be registered with the runtime.
+    /// When the socket cannot be registered with the runtime or has become unusable.
     pub async fn serve(self, admin: Admin) -> Result<Infallible> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let place = Arc::clone(&places).acquire_owned().await?;
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let admin = admin.clone();
-                    tokio::spawn(async move {
-                        connection(stream, admin).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => listen::after_failure(error).await?,
-            }
-        }
+        let (places, listener) = (&places, &listener);
+        let accept = || async move {
+            let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+            Ok((listener.accept().await?.0, place))
+        };
+        let admit = |(stream, place)| {
+            let admin = admin.clone();
+            tokio::spawn(async move {
+                connection(stream, admin).await;
+                drop(place);
+            });
+        };
+        Err(listen::accept("admin", accept, admit).await.into())
     }
 }
 

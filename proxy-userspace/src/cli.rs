@@ -7,10 +7,8 @@ mod check;
 mod connections;
 mod daemon;
 mod docs;
-mod edge;
 mod events;
 mod flags;
-mod node;
 mod operator;
 mod orders;
 mod output;
@@ -22,6 +20,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::app::edge::EdgeRole;
+use crate::app::node::NodeRole;
 use crate::{build_info, config};
 
 /// Reach the ports that containers listen on: authenticated per request, at the speed of the network.
@@ -44,10 +44,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon of a worker node
-    #[command(after_help = node::help())]
+    #[command(after_help = daemon::node_help())]
     Node(flags::DaemonArgs<config::Node>),
     /// Run the cluster's front, which keeps the record of what nodes run
-    #[command(after_help = edge::help())]
+    #[command(after_help = daemon::edge_help())]
     Edge(flags::DaemonArgs<config::edge::Edge>),
     /// List the containers that the daemon knows
     Ps(ps::PsArgs),
@@ -88,8 +88,8 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Node(args) => node::run(args),
-        Command::Edge(args) => edge::run(args),
+        Command::Node(args) => daemon::run::<NodeRole>(args),
+        Command::Edge(args) => daemon::run::<EdgeRole>(args),
         Command::Ps(args) => ps::ps(&args).map(|()| ExitCode::SUCCESS),
         Command::Ports(args) => ps::ports(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),

@@ -98,32 +98,27 @@ impl Control {
         let mut clients = tokio::task::JoinSet::new();
         let clock = Arc::clone(&self);
         clients.spawn(async move { clock.log_clock().await });
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_) = clients.join_next() => continue,
-            };
-            match accepted {
-                Ok((stream, _)) => match (access.check(&stream), Arc::clone(&places).try_acquire_owned()) {
-                    (Err(refusal), _) => client::turn_away(&stream, wire::code::NOT_ALLOWED, refusal),
-                    (Ok(()), Err(_)) => {
-                        let text = format!("there are {CLIENTS} clients, which is all there can be; try again later");
-                        client::turn_away(&stream, wire::code::BUSY, text);
-                    }
-                    (Ok(()), Ok(place)) => {
-                        let client = Client::new(Arc::clone(&self), stream);
-                        clients.spawn(async move {
-                            client.run().await;
-                            drop(place);
-                        });
-                    }
-                },
-                Err(error) => {
-                    if let Err(error) = listen::after_failure(error).await {
-                        return tracing::error!("the control socket has ended: {error}");
-                    }
+        let admit = |(stream, _)| {
+            // What is left of clients that have gone.
+            while clients.try_join_next().is_some() {}
+            match (access.check(&stream), Arc::clone(&places).try_acquire_owned()) {
+                (Err(refusal), _) => client::turn_away(&stream, wire::code::NOT_ALLOWED, refusal),
+                (Ok(()), Err(_)) => {
+                    let text = format!("there are {CLIENTS} clients, which is all there can be; try again later");
+                    client::turn_away(&stream, wire::code::BUSY, text);
+                }
+                (Ok(()), Ok(place)) => {
+                    let client = Client::new(Arc::clone(&self), stream);
+                    clients.spawn(async move {
+                        client.run().await;
+                        drop(place);
+                    });
                 }
             }
-        }
+        };
+        let error = listen::accept("control socket", || listener.accept(), admit).await;
+        tracing::error!(
+            "the control socket has ended, and `portsplice ps` and others cannot ask this daemon until it is started again: {error}"
+        );
     }
 }

@@ -22,7 +22,6 @@ use crate::limits::ConnectionLimits;
 use crate::metrics::{Kind, Metrics, Sample};
 use crate::registry::StoreError;
 use crate::registry::embedded::Embedded;
-pub use accept::EdgeListener;
 use leases::Leases;
 use places::Places;
 

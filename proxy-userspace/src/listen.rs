@@ -8,14 +8,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::sleep;
 
-use crate::tls::CertificateFiles;
-use portsplice_auth::Scheme;
+use portsplice_auth::{Authenticator, Scheme};
+
+use crate::drain::DrainWatch;
+use crate::tls::{CertificateFiles, TlsSlot};
 
 /// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
@@ -75,6 +78,28 @@ pub struct ListenConfig {
 impl fmt::Display for ListenConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", if self.tls { "tls" } else { "tcp" }, self.address)
+    }
+}
+
+/// A listening socket with all that a role needs to serve it.
+#[derive(Debug)]
+pub struct Listener {
+    /// Bound, listening and non-blocking.
+    pub socket: Socket,
+    /// What it presents, when it speaks TLS; a reload may replace it for connections that come later.
+    pub tls: Option<Arc<TlsSlot>>,
+    /// Which credentials it accepts.
+    pub authenticator: Arc<Authenticator>,
+}
+
+impl Listener {
+    /// What logs and metrics call it: `tls` or `tcp`, and its address.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn label(&self) -> io::Result<String> {
+        let address = self.socket.local_addr()?.as_socket().map_or_else(String::new, |address| address.to_string());
+        Ok(format!("{} {address}", if self.tls.is_some() { "tls" } else { "tcp" }))
     }
 }
 
@@ -231,19 +256,59 @@ impl AcceptFailure {
 /// How long accepting rests when the process has no descriptors left.
 const REST: Duration = Duration::from_millis(100);
 
-/// What a loop that accepts connections does after accept(2) has failed, before it tries again.
+/// Accepts connections for as long as it is polled: calls `accept` again and again, and `admit` with what it gives. Dropping
+/// the future loses no connection if that is so of the futures of `accept`. `listener` is what the log calls it.
+///
+/// Gives the error with which the listener had to end.
+pub async fn accept<T, F>(listener: &str, mut accept: impl FnMut() -> F, mut admit: impl FnMut(T)) -> io::Error
+where
+    F: Future<Output = io::Result<T>>,
+{
+    loop {
+        match accept().await {
+            Ok(connection) => admit(connection),
+            Err(error) => {
+                if let Err(error) = after_failure(listener, error).await {
+                    return error;
+                }
+            }
+        }
+    }
+}
+
+/// The same until the drain begins.
+///
+/// # Errors
+/// When the listener had to end.
+pub async fn accept_until_drain<T, F>(
+    listener: &str,
+    drain: &DrainWatch,
+    accept: impl FnMut() -> F,
+    admit: impl FnMut(T),
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    tokio::select! {
+        biased;
+        () = drain.started() => Ok(()),
+        error = self::accept(listener, accept, admit) => Err(error),
+    }
+}
+
+/// What the loop does after accept(2) has failed, before it tries again.
 ///
 /// # Errors
 /// `error`, when the listener has to end.
-pub async fn after_failure(error: io::Error) -> io::Result<()> {
+async fn after_failure(listener: &str, error: io::Error) -> io::Result<()> {
     match AcceptFailure::of(&error) {
-        AcceptFailure::Connection => tracing::debug!(%error, "a connection was gone before it was accepted"),
+        AcceptFailure::Connection => tracing::debug!(listener, %error, "a connection was gone before it was accepted"),
         AcceptFailure::Resources => {
             let advice = match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files or lower `limits.connections`",
                 _ => "",
             };
-            tracing::warn!("cannot accept a connection now: {error}{advice}");
+            tracing::warn!(listener, "cannot accept a connection now: {error}{advice}");
             sleep(REST).await;
         }
         AcceptFailure::Listener => {

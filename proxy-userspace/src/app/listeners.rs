@@ -18,22 +18,14 @@ use tokio::task::JoinSet;
 use super::announce;
 use super::host::hostname;
 use crate::drain::{Drain, DrainWatch};
-use crate::listen::{self, Bound, Inherited, ListenAddress, ListenConfig};
+use crate::listen::{self, Bound, Inherited, ListenAddress, ListenConfig, Listener};
 use crate::tls::{TlsIdentity, TlsSlot};
 use portsplice_auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 
-/// A socket with all that it takes to serve it.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) socket: Socket,
-    pub(super) tls: Option<Arc<TlsSlot>>,
-    pub(super) authenticator: Arc<Authenticator>,
-}
-
 /// A role that serves connections.
-pub(super) trait Serve {
-    /// Serves `opened` until the drain that it holds open begins.
-    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>>;
+pub(crate) trait Serve {
+    /// Serves `listener` until the drain that it holds open begins.
+    fn serve(&self, listener: Listener, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// What all listeners share.
@@ -222,8 +214,8 @@ impl Listeners {
         let name = format!("{} {address}", kind(&config));
         match socket.try_clone() {
             Ok(served) => {
-                let opened = Opened { socket: served, tls: tls.clone(), authenticator: Arc::new(authenticator) };
-                let served = role.serve(opened, drain.watch());
+                let listener = Listener { socket: served, tls: tls.clone(), authenticator: Arc::new(authenticator) };
+                let served = role.serve(listener, drain.watch());
                 self.tasks.spawn(async move { (name, served.await) });
             }
             Err(error) => {

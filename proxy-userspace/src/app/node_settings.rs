@@ -1,27 +1,14 @@
-//! What the configuration means for the node's data path, and how the node serves listeners.
+//! What the configuration means for the node's data path.
 
-use std::io;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
-use super::listeners::{Opened, Serve};
 use crate::config::{self, RelayConfig, RelayPath};
 use crate::descriptors::Descriptors;
-use crate::drain::DrainWatch;
 use crate::fastpath::Fastpath;
-use crate::node::accept::Listener;
-use crate::node::{Engine, FastPath, Node, NodeSettings, Timeouts};
+use crate::node::{Engine, FastPath, NodeSettings, Timeouts};
 use crate::relay::fast::Policy;
 use crate::relay::pipe::PipePool;
 use portsplice_h1::{HeadLimits, ResponseLimits};
-
-impl Serve for Arc<Node> {
-    fn serve(&self, opened: Opened, drain: DrainWatch) -> BoxFuture<'static, io::Result<()>> {
-        let Opened { socket, tls, authenticator } = opened;
-        Box::pin(Arc::clone(self).serve(Listener { socket, tls, authenticator }, drain))
-    }
-}
 
 /// What a node does with connections, as the configuration has it.
 pub(super) fn node_settings(

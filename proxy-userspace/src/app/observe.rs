@@ -52,7 +52,6 @@ pub(super) fn register(
     readiness: &Readiness,
     containers: &Arc<Containers>,
     fastpath: &Arc<Fastpath>,
-    replay: &Arc<ReplayMemory>,
 ) {
     let c = Arc::clone(containers);
     metrics.observe("containers", "Running containers that are known", Kind::Gauge, move || {
@@ -74,7 +73,6 @@ pub(super) fn register(
             |reason| ("sock_diag".to_owned(), format!("{reason}: what listens in containers is read from /proc"));
         netns::sock_diag_missing().map(told).into_iter().collect()
     });
-    self::replay(metrics, replay);
     kernel(metrics, fastpath);
     fast(metrics, fastpath);
 }

@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueHint};
 
 use super::output;
+use crate::app::daemon::{self, Role};
+use crate::app::node::{NodeRole, bpf_settings};
 use crate::config::{Config, NODE, Node, RoleSettings, Sources};
 use crate::fastpath::{BpfMode, BpfSettings, Finding, Item, Kernel, Unavailable};
-use crate::{app, netns, privileges};
+use crate::{netns, privileges};
 
 /// How long Docker's engine may take to say that it is there.
 const DOCKER: Duration = Duration::from_secs(3);
@@ -83,8 +85,9 @@ fn configuration(report: &mut Report, file: Option<PathBuf>) -> Result<Option<Co
     }
     let shown = file.as_deref().map_or_else(|| NODE.default_file.to_owned(), |file| file.display().to_string());
     let sources = Sources { file, ..Sources::with_environment()? };
-    let checked =
-        Config::load(&sources).map_err(anyhow::Error::from).and_then(|config| app::check(&config).map(|()| config));
+    let checked = Config::load(&sources)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| daemon::check::<NodeRole>(&config).map(|()| config));
     match checked {
         Ok(config) => {
             report.line(Mark::Ok, &format!("configuration: {shown}"));
@@ -115,14 +118,8 @@ fn capabilities(report: &mut Report, mode: BpfMode) -> Result<Option<u64>> {
 
 fn files(report: &mut Report, config: Option<&Config>, limit: Option<u64>) {
     let files = limit.map_or_else(|| "no limit".to_owned(), |files| files.to_string());
-    let (threads, connections) = match config {
-        Some(config) => (config.threads, config.shared.clients.connections),
-        None => {
-            let defaults = Node::defaults();
-            (defaults.threads, defaults.shared.clients.connections)
-        }
-    };
-    match app::descriptors(threads, limit).warning(connections) {
+    let settings = config.map_or_else(Node::defaults, |config| config.settings.clone());
+    match NodeRole::descriptors(&settings, limit).warning(settings.shared.clients.connections) {
         Some(warning) => report.line(Mark::Note, &format!("open files: {warning}")),
         None => report.line(Mark::Ok, &format!("open files: {files}")),
     }
@@ -136,7 +133,7 @@ fn kernel(report: &mut Report, mode: BpfMode, config: Option<&Config>) {
         return;
     }
     let without = if mode == BpfMode::Required { Mark::Fail } else { Mark::Note };
-    let settings = config.map_or_else(BpfSettings::default, |config| app::bpf_settings(&config.bpf));
+    let settings = config.map_or_else(BpfSettings::default, |config| bpf_settings(&config.bpf));
     let loaded = match Kernel::load(&settings) {
         Ok(kernel) => kernel,
         Err(reason) => {

@@ -1,25 +1,61 @@
-//! What the commands of all daemons do alike: show a configuration that was checked, start the log, end with a word.
+//! The commands that run a daemon, `portsplice node` and `portsplice edge`.
 
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
+use super::flags::{DaemonArgs, after_help};
 use super::output;
-use crate::config::LogConfig;
-use crate::logging::{self, LogControl, LogFormat};
+use crate::app::daemon::{self, Role};
+use crate::config::{Loaded, RoleSettings};
+use crate::logging::{self, LogFormat};
 
-/// Prints a configuration that is in order, for `--check-config`.
-pub(super) fn show<'a>(config: &impl Display, warnings: impl IntoIterator<Item = &'a String>) -> Result<ExitCode> {
-    warnings.into_iter().for_each(|warning| output::error(&format!("warning: {warning}")));
-    output::print(config.to_string().as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+/// What `portsplice node --help` says below the flags.
+pub(super) fn node_help() -> String {
+    after_help(
+        "node",
+        "",
+        "limits.idle-timeout",
+        "PORTSPLICE_LIMITS_IDLE_TIMEOUT",
+        "\
+Examples:
+  portsplice node --listen tls://0.0.0.0:7450 --root-secret-file /etc/portsplice/root
+  portsplice node --config node.toml --check-config
+  PORTSPLICE_LOG_LEVEL=debug portsplice node --config node.toml",
+    )
 }
 
-/// Runs a daemon with its log.
-pub(super) fn run(log: &LogConfig, daemon: impl FnOnce(LogControl) -> Result<()>) -> Result<ExitCode> {
+/// What `portsplice edge --help` says below the flags.
+pub(super) fn edge_help() -> String {
+    after_help(
+        "edge",
+        "\
+It keeps the cluster's record of containers, which nodes report (registry.store = \"edge\" there),
+and removes what belongs to nodes that are silent. docs/record-api.md describes the API.
+
+",
+        "records.ttl-max",
+        "PORTSPLICE_EDGE_RECORDS_TTL_MAX",
+        "\
+Example:
+  portsplice edge --listen tls://0.0.0.0:7460 --root-secret-file /etc/portsplice/root",
+    )
+}
+
+/// Checks the configuration, and runs the daemon unless that was all.
+pub(super) fn run<R: Role>(args: DaemonArgs<R::Settings>) -> Result<ExitCode> {
+    let check_only = args.check_config;
+    let sources = args.sources()?;
+    let config = Loaded::<R::Settings>::load(&sources)?;
+    if check_only {
+        daemon::check::<R>(&config)?;
+        daemon::warnings::<R>(&config).iter().for_each(|warning| output::error(&format!("warning: {warning}")));
+        output::print(config.to_string().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let log = config.shared().log.clone();
     let control = logging::start(&log.level, log.format)?;
-    match daemon(control) {
+    match daemon::run::<R>(sources, config, control) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // Whoever reads JSON from standard error reads nothing else.
         Err(error) if log.format == LogFormat::Json => {

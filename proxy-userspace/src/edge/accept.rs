@@ -9,7 +9,6 @@ use std::time::Instant;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout_at;
@@ -18,7 +17,7 @@ use super::Edge;
 use super::records::Caller;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
-use crate::listen;
+use crate::listen::{self, Listener};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
 use crate::tls::{self, TlsSlot};
@@ -26,17 +25,6 @@ use portsplice_auth::{Authenticator, Channel};
 
 /// Longest head of a request, in bytes; the longest that anybody needs is below 1 KiB.
 const HEAD_BYTES: usize = 16 * 1024;
-
-/// A socket that listens for nodes.
-#[derive(Debug)]
-pub struct EdgeListener {
-    /// Bound and listening.
-    pub socket: Socket,
-    /// What it presents, when it speaks TLS; a reload may replace it for connections that come later.
-    pub tls: Option<Arc<TlsSlot>>,
-    /// Which credentials it accepts.
-    pub authenticator: Arc<Authenticator>,
-}
 
 struct Listening {
     tls: Option<Arc<TlsSlot>>,
@@ -49,24 +37,15 @@ impl Edge {
     /// tasks of their own, each of which holds `drain` open.
     ///
     /// # Errors
-    /// When the socket cannot be registered.
-    pub async fn serve(self: Arc<Self>, listener: EdgeListener, drain: DrainWatch) -> io::Result<()> {
-        let EdgeListener { socket, tls, authenticator } = listener;
-        let listener = TcpListener::from_std(socket.into())?;
-        let kind = if tls.is_some() { "tls" } else { "tcp" };
-        let metrics = self.metrics.listener(&format!("{kind} {}", listener.local_addr()?));
+    /// When the socket cannot be registered or has become unusable.
+    pub async fn serve(self: Arc<Self>, listener: Listener, drain: DrainWatch) -> io::Result<()> {
+        let label = listener.label()?;
+        let metrics = self.metrics.listener(&label);
+        let Listener { socket, tls, authenticator } = listener;
+        let socket = TcpListener::from_std(socket.into())?;
         let listening = Arc::new(Listening { tls, authenticator, metrics });
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = drain.started() => return Ok(()),
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.admit(stream, listen::canonical(peer), &listening, &drain),
-                Err(error) => listen::after_failure(error).await?,
-            }
-        }
+        let admit = |(stream, peer)| self.admit(stream, listen::canonical(peer), &listening, &drain);
+        listen::accept_until_drain(&label, &drain, || socket.accept(), admit).await
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {

@@ -169,3 +169,22 @@ fn as_service_broken() {
     let error = format!("{:#}", Inherited::take().unwrap_err());
     assert!(error.contains("file descriptor 4 (b)") && error.contains("ListenStream="), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_goes_on_after_what_passes_and_ends_with_its_listener() {
+    let codes = [libc::ECONNABORTED, libc::EMFILE, 0, libc::EBADF];
+    let mut results = codes.into_iter().map(|code| match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    });
+    let mut admitted = 0;
+    let error = accept("test", || std::future::ready(results.next().unwrap()), |()| admitted += 1).await;
+    assert_eq!(admitted, 1);
+    assert!(error.to_string().contains("no connection any more"), "{error}");
+
+    let drain = crate::drain::Drain::new();
+    let watch = drain.watch();
+    drain.begin();
+    let pending = || std::future::pending::<io::Result<()>>();
+    accept_until_drain("test", &watch, pending, |()| unreachable!("nothing was accepted")).await.unwrap();
+}

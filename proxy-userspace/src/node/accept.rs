@@ -18,7 +18,7 @@ use super::{Node, NodeSettings};
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::limits::Admission;
-use crate::listen;
+use crate::listen::{self, Listener};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
 use crate::relay::buffer::ReadBuffer;
@@ -30,17 +30,6 @@ use portsplice_auth::Authenticator;
 /// A peer that does not answer for about five minutes is dead, and its connection with it.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30)).with_retries(6);
-
-/// A socket that listens for controllers.
-#[derive(Debug)]
-pub struct Listener {
-    /// Bound and listening.
-    pub socket: Socket,
-    /// What it presents, when it speaks TLS; a reload may replace it for connections that come later.
-    pub tls: Option<Arc<TlsSlot>>,
-    /// Which credentials it accepts.
-    pub authenticator: Arc<Authenticator>,
-}
 
 /// What the connections of one listener share.
 #[derive(Debug)]
@@ -57,33 +46,32 @@ impl Node {
     /// # Errors
     /// When the socket cannot be registered or has become unusable.
     pub async fn serve(self: Arc<Self>, listener: Listener, drain: DrainWatch) -> io::Result<()> {
+        let label = listener.label()?;
+        let metrics = self.metrics.listener(&label);
         let Listener { socket, tls, authenticator } = listener;
         // Accepted sockets inherit these; without them connections still work.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&KEEPALIVE);
-        let kind = if tls.is_some() { "tls" } else { "tcp" };
-        let address = socket.local_addr()?.as_socket().map_or_else(String::new, |address| address.to_string());
-        let metrics = self.metrics.listener(&format!("{kind} {address}"));
         let listening = Arc::new(Listening { tls, authenticator, metrics });
         let node = self.clone();
-        let accepting = self.workers.acceptor().spawn(async move { node.accept(socket, &listening, drain).await });
+        let accepting =
+            self.workers.acceptor().spawn(async move { node.accept(&label, socket, &listening, drain).await });
         // The task ends by itself, and is not aborted: an error here is a panic in it.
         accepting.await.map_err(io::Error::other)?
     }
 
-    async fn accept(self: Arc<Self>, socket: Socket, listening: &Arc<Listening>, drain: DrainWatch) -> io::Result<()> {
+    async fn accept(
+        self: Arc<Self>,
+        label: &str,
+        socket: Socket,
+        listening: &Arc<Listening>,
+        drain: DrainWatch,
+    ) -> io::Result<()> {
         let acceptor = Sock::new(socket)?;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = drain.started() => return Ok(()),
-                accepted = poll_fn(|cx| acceptor.poll_readable(cx, Sock::accept)) => accepted,
-            };
-            match accepted {
-                Ok((socket, peer)) => self.admit(socket, peer, listening, &drain),
-                Err(error) => listen::after_failure(error).await?,
-            }
-        }
+        let acceptor = &acceptor;
+        let accept = || poll_fn(|cx| acceptor.poll_readable(cx, Sock::accept));
+        listen::accept_until_drain(label, &drain, accept, |(socket, peer)| self.admit(socket, peer, listening, &drain))
+            .await
     }
 
     /// Starts the task of a new connection, or turns it away.
