@@ -21,6 +21,11 @@ use std::io::Write;
 
 pub use ports::KernelNews;
 
+/// The text of docs/metrics.md: every metric that a node or an edge can have.
+pub(crate) fn metrics_document() -> String {
+    observe::metrics_document()
+}
+
 /// Tells people and tests what stands, on standard output. Nobody has to listen.
 fn announce(line: &str) {
     let mut out = std::io::stdout().lock();

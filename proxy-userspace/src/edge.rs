@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::limits::ConnectionLimits;
-use crate::metrics::{Kind, Metrics, Sample};
+use crate::metrics::Metrics;
 use crate::registry::StoreError;
 use crate::registry::embedded::Embedded;
 use leases::Leases;
@@ -70,19 +70,14 @@ impl Edge {
     /// # Errors
     /// When the store cannot be read.
     pub async fn new(settings: EdgeSettings, store: Embedded, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
-        let edge = Arc::new(Self {
+        Ok(Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             leases: Leases::resume(store).await?,
             metrics,
             connections: ConnectionLimits::new(),
             places: Arc::default(),
             large_bodies: Semaphore::new(LARGE_BODIES),
-        });
-        let e = Arc::downgrade(&edge);
-        edge.metrics.observe("edge_records", "Records that nodes have reported", Kind::Gauge, move || {
-            e.upgrade().map(|edge| Sample::plain(edge.leases.len() as f64)).into_iter().collect()
-        });
-        Ok(edge)
+        }))
     }
 
     /// Puts other settings in force.
@@ -93,6 +88,11 @@ impl Edge {
     /// Removes records whose nodes are silent, for as long as the future is polled.
     pub async fn expire(&self) {
         self.leases.expire().await;
+    }
+
+    /// How many records nodes have reported.
+    pub fn records(&self) -> usize {
+        self.leases.len()
     }
 
     /// Connections that are open.

@@ -16,6 +16,7 @@ pub mod drain;
 pub mod edge;
 pub mod events;
 pub mod fastpath;
+pub mod label;
 pub mod limits;
 pub mod listen;
 pub mod logging;

@@ -37,7 +37,7 @@ use tokio::sync::Semaphore;
 
 use crate::container::Containers;
 use crate::limits::ConnectionLimits;
-use crate::metrics::{Kind, Metrics, Sample};
+use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::relay::sock::Tails;
 use connections::Connections;
@@ -145,7 +145,7 @@ impl Node {
     /// A node of these parts; it serves once [`Node::serve`] is called with a listener.
     pub fn new(settings: NodeSettings, parts: Parts, workers: Workers) -> Arc<Self> {
         let Parts { containers, ports, connections, metrics } = parts;
-        let node = Arc::new(Self {
+        Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             containers,
             ports,
@@ -157,20 +157,7 @@ impl Node {
             tails: Arc::default(),
             origins: secure::Connector::new(),
             workers,
-        });
-        let of_unread = "Bytes that servers sent before their containers ended, kept until slow clients have read them";
-        node.show("tail_bytes", of_unread, |node| node.tails.used() as f64);
-        let of_heads = "Bytes of request heads that are not whole yet";
-        node.show("unfinished_heads_bytes", of_heads, |node| node.heads.held() as f64);
-        node
-    }
-
-    /// Adds a gauge that reads the node's memory.
-    fn show(self: &Arc<Self>, name: &'static str, help: &'static str, read: fn(&Self) -> f64) {
-        let node = Arc::downgrade(self);
-        self.metrics.observe(name, help, Kind::Gauge, move || {
-            node.upgrade().map(|node| Sample::plain(read(&node))).into_iter().collect()
-        });
+        })
     }
 
     /// Puts new settings in force for requests and connections that begin from now on.
@@ -181,5 +168,15 @@ impl Node {
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
         self.connections.open()
+    }
+
+    /// Bytes that servers sent before their containers ended and that are kept for slow clients.
+    pub fn tail_bytes(&self) -> u64 {
+        self.tails.used()
+    }
+
+    /// Bytes that are kept of request heads that are not whole yet.
+    pub fn unfinished_head_bytes(&self) -> usize {
+        self.heads.held()
     }
 }

@@ -12,6 +12,8 @@ use portsplice_h1::{Bound, CredentialError, FramingError, RequestError, Response
 use portsplice_model::{Denied, Scope};
 use tracing::Level;
 
+use crate::label::label_enum;
+
 /// Why a port cannot be reached on which something listens (502).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreached {
@@ -29,16 +31,6 @@ pub enum Unreached {
 }
 
 impl Unreached {
-    fn label(self) -> &'static str {
-        match self {
-            Self::LoopbackDown => "loopback_down",
-            Self::Foreign(_) => "foreign_address",
-            Self::LoopbackOnly => "loopback_only",
-            Self::NoAddress => "no_address",
-            Self::Other => "unreachable",
-        }
-    }
-
     fn advice(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::LoopbackDown => {
@@ -122,6 +114,56 @@ pub enum Refusal {
     Internal,
 }
 
+label_enum! {
+    /// Why the gateway says no, without the details: what metrics and logs show. Stable, lower case, words joined by `_`.
+    #[expect(missing_docs, reason = "each is explained at the refusal, or the part of it, that it stands for")]
+    pub enum Reason("reason") {
+        Malformed => "malformed",
+        HeadTooLarge => "head_too_large",
+        HeadsFull => "heads_full",
+        TargetTooLong => "target_too_long",
+        UnsupportedTransferCoding => "unsupported_transfer_coding",
+        UnsupportedVersion => "unsupported_version",
+        ConnectRefused => "connect_refused",
+        ExpectationFailed => "expectation_failed",
+        CredentialMissing => "credential_missing",
+        CredentialDuplicate => "credential_duplicate",
+        CredentialMalformed => "credential_malformed",
+        CredentialWrong => "credential_wrong",
+        CredentialStale => "credential_stale",
+        CredentialReplayed => "credential_replayed",
+        CredentialBeforeStart => "credential_before_start",
+        NotHere => "not_here",
+        AmbiguousContainer => "ambiguous_container",
+        EngineUnavailable => "engine_unavailable",
+        Denied => "denied",
+        DeniedPort => "denied_port",
+        DeniedHostNetwork => "denied_host_network",
+        DeniedNoConnections => "denied_no_connections",
+        BusyNode => "busy_node",
+        BusyContainer => "busy_container",
+        BusyClient => "busy_client",
+        NotListening => "not_listening",
+        LoopbackDown => "loopback_down",
+        ForeignAddress => "foreign_address",
+        LoopbackOnly => "loopback_only",
+        NoAddress => "no_address",
+        Unreachable => "unreachable",
+        BadAnswer => "bad_answer",
+        TlsRefused => "tls_refused",
+        AnswerHeadTooLarge => "answer_head_too_large",
+        EarlyEnd => "early_end",
+        ConnectTimeout => "connect_timeout",
+        AnswerTimeout => "answer_timeout",
+        Paused => "paused",
+        HeadTimeout => "head_timeout",
+        BodyTimeout => "body_timeout",
+        BodyEnded => "body_ended",
+        Draining => "draining",
+        Internal => "internal",
+    }
+}
+
 impl Refusal {
     /// The status code of the answer.
     #[must_use]
@@ -150,40 +192,59 @@ impl Refusal {
         }
     }
 
-    /// The label of the refusal in metrics and logs; stable, lower case, words joined by `_`.
+    /// The label of the refusal in metrics and logs.
     #[must_use]
     pub fn label(&self) -> &'static str {
+        self.reason().label()
+    }
+
+    /// Why, without the details.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Malformed(_) => "malformed",
-            Self::HeadTooLarge(_) => "head_too_large",
-            Self::HeadsFull => "heads_full",
-            Self::TargetTooLong => "target_too_long",
-            Self::UnsupportedTransferCoding => "unsupported_transfer_coding",
-            Self::UnsupportedVersion => "unsupported_version",
-            Self::ConnectRefused => "connect_refused",
-            Self::ExpectationFailed => "expectation_failed",
-            Self::Unauthorized(failure) => failure.label(),
-            Self::NotHere => "not_here",
-            Self::Ambiguous => "ambiguous_container",
-            Self::EngineUnavailable => "engine_unavailable",
-            Self::Forbidden(denied) => denied.label(),
-            Self::Busy(Scope::Node) => "busy_node",
-            Self::Busy(Scope::Container) => "busy_container",
-            Self::Busy(Scope::Client) => "busy_client",
-            Self::NotListening => "not_listening",
-            Self::Unreachable(why) => why.label(),
-            Self::BadAnswer(_) => "bad_answer",
-            Self::TlsRefused(_) => "tls_refused",
-            Self::AnswerHeadTooLarge(_) => "answer_head_too_large",
-            Self::EarlyEnd => "early_end",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::AnswerTimeout => "answer_timeout",
-            Self::Paused => "paused",
-            Self::HeadTimeout => "head_timeout",
-            Self::BodyTimeout => "body_timeout",
-            Self::BodyEnded => "body_ended",
-            Self::Draining => "draining",
-            Self::Internal => "internal",
+            Self::Malformed(_) => Reason::Malformed,
+            Self::HeadTooLarge(_) => Reason::HeadTooLarge,
+            Self::HeadsFull => Reason::HeadsFull,
+            Self::TargetTooLong => Reason::TargetTooLong,
+            Self::UnsupportedTransferCoding => Reason::UnsupportedTransferCoding,
+            Self::UnsupportedVersion => Reason::UnsupportedVersion,
+            Self::ConnectRefused => Reason::ConnectRefused,
+            Self::ExpectationFailed => Reason::ExpectationFailed,
+            Self::Unauthorized(AuthFailure::Missing) => Reason::CredentialMissing,
+            Self::Unauthorized(AuthFailure::Duplicate) => Reason::CredentialDuplicate,
+            Self::Unauthorized(AuthFailure::Malformed) => Reason::CredentialMalformed,
+            Self::Unauthorized(AuthFailure::Wrong) => Reason::CredentialWrong,
+            Self::Unauthorized(AuthFailure::Stale) => Reason::CredentialStale,
+            Self::Unauthorized(AuthFailure::Replayed) => Reason::CredentialReplayed,
+            Self::Unauthorized(AuthFailure::BeforeStart) => Reason::CredentialBeforeStart,
+            Self::NotHere => Reason::NotHere,
+            Self::Ambiguous => Reason::AmbiguousContainer,
+            Self::EngineUnavailable => Reason::EngineUnavailable,
+            Self::Forbidden(Denied::Denied) => Reason::Denied,
+            Self::Forbidden(Denied::Port) => Reason::DeniedPort,
+            Self::Forbidden(Denied::HostNetwork) => Reason::DeniedHostNetwork,
+            Self::Forbidden(Denied::NoConnections) => Reason::DeniedNoConnections,
+            Self::Busy(Scope::Node) => Reason::BusyNode,
+            Self::Busy(Scope::Container) => Reason::BusyContainer,
+            Self::Busy(Scope::Client) => Reason::BusyClient,
+            Self::NotListening => Reason::NotListening,
+            Self::Unreachable(Unreached::LoopbackDown) => Reason::LoopbackDown,
+            Self::Unreachable(Unreached::Foreign(_)) => Reason::ForeignAddress,
+            Self::Unreachable(Unreached::LoopbackOnly) => Reason::LoopbackOnly,
+            Self::Unreachable(Unreached::NoAddress) => Reason::NoAddress,
+            Self::Unreachable(Unreached::Other) => Reason::Unreachable,
+            Self::BadAnswer(_) => Reason::BadAnswer,
+            Self::TlsRefused(_) => Reason::TlsRefused,
+            Self::AnswerHeadTooLarge(_) => Reason::AnswerHeadTooLarge,
+            Self::EarlyEnd => Reason::EarlyEnd,
+            Self::ConnectTimeout => Reason::ConnectTimeout,
+            Self::AnswerTimeout => Reason::AnswerTimeout,
+            Self::Paused => Reason::Paused,
+            Self::HeadTimeout => Reason::HeadTimeout,
+            Self::BodyTimeout => Reason::BodyTimeout,
+            Self::BodyEnded => Reason::BodyEnded,
+            Self::Draining => Reason::Draining,
+            Self::Internal => Reason::Internal,
         }
     }
 

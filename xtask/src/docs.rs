@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use portsplice_tooling::{command, workspace};
 
 /// The documents, as `portsplice docs` knows them; each is `docs/NAME.md`.
-const DOCUMENTS: &[&str] = &["configuration"];
+const DOCUMENTS: &[&str] = &["configuration", "metrics"];
 
 /// Arguments of `cargo xtask docs`.
 #[derive(clap::Args)]

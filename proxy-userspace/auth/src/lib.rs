@@ -132,7 +132,7 @@ impl Authenticator {
 impl Scheme {
     /// The scheme's name in the configuration.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
             Self::Timestamp => "timestamp",
@@ -188,20 +188,6 @@ pub enum AuthFailure {
 }
 
 impl AuthFailure {
-    /// The label in metrics and logs.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Missing => "credential_missing",
-            Self::Duplicate => "credential_duplicate",
-            Self::Malformed => "credential_malformed",
-            Self::Wrong => "credential_wrong",
-            Self::Stale => "credential_stale",
-            Self::Replayed => "credential_replayed",
-            Self::BeforeStart => "credential_before_start",
-        }
-    }
-
     /// One line that says what to do next.
     #[must_use]
     pub fn advice(&self) -> &'static str {

@@ -17,7 +17,7 @@ impl Drop for Server {
 fn serve() -> Server {
     let listener = AdminListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let readiness = Readiness::new();
-    let admin = Admin { metrics: Metrics::new(Vec::new()), readiness: readiness.clone() };
+    let admin = Admin { metrics: Metrics::new([""; 4]), readiness: readiness.clone() };
     Server { address: listener.address(), readiness, task: tokio::spawn(listener.serve(admin)) }
 }
 

@@ -29,7 +29,7 @@ use crate::config::{Loaded, RoleSettings, Sources};
 use crate::descriptors::Descriptors;
 use crate::listen::Inherited;
 use crate::logging::LogControl;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reload};
 use crate::privileges::{self, Privileges};
 use crate::readiness::Readiness;
 use crate::tls::TlsIdentity;
@@ -190,7 +190,7 @@ impl<R: Role> Daemon<R> {
     async fn start(start: Start<R::Settings>, prepared: R::Prepared, privileges: &Privileges) -> Result<Self> {
         let Start { sources, config, log, inherited } = start;
         let shared = config.shared();
-        let metrics = Metrics::new(observe::build_labels());
+        let metrics = Metrics::new(observe::BUILD);
         let readiness = Readiness::new();
         let serving = readiness.pending("listeners");
 
@@ -315,7 +315,7 @@ impl<R: Role> Daemon<R> {
     fn reload(&mut self) {
         service::reloading();
         let done = self.try_reload();
-        self.metrics.reloaded(done.is_ok());
+        self.metrics.reloaded(if done.is_ok() { Reload::Applied } else { Reload::Rejected });
         match done {
             Ok(()) => tracing::info!(
                 listeners = self.listeners.len(),

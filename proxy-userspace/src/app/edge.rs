@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::daemon::{Role, Starting};
 use super::listeners::Serve;
+use super::observe;
 use crate::config;
 use crate::config::edge::EdgeConfig;
 use crate::descriptors::{Cost, Descriptors, threads};
@@ -61,6 +62,7 @@ impl Role for EdgeRole {
         let Starting { config, descriptors, metrics, .. } = starting;
         let store = Embedded::open(&config.store.path, "")?;
         let edge = Edge::new(settings(config, descriptors), store, Arc::clone(metrics)).await?;
+        observe::edge(metrics, &edge);
         let expiring = Arc::clone(&edge);
         let expiry = AbortOnDropHandle::new(tokio::spawn(async move { expiring.expire().await }));
         Ok(Self { edge, _expiry: expiry })

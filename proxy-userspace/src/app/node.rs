@@ -111,9 +111,8 @@ impl Role for NodeRole {
             metrics: Arc::clone(metrics),
         };
         let node = Node::new(settings, parts, workers);
-        observe::register(metrics, readiness, &containers, &fastpath);
-        ports::register(metrics, &ports);
-        let pipes_shown = observe::Pipes::new(metrics, &pipes);
+        observe::register(metrics, readiness, &containers, &fastpath, &ports);
+        let pipes_shown = observe::Pipes::new(metrics, &node, &pipes);
 
         let told =
             registry::Sources { containers: &containers, ports: &ports, events: &events, keyring: starting.keyring };

@@ -8,7 +8,7 @@ use clap::{Args, Command, ValueEnum};
 use clap_complete::Shell;
 
 use super::output;
-use crate::config;
+use crate::{app, config};
 
 /// What `portsplice completions` takes.
 #[derive(Debug, Args)]
@@ -44,11 +44,14 @@ pub(super) struct DocsArgs {
 enum Document {
     /// docs/configuration.md
     Configuration,
+    /// docs/metrics.md
+    Metrics,
 }
 
 pub(super) fn docs(args: &DocsArgs) -> Result<()> {
     let text = match args.document {
         Document::Configuration => config::docs::document(),
+        Document::Metrics => app::metrics_document(),
     };
     output::print(text.as_bytes())
 }

@@ -63,7 +63,7 @@ impl Edge {
                 });
             }
             // A node tries again by itself, and slower each time.
-            Err(scope) => self.metrics.refusal(Refusal::Busy(scope).label()),
+            Err(scope) => self.metrics.refusal(&Refusal::Busy(scope)),
         }
     }
 

@@ -16,7 +16,7 @@ use super::Edge;
 use crate::deadline::deadline;
 use crate::registry::StoreError;
 use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
-use portsplice_auth::{AuthFailure, Authenticator, Channel, Presented};
+use portsplice_auth::{AuthFailure, Authenticator, Channel, Presented, Scheme};
 use portsplice_model::ContainerName;
 use portsplice_model::Record;
 use portsplice_model::url::authority;
@@ -94,7 +94,7 @@ impl Edge {
             Ok((call, proof)) => (call, proof),
             Err(refused) => return self.respond(Err(refused), None),
         };
-        self.metrics.granted("bound");
+        self.metrics.granted(Scheme::Bound);
         tracing::debug!(%call, "request of a node");
         let done = match self.places.take(&call.identity(), caller.address) {
             Some(_place) => self.perform(call, request.into_body()).await,

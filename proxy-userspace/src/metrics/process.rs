@@ -1,48 +1,59 @@
 //! The process's own use of the machine, under the names that every Prometheus client library uses.
 
-use std::fmt;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-use super::observe::{Kind, Sample, encode};
+use super::description::{Unit, counter, gauge};
+use super::observe::Group;
 
-/// Reads `/proc/self` at each scrape.
+/// The process at the time of a scrape.
 #[derive(Debug)]
-pub(super) struct ProcessCollector {
+pub(super) struct Process {
+    /// When it began, since 1970.
     started: Duration,
+    stat: Option<Stat>,
 }
 
-impl ProcessCollector {
-    /// Takes the present as the start of the process.
-    pub(super) fn new() -> Self {
-        Self { started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }
-    }
-}
+/// Metrics of the process; their names have no prefix.
+pub(super) static GROUP: Group<Process> = Group {
+    title: "The process",
+    about: "On nodes and edges, read from `/proc/self`. Every Prometheus client library has them under these names.",
+    metrics: &[
+        gauge("process_start_time", "Start of the process, since 1970")
+            .unit(Unit::Seconds)
+            .worry("It changes though nobody has restarted the daemon.")
+            .read(|p| Some(p.started.as_secs_f64())),
+        gauge("process_open_fds", "Open file descriptors")
+            .worry("It comes near `process_max_fds`; a connection takes two to six.")
+            .read(|_| open_fds()),
+        gauge("process_max_fds", "Most file descriptors that may be open")
+            .worry("It is less than the configured connections need; the daemon says so at its start.")
+            .read(|_| getrlimit(Resource::Nofile).current.map(|n| n as f64)),
+        gauge("process_resident_memory", "Memory of the process in RAM")
+            .unit(Unit::Bytes)
+            .worry("It goes up for hours while connections do not.")
+            .read(|p| Some(p.stat.as_ref()?.resident_bytes)),
+        gauge("process_virtual_memory", "Address space of the process")
+            .unit(Unit::Bytes)
+            .worry("Never by itself: most of it is not backed by memory.")
+            .read(|p| Some(p.stat.as_ref()?.virtual_bytes)),
+        gauge("process_threads", "Threads of the process")
+            .worry("It goes up without an end.")
+            .read(|p| Some(p.stat.as_ref()?.threads)),
+        counter("process_cpu", "CPU time of the process, user and system")
+            .unit(Unit::Seconds)
+            .worry("The rate comes near the number of threads that relay.")
+            .read(|p| Some(p.stat.as_ref()?.cpu_seconds)),
+    ],
+};
 
-impl Collector for ProcessCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let stat = Stat::read();
-        let max_fds = getrlimit(Resource::Nofile).current;
-        let values = [
-            ("process_start_time_seconds", "Start of the process since the epoch", Some(self.started.as_secs_f64())),
-            ("process_open_fds", "Open file descriptors", open_fds()),
-            ("process_max_fds", "Most file descriptors that may be open", max_fds.map(|n| n as f64)),
-            ("process_resident_memory_bytes", "Memory of the process in RAM", stat.as_ref().map(|s| s.resident_bytes)),
-            ("process_virtual_memory_bytes", "Address space of the process", stat.as_ref().map(|s| s.virtual_bytes)),
-            ("process_threads", "Threads of the process", stat.as_ref().map(|s| s.threads)),
-        ];
-        for (name, help, value) in values {
-            let samples: Vec<Sample> = value.map(Sample::plain).into_iter().collect();
-            encode(&mut encoder, name, help, Kind::Gauge, &samples)?;
-        }
-        let cpu: Vec<Sample> = stat.map(|s| Sample::plain(s.cpu_seconds)).into_iter().collect();
-        encode(&mut encoder, "process_cpu_seconds", "CPU time of the process, user and system", Kind::Counter, &cpu)
-    }
+/// Reads the process; takes the present as its start.
+pub(super) fn state() -> impl Fn() -> Option<Process> {
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    move || Some(Process { started, stat: Stat::read() })
 }
 
 fn open_fds() -> Option<f64> {

@@ -11,11 +11,20 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 use super::Path;
+use super::description::{LabelDescription, Values};
+use crate::label::Label;
 
 /// RFC 9110 section 15: status codes are 100 to 599.
 const FIRST: u16 = 100;
 const CODES: usize = 500;
+/// `none` is the daemon's own answer.
 const PATHS: [&str; 5] = ["none", Path::Copy.label(), Path::Splice.label(), Path::Fast.label(), Path::Tls.label()];
+
+/// What the table's labels are.
+pub(super) const LABELS: &[LabelDescription] = &[
+    LabelDescription { name: "code", values: Values::Described("the status, `100` to `599`") },
+    LabelDescription { name: Path::NAME, values: Values::OneOf(&PATHS) },
+];
 
 /// Clones share the same cells.
 #[derive(Debug, Clone)]
@@ -34,9 +43,7 @@ impl Responses {
         let path = path.map_or(0, |path| path as usize + 1);
         self.0[code][path].fetch_add(1, Ordering::Relaxed);
     }
-}
 
-impl Responses {
     /// All of them together.
     pub(super) fn sum(&self) -> u64 {
         self.0.iter().flatten().map(|cell| cell.load(Ordering::Relaxed)).sum()

@@ -83,7 +83,7 @@ impl Node {
             Ok(place) => Ok((place, self.table.open(peer, listening.tls.is_some()))),
             Err(scope) => {
                 let refusal = Refusal::Busy(scope);
-                self.metrics.refusal(refusal.label());
+                self.metrics.refusal(&refusal);
                 match Arc::clone(&self.turning_away).try_acquire_owned() {
                     Ok(turn) if listening.tls.is_none() => Err((turn, refusal)),
                     _ => {

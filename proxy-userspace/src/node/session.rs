@@ -218,7 +218,7 @@ impl Session {
         let prepared = request::prepare(head, &settings.head, &self.listening.authenticator, &channel, summary);
         self.read.consume(length);
         let (request, scheme) = prepared?;
-        self.node.metrics.granted(scheme.name());
+        self.node.metrics.granted(scheme);
         Ok(request)
     }
 
@@ -365,7 +365,7 @@ impl Session {
 
     /// Answers with `refusal`, unless the container has begun to answer.
     async fn refuse(&self, reply: &Reply, refusal: Refusal, summary: &Summary, seen: &mut Seen) -> Report {
-        self.node.metrics.refusal(refusal.label());
+        self.node.metrics.refusal(&refusal);
         let note = Some(refusal.label());
         let Some(right) = reply.begin() else { return Report { after: After::Cut, note } };
         let close = refusal.closes() || !summary.reusable || self.drain.draining();

@@ -122,6 +122,11 @@ over_gateway! {
             let fits = |k: &str| k.contains("bytes") && k.contains(direction) && labels.iter().any(|label| k.contains(label));
             metrics.iter().filter(|(k, _)| fits(k)).map(|(_, v)| v).sum()
         };
+        let document = include_str!("../../../docs/metrics.md");
+        for name in metrics.keys().filter_map(|series| series.split('{').next()) {
+            let whole = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(document.contains(&format!("| `{whole}` |")), "docs/metrics.md has no {name}");
+        }
         assert!(bytes("down") >= 5_000_000.0, "{metrics:#?}");
         assert!(bytes("up") >= 500_000.0, "{metrics:#?}");
         drop(tunnel);

@@ -26,7 +26,7 @@ impl Control {
             containers: parts.containers.list().len() as u64,
             connections: parts.connections.list().len() as u64,
             requests: parts.metrics.requests(),
-            bytes: Path::ALL.into_iter().map(bytes).collect(),
+            bytes: Path::ALL.iter().map(|&path| bytes(path)).collect(),
             fast: fast(&parts.fastpath),
             sources: sources.map(|(name, health)| Source { name: name.to_owned(), error: health.err() }).collect(),
         }
