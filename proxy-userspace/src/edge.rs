@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::registry::StoreError;
 use crate::registry::embedded::Embedded;
 use leases::Leases;
-use places::Places;
+use places::RequestLimits;
 
 /// Large bodies that are read at once: such may have a mebibyte, and others wait. No address has more than a part of these
 /// places (see `places`).
@@ -59,8 +59,8 @@ pub struct Edge {
     settings: ArcSwap<EdgeSettings>,
     leases: Leases,
     metrics: Arc<Metrics>,
-    connections: Arc<ConnectionLimits>,
-    places: Arc<Places>,
+    connections: ConnectionLimits,
+    requests: RequestLimits,
     large_bodies: Semaphore,
 }
 
@@ -74,8 +74,8 @@ impl Edge {
             settings: ArcSwap::from_pointee(settings),
             leases: Leases::resume(store).await?,
             metrics,
-            connections: ConnectionLimits::new(),
-            places: Arc::default(),
+            connections: ConnectionLimits::default(),
+            requests: RequestLimits::default(),
             large_bodies: Semaphore::new(LARGE_BODIES),
         }))
     }

@@ -106,7 +106,7 @@ pub struct Node {
     containers: Arc<Containers>,
     ports: Arc<Ports>,
     metrics: Arc<Metrics>,
-    connections: Arc<ConnectionLimits>,
+    connections: ConnectionLimits,
     heads: heads::UnfinishedHeads,
     /// Connections beyond the caps that are told so at the same time; others are reset without a word.
     turning_away: Arc<Semaphore>,
@@ -150,7 +150,7 @@ impl Node {
             containers,
             ports,
             metrics,
-            connections: ConnectionLimits::new(),
+            connections: ConnectionLimits::default(),
             heads: heads::UnfinishedHeads::default(),
             turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             table: connections,

@@ -96,7 +96,7 @@ impl Edge {
         };
         self.metrics.granted(Scheme::Bound);
         tracing::debug!(%call, "request of a node");
-        let done = match self.places.take(&call.identity(), caller.address) {
+        let done = match self.requests.take(&call.identity(), caller.address) {
             Some(_place) => self.perform(call, request.into_body()).await,
             None => Err(Refused::for_now(
                 StatusCode::TOO_MANY_REQUESTS,
