@@ -8,12 +8,7 @@ mod sans_io {
     pub mod sock_diag;
 }
 
-#[path = "../../proxy-userspace/src/control"]
-mod control {
-    pub mod wire;
-}
-
-pub use control::wire;
 pub use portsplice_auth as auth;
+pub use portsplice_control::wire;
 pub use portsplice_h1 as h1;
 pub use sans_io::{proc_net, sock_diag};

@@ -20,6 +20,7 @@ use crate::relay::sock::Sock;
 use portsplice_auth::RegisteredKeys;
 use portsplice_model::ConnectionCounts;
 use portsplice_model::Denied;
+use portsplice_model::Traffic;
 
 mod cache;
 mod docker;
@@ -38,8 +39,6 @@ pub use policy::{OriginScheme, Policy, PortSet, Publication};
 
 pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
 pub use slots::ConnectionSlot;
-
-pub use traffic::Traffic;
 
 use cache::{Cache, Lookup};
 use process::Process;

@@ -4,20 +4,18 @@
 //! no client can hold up another one, or the daemon: each has a task of its own with bounded buffers, is cut when it does not
 //! read for a while, and loses events when it reads too slowly.
 //!
-//! - [`wire`]: lines and messages, sans-io; [`api`]: the types of parameters and results; [`schema`]: their JSON schema.
+//! - `portsplice_control` has the messages, the types of parameters and results, and the other side, for the command line;
+//!   [`schema`]: the types' JSON schema.
 //! - [`socket`]: the file, its owner, and who may connect; `client`: one client; `methods`: what it can ask for; `news`: the
 //!   events it has subscribed to.
-//! - [`connect`]: the other side, for the command line.
 
-pub mod api;
 mod client;
-pub mod connect;
+mod describe;
 mod group;
 mod methods;
 mod news;
 pub mod schema;
 pub mod socket;
-pub mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,13 +33,12 @@ use crate::node::connections::Connections;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
 
-pub use methods::METHODS;
 pub use socket::{ControlSocket, SocketFile, SocketSettings};
 
 use client::Client;
 use socket::Access;
 
-/// How many clients there can be at a time. Each may hold a line of [`wire::LIMIT`] bytes.
+/// How many clients there can be at a time. Each may hold a line of [`portsplice_control::wire::LIMIT`] bytes.
 const CLIENTS: usize = 128;
 
 /// The parts of the node that can be asked and told.
@@ -102,10 +99,10 @@ impl Control {
             // What is left of clients that have gone.
             while clients.try_join_next().is_some() {}
             match (access.check(&stream), Arc::clone(&places).try_acquire_owned()) {
-                (Err(refusal), _) => client::turn_away(&stream, wire::code::NOT_ALLOWED, refusal),
+                (Err(refusal), _) => client::turn_away(&stream, portsplice_control::wire::code::NOT_ALLOWED, refusal),
                 (Ok(()), Err(_)) => {
                     let text = format!("there are {CLIENTS} clients, which is all there can be; try again later");
-                    client::turn_away(&stream, wire::code::BUSY, text);
+                    client::turn_away(&stream, portsplice_control::wire::code::BUSY, text);
                 }
                 (Ok(()), Ok(place)) => {
                     let client = Client::new(Arc::clone(&self), stream);

@@ -6,6 +6,7 @@ mod direction;
 mod policy;
 mod record;
 mod timestamp;
+mod traffic;
 pub mod url;
 
 pub use container_name::ContainerName;
@@ -15,3 +16,4 @@ pub use record::{
     Access, ConnectionCounts, Hostname, HostnameError, Link, ListeningPort, PublishedPort, Record, State,
 };
 pub use timestamp::Timestamp;
+pub use traffic::Traffic;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::operator::{Daemon, Table, ago, bytes, percent, print_json};
 use super::output;
-use crate::control::api::{Close, Closed, Connection, ConnectionActivity, ConnectionList, Endpoint, Filter};
+use portsplice_control::api::{Close, Closed, Connection, ConnectionActivity, ConnectionList, Endpoint, Filter};
 
 /// What `portsplice connections` takes.
 #[derive(Debug, Args)]

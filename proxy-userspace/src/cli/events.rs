@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::operator::{Daemon, print_line};
 use super::output;
-use crate::control::api::{Event, Lagged, Subscription, Topic};
-use crate::control::connect::Failure;
-use crate::control::wire::Notification;
+use portsplice_control::api::{Event, Lagged, Subscription, Topic};
+use portsplice_control::client::Failure;
+use portsplice_control::wire::Notification;
 use portsplice_model::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

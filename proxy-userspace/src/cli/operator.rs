@@ -11,7 +11,7 @@ use clap::{Args, ValueHint};
 use serde_json::Value;
 
 use super::output;
-use crate::control::connect::{Connect, Failure};
+use portsplice_control::client::{Client, Failure};
 use portsplice_model::Timestamp;
 
 pub(super) use table::Table;
@@ -29,8 +29,8 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn connect(&self) -> Result<Connect, Failure> {
-        Connect::to(&self.socket)
+    pub(super) fn connect(&self) -> Result<Client, Failure> {
+        Client::to(&self.socket)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::operator::{Daemon, print_json};
 use super::output;
-use crate::control::api::{Draining, Level, LogScope, LogSet, LogState};
+use portsplice_control::api::{Draining, Level, LogScope, LogSet, LogState};
 
 /// What `portsplice drain` takes.
 #[derive(Debug, Args)]

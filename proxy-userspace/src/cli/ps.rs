@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::operator::{Daemon, Table, ago, print_json};
-use crate::control::api::{ContainerInfo, ContainerList, ContainerPort, Filter, PortList};
+use portsplice_control::api::{ContainerInfo, ContainerList, ContainerPort, Filter, PortList};
 use portsplice_model::{Access, PublishedPort};
 
 /// What `portsplice ps` takes.

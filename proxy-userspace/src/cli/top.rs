@@ -18,8 +18,8 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::operator::Daemon;
-use crate::control::api::Filter;
-use crate::control::connect::{Connect, Failure};
+use portsplice_control::api::Filter;
+use portsplice_control::client::{Client, Failure};
 
 use model::{Look, Model, Order, Show};
 
@@ -76,7 +76,7 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
 
 fn show(
     terminal: &mut DefaultTerminal,
-    daemon: &mut Connect,
+    daemon: &mut Client,
     model: &mut Model,
     interval: Duration,
     ended: &AtomicBool,
@@ -108,7 +108,7 @@ fn show(
 }
 
 /// Asks for all that is shown.
-fn look(daemon: &mut Connect) -> Result<Look, Failure> {
+fn look(daemon: &mut Client) -> Result<Look, Failure> {
     let at = Instant::now();
     Ok(Look {
         at,

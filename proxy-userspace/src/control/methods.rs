@@ -7,36 +7,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::api::{
-    Close, Closed, Connection, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, ContainerPort, Draining,
-    Empty, Filter, Hello, LogSet, Named, PROTOCOL, PortList, Subscription, Topic,
-};
+use super::describe;
 use super::news::News;
-use super::wire::{Call, Fault, code};
 use super::{Control, Parts};
 use crate::build_info;
-use crate::container::{Container, Peer, Registration, ResolveError, Traffic};
+use crate::container::{Container, Peer, Registration, ResolveError};
 use crate::node::connections::Connections;
+use portsplice_control::api::{
+    Close, Closed, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, Draining, Empty, Filter, Hello,
+    LogSet, Named, PROTOCOL, PortList, Subscription, Topic,
+};
+use portsplice_control::wire::{Call, Fault, code};
+use portsplice_model::Traffic;
 
 pub(super) mod log;
 mod register;
 mod stats;
-
-/// The names of all methods.
-pub const METHODS: &[&str] = &[
-    "hello",
-    "container.register",
-    "container.unregister",
-    "container.list",
-    "container.get",
-    "ports.list",
-    "connections.list",
-    "connections.close",
-    "log.set",
-    "events.subscribe",
-    "drain",
-    "stats",
-];
 
 /// What happens once a request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +97,7 @@ fn hello() -> Hello {
         protocol: PROTOCOL,
         version: build_info::VERSION.to_owned(),
         commit: build_info::COMMIT.to_owned(),
-        methods: METHODS.iter().map(|&method| method.to_owned()).collect(),
+        methods: portsplice_control::api::METHODS.iter().map(|&method| method.to_owned()).collect(),
         topics: Topic::ALL.to_vec(),
     }
 }
@@ -169,7 +155,7 @@ impl Parts {
         let chosen = containers.iter().filter(|container| only.is_none_or(|only| only.is_same_as(container)));
         let ports = chosen.flat_map(|container| {
             let listening = self.ports.of(container.netns.id());
-            listening.iter().map(|listening| ContainerPort::new(container, listening)).collect::<Vec<_>>()
+            listening.iter().map(|listening| describe::port(container, listening)).collect::<Vec<_>>()
         });
         PortList { ports: ports.collect() }
     }
@@ -179,7 +165,7 @@ impl Parts {
         let chosen = connections.iter().filter(|connection| {
             only.is_none_or(|only| connection.place().is_some_and(|(container, _)| container.is_same_as(only)))
         });
-        ConnectionList { connections: chosen.map(|connection| Connection::from(&**connection)).collect() }
+        ConnectionList { connections: chosen.map(|connection| describe::connection(connection)).collect() }
     }
 
     fn close(&self, ids: &[u64]) -> Closed {
@@ -210,7 +196,7 @@ fn under_way(connections: &Connections) -> HashMap<String, Traffic> {
 }
 
 fn info(container: &Container, under_way: &HashMap<String, Traffic>) -> ContainerInfo {
-    let info = ContainerInfo::from(container);
+    let info = describe::container(container);
     let traffic = info.traffic + under_way.get(&container.id).copied().unwrap_or_default();
     ContainerInfo { traffic, ..info }
 }

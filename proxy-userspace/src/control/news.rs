@@ -3,11 +3,11 @@
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use super::Parts;
-use super::api::{ContainerPort, Event, Lagged, Place, Topic};
-use super::wire::Notification;
+use super::{Parts, describe};
 use crate::events::{ConnectionEvent, StateEvent};
 use crate::netns::NetnsId;
+use portsplice_control::api::{ContainerPort, Event, Lagged, Place, Topic};
+use portsplice_control::wire::Notification;
 use portsplice_model::ListeningPort;
 
 /// How many events go out in one write at most.
@@ -89,7 +89,7 @@ impl News {
         match event {
             StateEvent::ContainerAdded { id } if self.wants(Topic::Containers) => {
                 if let Some(container) = parts.containers.with_id(&id) {
-                    write(lines, &Event::ContainerAdded { container: (&*container).into() });
+                    write(lines, &Event::ContainerAdded { container: describe::container(&container) });
                 }
             }
             StateEvent::ContainerRemoved { id, name } if self.wants(Topic::Containers) => {
@@ -114,7 +114,7 @@ impl News {
 /// The port as each of the containers in the namespace has it.
 fn ports(parts: &Parts, netns: NetnsId, listening: &ListeningPort) -> impl Iterator<Item = ContainerPort> {
     let containers = parts.containers.list().into_iter().filter(move |container| container.netns.id() == netns);
-    containers.map(move |container| ContainerPort::new(&container, listening))
+    containers.map(move |container| describe::port(&container, listening))
 }
 
 fn connection_event(event: ConnectionEvent) -> Event {

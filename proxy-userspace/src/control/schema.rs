@@ -4,8 +4,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::api;
 use crate::container::Registration;
+use portsplice_control::api;
 
 /// The schema as text: for each method its parameters and its result, and the notifications.
 pub fn text() -> String {
@@ -56,7 +56,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::control::METHODS;
+    use portsplice_control::api::METHODS;
 
     #[test]
     fn every_method_is_in_it() {
@@ -75,7 +75,7 @@ mod tests {
             let heading = |line: &str| line.starts_with("### ") && line[4..].split(", ").any(|name| name == *method);
             assert!(text.lines().any(heading), "{method} has no heading");
         }
-        for line in include_str!("wire/message.rs").lines() {
+        for line in include_str!("../../control/src/wire/message.rs").lines() {
             if let Some((_, code)) = line.split_once(": i32 = ") {
                 let row = format!("| {} | ", code.trim_end_matches(';'));
                 assert!(text.contains(&row), "no row begins with {row}");

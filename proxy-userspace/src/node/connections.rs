@@ -15,10 +15,11 @@ use std::time::SystemTime;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use crate::container::{Container, Traffic};
+use crate::container::Container;
 use crate::events::{ConnectionEvent, Events};
 use crate::relay::Meter;
 use portsplice_model::Direction;
+use portsplice_model::Traffic;
 
 /// How many parts the table has, so that threads that open and close connections rarely meet.
 const SHARDS: usize = 16;

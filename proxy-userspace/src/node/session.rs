@@ -20,7 +20,6 @@ use super::reply::{self, Reply, Wording};
 use super::request::{self, Request, Summary};
 use super::route::Purpose;
 use super::{Node, NodeSettings};
-use crate::container::Traffic;
 use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::metrics::Path;
@@ -31,6 +30,7 @@ use crate::tls::TlsIdentity;
 use portsplice_auth::Channel;
 use portsplice_h1::HeadScanner;
 use portsplice_model::Direction;
+use portsplice_model::Traffic;
 
 /// A controller's connection.
 pub(super) struct Session {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::cli::connections::state;
-use crate::container::Traffic;
-use crate::control::api::{Connection, ConnectionList, ContainerInfo, ContainerList, Stats};
+use portsplice_control::api::{Connection, ConnectionList, ContainerInfo, ContainerList, Stats};
+use portsplice_model::Traffic;
 
 /// What the rows are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::level_filters::LevelFilter;
 
 use crate::control::Control;
-use crate::control::api::{Level, LogScope, LogSet, LogState};
-use crate::control::wire::{Fault, code};
 use crate::logging::{Override, Scope};
+use portsplice_control::api::{Level, LogScope, LogSet, LogState};
+use portsplice_control::wire::{Fault, code};
 use portsplice_model::Timestamp;
 
 /// How long a level holds where nothing is said, and the longest it can, in seconds.

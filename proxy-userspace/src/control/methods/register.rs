@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::container::{Peer, RegisterError, Registrar, Registration};
 use crate::control::Parts;
-use crate::control::api::{ContainerDetail, Empty};
-use crate::control::wire::{Fault, code};
+use portsplice_control::api::{ContainerDetail, Empty};
+use portsplice_control::wire::{Fault, code};
 
 impl Parts {
     pub(super) async fn register(&self, registration: Registration, caller: &Peer) -> Result<ContainerDetail, Fault> {

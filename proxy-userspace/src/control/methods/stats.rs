@@ -2,9 +2,9 @@
 
 use crate::build_info;
 use crate::control::Control;
-use crate::control::api::{Bytes, FastPath, Source, Stats};
 use crate::fastpath::Fastpath;
 use crate::metrics::Path;
+use portsplice_control::api::{Bytes, FastPath, Source, Stats};
 use portsplice_model::Direction;
 
 impl Control {

@@ -51,14 +51,14 @@ pub enum Failure {
 
 /// A connection to a daemon.
 #[derive(Debug)]
-pub struct Connect {
+pub struct Client {
     path: PathBuf,
     stream: UnixStream,
     frames: Frames,
     next: i64,
 }
 
-impl Connect {
+impl Client {
     /// Connects.
     ///
     /// # Errors

@@ -19,6 +19,22 @@ pub use stats::{Bytes, FastPath, Source, Stats};
 /// The version of the protocol that is spoken.
 pub const PROTOCOL: u32 = 1;
 
+/// The names of all methods.
+pub const METHODS: &[&str] = &[
+    "hello",
+    "container.register",
+    "container.unregister",
+    "container.list",
+    "container.get",
+    "ports.list",
+    "connections.list",
+    "connections.close",
+    "log.set",
+    "events.subscribe",
+    "drain",
+    "stats",
+];
+
 /// Nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, Publication, Traffic};
-use crate::node::connections::{self, Activity};
-use portsplice_model::Direction;
-use portsplice_model::{ConnectionCounts, ListeningPort, PublishedPort, Timestamp};
+use portsplice_model::{ConnectionCounts, ListeningPort, PublishedPort, Timestamp, Traffic};
 
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,31 +52,6 @@ pub struct ContainerInfo {
     pub last_activity: Option<Timestamp>,
 }
 
-impl From<&Container> for ContainerInfo {
-    fn from(container: &Container) -> Self {
-        let policy = &container.policy;
-        let Publication { request, service, ports: publish, .. } = policy.publication.clone();
-        Self {
-            id: container.id.clone(),
-            name: container.name.clone(),
-            uuid: container.uuid().to_owned(),
-            source: container.source().to_owned(),
-            netns: container.netns.id().to_string(),
-            denied: policy.deny.map(|denied| denied.label().to_owned()),
-            ports: policy.ports.as_ref().map(ToString::to_string),
-            https_ports: (!policy.https.is_empty()).then(|| policy.https.to_string()),
-            max_connections: policy.max_connections,
-            fast: !policy.no_fast_path,
-            request,
-            service,
-            publish,
-            connections: container.connection_counts(),
-            traffic: container.traffic(),
-            last_activity: container.last_activity().map(Timestamp::from),
-        }
-    }
-}
-
 /// The result of `container.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerList {
@@ -113,18 +85,6 @@ pub struct ContainerPort {
     pub listening: ListeningPort,
 }
 
-impl ContainerPort {
-    pub(in crate::control) fn new(container: &Container, listening: &ListeningPort) -> Self {
-        Self {
-            container: container.name.clone(),
-            uuid: container.uuid().to_owned(),
-            reachable: container.policy.check(listening.port).is_ok(),
-            published: container.policy.publication.ports.get(&listening.port).cloned(),
-            listening: listening.clone(),
-        }
-    }
-}
-
 /// The result of `ports.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortList {
@@ -141,12 +101,6 @@ pub struct Place {
     pub uuid: String,
     /// The port.
     pub port: u16,
-}
-
-impl Place {
-    pub(in crate::control) fn new(container: &Container, port: u16) -> Self {
-        Self { container: container.name.clone(), uuid: container.uuid().to_owned(), port }
-    }
 }
 
 /// The kind of listener that a connection came to.
@@ -175,18 +129,6 @@ pub enum ConnectionActivity {
     Closing,
 }
 
-impl From<Activity> for ConnectionActivity {
-    fn from(activity: Activity) -> Self {
-        match activity {
-            Activity::Handshake => Self::Handshake,
-            Activity::Idle => Self::Idle,
-            Activity::Request => Self::Request,
-            Activity::Tunnel => Self::Tunnel,
-            Activity::Closing => Self::Closing,
-        }
-    }
-}
-
 /// A connection of a controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Connection {
@@ -213,27 +155,6 @@ pub struct Connection {
     pub bytes_fast: u64,
     /// For how long nothing has moved, in milliseconds.
     pub quiet_ms: u64,
-}
-
-impl From<&connections::Connection> for Connection {
-    fn from(connection: &connections::Connection) -> Self {
-        let meter = connection.meter();
-        // Asked for first: what is counted meanwhile must not be more than there is in all.
-        let bytes_fast = meter.fast_bytes();
-        Self {
-            id: connection.id(),
-            peer: connection.peer().to_string(),
-            listener: if connection.tls() { Endpoint::Tls } else { Endpoint::Tcp },
-            since: connection.since().into(),
-            state: connection.activity().into(),
-            place: connection.place().map(|(container, port)| Place::new(&container, port)),
-            requests: connection.requests(),
-            bytes_up: meter.bytes(Direction::Up),
-            bytes_down: meter.bytes(Direction::Down),
-            bytes_fast,
-            quiet_ms: u64::try_from(meter.idle_for().as_millis()).unwrap_or(u64::MAX),
-        }
-    }
 }
 
 /// The result of `connections.list`.
