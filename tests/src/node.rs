@@ -260,6 +260,12 @@ impl Node {
         self.process.open_file_names().iter().filter(|name| name.starts_with("socket:")).count()
     }
 
+    /// How many ends of pipes it has open; standard output and error are two.
+    #[must_use]
+    pub fn open_pipes(&self) -> usize {
+        self.process.open_file_names().iter().filter(|name| name.starts_with("pipe:")).count()
+    }
+
     /// One value of `/proc/PID/status` in KiB, for example `RssAnon`.
     #[track_caller]
     #[must_use]

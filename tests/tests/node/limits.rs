@@ -167,15 +167,21 @@ fn few_descriptors() {
             // What is for connections depends on how many threads there are, and they on the machine.
             config.open_files(limit).set("", "threads", "2");
         });
-        // Bytes wait in pipes too, behind clients that do not read.
+        // Bytes wait in pipes too, behind clients that do not read. Small segments and a small window keep the queues before them
+        // small: those of hundreds of connections must not use up what the machine has for TCP (`tcp_mem`), which other tests need,
+        // and beyond which the kernel resets connections.
         let origin = rig.serve(|peer| {
             let mut out = peer.stream();
-            pattern::write_to(&mut out, 64 << 20, 1 << 20)
+            pattern::write_to(&mut out, 1 << 20, 1 << 20)
         });
         let node = rig.node();
         let dialer = rig.dialer(origin.port());
-        // Hundreds of full queues must not take all the memory that the machine has for TCP: others are tested, too.
-        let connect = || dialer.connect_with(|socket| socket.set_recv_buffer_size(4096));
+        let connect = || {
+            dialer.connect_with(|socket| {
+                socket.set_tcp_mss(536)?;
+                socket.set_recv_buffer_size(4096)
+            })
+        };
         let mut tunnels = Vec::new();
         let mut refused = loop {
             let mut conn = connect();
@@ -188,6 +194,7 @@ fn few_descriptors() {
         assert!(tunnels.len() >= limit as usize / 8, "{limit}: room for {} connections only", tunnels.len());
         refused.send("GET", "/", &[], b"");
         busy(&mut refused, Proof::Absent);
+        wait::until_true("bytes wait in pipes", || node.open_pipes() > 4);
         // Many more, which are reset without a word once enough are being told.
         let flood: Vec<TcpStream> = (0..300).filter_map(|_| node.try_tcp(node.plain[0]).ok()).collect();
         for target in ["/readyz", "/healthz", "/metrics"] {
