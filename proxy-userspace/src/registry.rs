@@ -6,9 +6,11 @@
 //! slow, delays news and stops no connection.
 
 pub mod api;
+#[cfg(feature = "arvados")]
 pub mod arvados;
 pub mod embedded;
 mod error;
+#[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod http;
 mod pause;

@@ -1,18 +1,27 @@
 //! Opens the store that the configuration names.
 
+#[cfg(feature = "arvados")]
+mod arvados;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(not(all(feature = "arvados", feature = "etcd")))]
+mod missing;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
+#[cfg(not(feature = "arvados"))]
+use missing::arvados;
+#[cfg(not(feature = "etcd"))]
+use missing::etcd;
+use portsplice_auth::Keyring;
 
 use super::records::Identity;
 use crate::config::{RegistryConfig, RegistryStore};
 use crate::registry::SharedReporter;
-use crate::registry::arvados::{self, ArvadosRegistry};
 use crate::registry::embedded::Embedded;
-use crate::registry::etcd::{self, EtcdRegistry, NodeIdentity};
 use crate::registry::remote::{Remote, RemoteSettings};
-use portsplice_auth::Keyring;
 
 /// The store, for the node of this identity.
 pub(super) fn open(
@@ -20,21 +29,18 @@ pub(super) fn open(
     identity: &Identity,
     keyring: &Arc<ArcSwap<Keyring>>,
 ) -> Result<SharedReporter> {
-    let Identity { node, address } = identity.clone();
-    Ok(match config.store {
+    match config.store {
         RegistryStore::None => bail!("`registry.store` names no store"),
-        RegistryStore::Embedded => Arc::new(Embedded::open(&config.path, &node)?),
+        RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, &identity.node)?)),
         RegistryStore::Edge => {
             let url = config.url.first().context("`registry.url` is empty; write the edge's")?.clone();
+            let node = identity.node.clone();
             let settings = RemoteSettings { url, ca_file: config.ca_file.clone(), node, ttl: config.ttl };
-            Arc::new(Remote::start(settings, Arc::clone(keyring))?)
+            Ok(Arc::new(Remote::start(settings, Arc::clone(keyring))?))
         }
-        RegistryStore::Etcd => {
-            let node = NodeIdentity { name: node, address, ttl: config.ttl };
-            Arc::new(EtcdRegistry::new(etcd(config), &config.prefix, Some(node))?)
-        }
-        RegistryStore::Arvados => Arc::new(ArvadosRegistry::new(&arvados(config)?, Some(address))?),
-    })
+        RegistryStore::Etcd => etcd::open(config, identity),
+        RegistryStore::Arvados => arvados::open(config, identity),
+    }
 }
 
 /// Reads the files of the store, as [`open`] would, and changes none: a daemon may run on them.
@@ -46,25 +52,7 @@ pub(super) fn check(config: &RegistryConfig) -> Result<()> {
         RegistryStore::None | RegistryStore::Edge => Ok(()),
         RegistryStore::Embedded if config.path.exists() => Ok(Embedded::check(&config.path)?),
         RegistryStore::Embedded => Ok(()),
-        RegistryStore::Etcd => etcd(config).check(),
-        RegistryStore::Arvados => ArvadosRegistry::new(&arvados(config)?, None).map(drop),
+        RegistryStore::Etcd => etcd::check(config),
+        RegistryStore::Arvados => arvados::check(config),
     }
-}
-
-fn etcd(config: &RegistryConfig) -> etcd::Access {
-    etcd::Access {
-        endpoints: config.url.clone(),
-        ca_file: config.ca_file.clone(),
-        certificate: config.certificate.clone(),
-        key: config.key.clone(),
-        token_file: config.token_file.clone(),
-    }
-}
-
-fn arvados(config: &RegistryConfig) -> Result<arvados::Access> {
-    Ok(arvados::Access {
-        url: config.url.first().context("`registry.url` is empty; write the API's")?.clone(),
-        ca_file: config.ca_file.clone(),
-        token_file: config.token_file.clone().context("`registry.token-file` is empty; Arvados asks for a token")?,
-    })
 }
