@@ -202,17 +202,6 @@ pub fn bind(listener: &ListenConfig, all: &[ListenConfig], inherited: &Inherited
         .collect()
 }
 
-/// A peer's address as it is meant: one that came by IPv4 to a socket that listens on both has its address written in IPv6
-/// (RFC 4291, 2.5.5.2).
-#[must_use]
-pub fn canonical(peer: SocketAddr) -> SocketAddr {
-    match peer.ip().to_canonical() {
-        IpAddr::V4(address) => (address, peer.port()).into(),
-        // With its scope, which tells link-local addresses apart.
-        IpAddr::V6(_) => peer,
-    }
-}
-
 /// What an error of accept(2) says about the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptFailure {

@@ -1,6 +1,6 @@
 //! Moves bytes between the controller's connection and the container's: the paths and the choice between them.
 //!
-//! - [`sock`] and [`stream`]: the two kinds of connection, driven through shared references.
+//! - [`stream`]: a plain connection or one with TLS, driven through shared references.
 //! - [`flow`]: one direction, by splice(2) where both ends are plain sockets and the bytes come in bulk, else by copy.
 //! - [`fast`]: responses that the kernel carries past this process, and the choice which those are.
 //! - [`tunnel`]: both directions of an opaque connection.
@@ -15,7 +15,6 @@ pub mod flow;
 mod gate;
 pub mod meter;
 pub mod pipe;
-pub mod sock;
 pub mod stream;
 #[cfg(test)]
 mod tests;
@@ -24,5 +23,6 @@ mod tunnel;
 pub use flow::{Flow, FlowError, UNTIL_END};
 pub use gate::Talk;
 pub use meter::Meter;
+pub use portsplice_net::sock;
 pub use stream::Stream;
 pub use tunnel::tunnel;

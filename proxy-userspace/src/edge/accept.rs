@@ -44,7 +44,7 @@ impl Edge {
         let Listener { socket, tls, authenticator } = listener;
         let socket = TcpListener::from_std(socket.into())?;
         let listening = Arc::new(Listening { tls, authenticator, metrics });
-        let admit = |(stream, peer)| self.admit(stream, listen::canonical(peer), &listening, &drain);
+        let admit = |(stream, peer)| self.admit(stream, canonical(peer), &listening, &drain);
         listen::accept_until_drain(&label, &drain, || socket.accept(), admit).await
     }
 

@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
@@ -65,7 +65,7 @@ impl Sock {
         let (socket, peer) = acceptfrom_with(listener, flags)?;
         // A peer without an IP address cannot happen on a TCP socket.
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(ErrorKind::Unsupported)?;
-        let peer = crate::listen::canonical(peer);
+        let peer = canonical(peer);
         let socket = Socket::from(socket);
         // Otherwise an octet of urgent data would be taken out of the stream, and lost. The listener could pass the option
         // on, but not to connections that waited on an inherited one before it was ours.
@@ -487,4 +487,15 @@ pub fn set_option(socket: &Socket, level: libc::c_int, option: libc::c_int, valu
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A peer's address as it is meant: one that came by IPv4 to a socket that listens on both has its address written in IPv6
+/// (RFC 4291, 2.5.5.2).
+#[must_use]
+pub fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(address) => (address, peer.port()).into(),
+        // With its scope, which tells link-local addresses apart.
+        IpAddr::V6(_) => peer,
+    }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::confine::{confine, explain};
 use super::{Netns, listeners, own};
 use crate::deadline::deadline;
-use crate::relay::sock::{Sock, set_option};
+use crate::sock::{Sock, set_option};
 
 /// Ports of one container whose address is remembered; beyond that they are looked for each time.
 pub(super) const REMEMBERED_PORTS: usize = 1024;

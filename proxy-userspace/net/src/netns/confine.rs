@@ -8,7 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::dial::DialError;
 use super::route;
-use crate::relay::sock::set_option;
+use crate::sock::set_option;
 
 /// The index of the loopback interface in every namespace (`LOOPBACK_IFINDEX` in include/net/flow.h), whatever its name.
 const LOOPBACK: libc::c_int = 1;

@@ -1,0 +1,12 @@
+//! Sockets, network namespaces, and what listens in them.
+//!
+//! - [`sock`]: a non-blocking TCP socket that every path of the relay can use.
+//! - [`netns`]: network namespaces, and connections inside them.
+//! - [`sock_diag`] and [`proc_net`]: two ways to read what listens in a namespace.
+//! - [`deadline`]: timeouts whose zero means "off".
+
+pub mod deadline;
+pub mod netns;
+pub mod proc_net;
+pub mod sock;
+pub mod sock_diag;
