@@ -27,7 +27,7 @@ pub mod privileges;
 pub mod readiness;
 pub mod refusal;
 pub mod registry;
-pub mod relay;
 pub mod tls;
 
 pub use portsplice_net::{deadline, netns, proc_net, sock_diag};
+pub use portsplice_relay as relay;

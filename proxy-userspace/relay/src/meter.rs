@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use portsplice_model::Direction;
 
-use super::bypass::FastFlow;
+use crate::bypass::FastFlow;
 
 /// Counts of one connection. The two directions are futures of one task, which share it by reference; whoever lists
 /// connections reads it from another thread. All of it is counts, which relaxed atomics keep right.

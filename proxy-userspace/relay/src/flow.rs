@@ -7,13 +7,13 @@ use std::task::Poll;
 
 use socket2::Socket;
 
-use super::buffer::{Buffer, LARGE, SMALL};
-use super::bypass::Unaccounted;
-use super::gate::Gate;
-use super::meter::Meter;
-use super::pipe::PipePool;
-use super::sock::Sock;
-use super::stream::Stream;
+use crate::buffer::{Buffer, LARGE, SMALL};
+use crate::bypass::Unaccounted;
+use crate::gate::Gate;
+use crate::meter::Meter;
+use crate::pipe::PipePool;
+use crate::stream::Stream;
+use portsplice_net::sock::Sock;
 use portsplice_model::Direction;
 
 /// As many bytes as come, until the stream ends.
@@ -57,9 +57,9 @@ pub struct Flow<'a> {
 }
 
 /// What one step did: 0 bytes are the end of the stream.
-pub(super) struct Step {
-    pub(super) moved: u64,
-    pub(super) bulk: bool,
+pub(crate) struct Step {
+    pub(crate) moved: u64,
+    pub(crate) bulk: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -74,7 +74,7 @@ impl<'a> Flow<'a> {
         self.run_with(limit, None).await
     }
 
-    pub(super) async fn run_with(&self, limit: u64, gate: Option<Gate<'_>>) -> Result<u64, FlowError> {
+    pub(crate) async fn run_with(&self, limit: u64, gate: Option<Gate<'_>>) -> Result<u64, FlowError> {
         let mut done = 0;
         let mut bulk = begins_in_bulk(limit);
         while done < limit {
@@ -89,7 +89,7 @@ impl<'a> Flow<'a> {
     }
 
     /// Reads once, up to `left` bytes, and writes all of that; `bulk` as the step before has found.
-    pub(super) async fn step(&self, left: u64, bulk: bool, gate: Option<Gate<'_>>) -> Result<Step, FlowError> {
+    pub(crate) async fn step(&self, left: u64, bulk: bool, gate: Option<Gate<'_>>) -> Result<Step, FlowError> {
         match self.pipes_between() {
             Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left, gate).await,
             _ => self.copy(left, bulk, gate).await,
@@ -208,6 +208,6 @@ fn finish(gate: Option<Gate<'_>>, moved: usize, allowed: usize) -> Result<(), Fl
 }
 
 /// Whether the first step may take a lot: a body known to be long. Of a stream, only its behaviour tells.
-pub(super) const fn begins_in_bulk(limit: u64) -> bool {
+pub(crate) const fn begins_in_bulk(limit: u64) -> bool {
     limit != UNTIL_END && limit >= BULK
 }

@@ -4,13 +4,13 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use super::super::bypass::{AttachError, Bypass, BypassRequest, FastFlow, Framing, ServerUse, Unaccounted};
-use super::super::fast::{Fast, Policy, Response};
-use super::super::flow::{Flow, FlowError};
 use portsplice_model::Direction;
 
-use super::super::meter::Meter;
 use super::{connection, pattern, read_all};
+use crate::bypass::{AttachError, Bypass, BypassRequest, FastFlow, Framing, ServerUse, Unaccounted};
+use crate::fast::{Fast, Policy, Response};
+use crate::flow::{Flow, FlowError};
+use crate::meter::Meter;
 
 /// A flow that redirects `early` bytes when it is opened, and `late` ones before it gives the turn.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-use super::sock::Sock;
+use portsplice_net::sock::Sock;
 
 /// How large the buffers are in which bytes wait that the bypass lets pass: the receive buffer of the upstream connection,
 /// as `SO_RCVBUF` takes it, and the send buffer of the server's socket. What waits in them has to be relayed before
@@ -50,7 +50,7 @@ pub struct BypassRequest<'a> {
     pub upstream: &'a Sock,
     /// How the response is framed.
     pub framing: Framing,
-    /// With [`Framing::Plain`], bytes that are still to come, [`UNTIL_END`](super::UNTIL_END) if nobody knows. With
+    /// With [`Framing::Plain`], bytes that are still to come, [`UNTIL_END`](crate::UNTIL_END) if nobody knows. With
     /// [`Framing::Chunked`], bytes before the next chunk line.
     pub budget: u64,
     /// What the server does with its socket meanwhile.
@@ -151,7 +151,7 @@ pub trait FastFlow: fmt::Debug + Send + Sync {
 ///
 /// # Errors
 /// [`Unaccounted`], also when that takes too long.
-pub(super) async fn claim(flow: &dyn FastFlow) -> Result<(), Unaccounted> {
+pub(crate) async fn claim(flow: &dyn FastFlow) -> Result<(), Unaccounted> {
     wait(|| flow.try_claim()).await
 }
 
@@ -159,7 +159,7 @@ pub(super) async fn claim(flow: &dyn FastFlow) -> Result<(), Unaccounted> {
 ///
 /// # Errors
 /// [`Unaccounted`], also when that takes too long.
-pub(super) async fn drain(flow: &dyn FastFlow) -> Result<(), Unaccounted> {
+pub(crate) async fn drain(flow: &dyn FastFlow) -> Result<(), Unaccounted> {
     wait(|| flow.try_drain()).await
 }
 

@@ -1,4 +1,7 @@
-//! Moves bytes between the controller's connection and the container's: the paths and the choice between them.
+//! Moves bytes between the client's connection and the server's: the paths and the choice between them.
+//!
+//! It knows neither programs in the kernel nor network namespaces nor containers; what needs no more than two connections,
+//! such as `portsplice forward`, links nothing else.
 //!
 //! - [`stream`]: a plain connection or one with TLS, driven through shared references.
 //! - [`flow`]: one direction, by splice(2) where both ends are plain sockets and the bytes come in bulk, else by copy.

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-use super::meter::Meter;
-use super::sock::{Flight, Parted, Sock, Tails};
+use crate::meter::Meter;
+use portsplice_net::sock::{Flight, Parted, Sock, Tails};
 use portsplice_model::Direction;
 
 /// A connection that two futures of one task may read and write through a shared reference.

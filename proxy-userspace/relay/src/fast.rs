@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::bypass::{self, Bypass, BypassRequest, FastFlow, Framing, SLOW_BYTES, ServerUse};
-use super::flow::{Flow, FlowError, UNTIL_END, begins_in_bulk};
-use super::gate::{Gate, Talk};
+use crate::bypass::{self, Bypass, BypassRequest, FastFlow, Framing, SLOW_BYTES, ServerUse};
+use crate::flow::{Flow, FlowError, UNTIL_END, begins_in_bulk};
+use crate::gate::{Gate, Talk};
 
 /// The fast path for the responses of one container, and the choice of which of them take it.
 #[derive(Debug, Clone, Copy)]
@@ -69,22 +69,22 @@ impl Seen {
 }
 
 /// One response that may take the fast path.
-pub(crate) struct Response<'a> {
+pub struct Response<'a> {
     /// The ordinary way.
-    pub(crate) flow: Flow<'a>,
+    pub flow: Flow<'a>,
     /// The way past this process, if it may be taken.
-    pub(crate) fast: Option<Fast<'a>>,
+    pub fast: Option<Fast<'a>>,
     /// What the server does meanwhile.
-    pub(crate) server: ServerUse,
+    pub server: ServerUse,
     /// Whether the server has all that it is to read, for now.
-    pub(crate) ready: &'a (dyn Fn() -> bool + Sync),
+    pub ready: &'a (dyn Fn() -> bool + Sync),
     /// What the other direction of a tunnel has to do with it.
-    pub(crate) talk: Option<&'a Talk>,
+    pub talk: Option<&'a Talk>,
     /// Set when the server's connection must not carry another response.
-    pub(crate) spent: &'a AtomicBool,
+    pub spent: &'a AtomicBool,
     /// Set when more came than belongs to the response: it is delivered as it was announced, and the client's connection
     /// is not used for another one either.
-    pub(crate) surplus: &'a AtomicBool,
+    pub surplus: &'a AtomicBool,
 }
 
 impl Response<'_> {
@@ -92,7 +92,7 @@ impl Response<'_> {
     ///
     /// # Errors
     /// As for [`Flow::run`]. After an error the connections must be reset: bytes may be on their way between them.
-    pub(crate) async fn run(&self, limit: u64) -> Result<u64, FlowError> {
+    pub async fn run(&self, limit: u64) -> Result<u64, FlowError> {
         let Some(fast) = self.fast else { return self.flow.run(limit).await };
         let (mut left, mut bulk) = (limit, begins_in_bulk(limit));
         let mut seen = Seen::default();
@@ -188,7 +188,7 @@ impl Response<'_> {
 
 /// A response whose chunks the caller decodes and writes anew, as long as they pass this process; where they do not, the
 /// kernel follows them. The two hand the place they have come to over to each other.
-pub(crate) struct ChunkedResponse<'a> {
+pub struct ChunkedResponse<'a> {
     response: Response<'a>,
     fast_flow: Option<Arc<dyn FastFlow>>,
     seen: Seen,
@@ -197,7 +197,8 @@ pub(crate) struct ChunkedResponse<'a> {
 }
 
 impl<'a> ChunkedResponse<'a> {
-    pub(crate) fn new(response: Response<'a>) -> Self {
+    /// Begins with a response of which everything passes this process.
+    pub fn new(response: Response<'a>) -> Self {
         Self { response, fast_flow: None, seen: Seen::default(), taken: 0 }
     }
 
@@ -206,14 +207,14 @@ impl<'a> ChunkedResponse<'a> {
     ///
     /// # Errors
     /// [`FlowError::Unsettled`], when what went past before does not arrive.
-    pub(crate) async fn resumes(&mut self) -> Result<Option<u64>, FlowError> {
+    pub async fn resumes(&mut self) -> Result<Option<u64>, FlowError> {
         let Some(fast_flow) = self.fast_flow.as_deref().filter(|flow| !flow.is_claimed()) else { return Ok(None) };
         bypass::claim(fast_flow).await?;
         Ok(Some(fast_flow.budget()))
     }
 
-    /// So many bytes were decoded, and so many are about to be written for them.
-    pub(crate) fn passed(&mut self, taken: usize, written: usize) {
+    /// `taken` bytes were decoded, and `written` are about to be written for them.
+    pub fn passed(&mut self, taken: usize, written: usize) {
         self.seen = self.seen.and(taken as u64);
         if let Some(fast_flow) = &self.fast_flow {
             self.taken += taken as u64;
@@ -222,7 +223,7 @@ impl<'a> ChunkedResponse<'a> {
     }
 
     /// All that was read is decoded and written. `until_line` is the place, if it is one that can be handed over.
-    pub(crate) fn drained(&mut self, until_line: Option<u64>) {
+    pub fn drained(&mut self, until_line: Option<u64>) {
         let Some(place) = until_line else { return };
         match &self.fast_flow {
             Some(fast_flow) if fast_flow.is_claimed() => fast_flow.release_at(std::mem::take(&mut self.taken), place),
@@ -239,12 +240,15 @@ impl<'a> ChunkedResponse<'a> {
     }
 
     /// Whether the kernel may carry messages past this process.
-    pub(crate) const fn is_armed(&self) -> bool {
+    pub const fn is_armed(&self) -> bool {
         self.fast_flow.is_some()
     }
 
     /// Ends the flow, at the response's end.
-    pub(crate) async fn leave(&mut self) -> Result<(), FlowError> {
+    ///
+    /// # Errors
+    /// [`FlowError::Unsettled`], when what went past this process does not add up.
+    pub async fn leave(&mut self) -> Result<(), FlowError> {
         self.response.leave(self.fast_flow.take()).await
     }
 }

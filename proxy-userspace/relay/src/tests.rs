@@ -7,13 +7,13 @@ use std::thread;
 
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use super::buffer::ReadBuffer;
-use super::flow::{Flow, FlowError, UNTIL_END};
-use super::meter::Meter;
-use super::pipe::PipePool;
-use super::sock::Sock;
-use super::stream::Stream;
-use super::tunnel;
+use crate::buffer::ReadBuffer;
+use crate::flow::{Flow, FlowError, UNTIL_END};
+use crate::meter::Meter;
+use crate::pipe::PipePool;
+use crate::stream::Stream;
+use crate::tunnel;
+use portsplice_net::sock::Sock;
 use portsplice_model::Direction;
 
 mod bypassed;

@@ -5,14 +5,14 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 
-use super::buffer::ReadBuffer;
-use super::bypass::ServerUse;
-use super::fast::{Fast, Response};
-use super::flow::{Flow, FlowError, UNTIL_END};
-use super::gate::{Gate, Talk};
-use super::meter::Meter;
-use super::pipe::PipePool;
-use super::stream::Stream;
+use crate::buffer::ReadBuffer;
+use crate::bypass::ServerUse;
+use crate::fast::{Fast, Response};
+use crate::flow::{Flow, FlowError, UNTIL_END};
+use crate::gate::{Gate, Talk};
+use crate::meter::Meter;
+use crate::pipe::PipePool;
+use crate::stream::Stream;
 use portsplice_model::Direction;
 
 /// Relays between `client` and `origin` until both have ended. What was read of each already goes first.

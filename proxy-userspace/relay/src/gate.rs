@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::bypass::{self, FastFlow, Unaccounted};
+use crate::bypass::{self, FastFlow, Unaccounted};
 
 /// Who has a say in each step of a flow.
 #[derive(Clone, Copy)]
-pub(super) enum Gate<'a> {
+pub(crate) enum Gate<'a> {
     /// The fast path, which other bytes of the same response take.
     FastFlow(&'a dyn FastFlow),
     /// The other direction of a tunnel.
@@ -18,7 +18,7 @@ pub(super) enum Gate<'a> {
 
 impl Gate<'_> {
     /// So many bytes were read, and none of them is written yet; gives how many of them may be.
-    pub(super) async fn read(&self, bytes: u64) -> Result<u64, Unaccounted> {
+    pub(crate) async fn read(&self, bytes: u64) -> Result<u64, Unaccounted> {
         match *self {
             Self::FastFlow(fast_flow) => {
                 bypass::claim(fast_flow).await?;
@@ -32,7 +32,7 @@ impl Gate<'_> {
     }
 
     /// So many bytes were read, and those that may be are written.
-    pub(super) fn written(&self, bytes: u64) {
+    pub(crate) fn written(&self, bytes: u64) {
         if let Self::FastFlow(fast_flow) = self {
             fast_flow.release(bytes);
         }
@@ -48,15 +48,15 @@ pub struct Talk {
 }
 
 impl Talk {
-    pub(super) fn begins(&self, fast_flow: Arc<dyn FastFlow>) {
+    pub(crate) fn begins(&self, fast_flow: Arc<dyn FastFlow>) {
         *self.fast_flow.lock() = Some(fast_flow);
     }
 
-    pub(super) fn ends(&self) {
+    pub(crate) fn ends(&self) {
         *self.fast_flow.lock() = None;
     }
 
-    pub(super) fn interrupted(&self) -> bool {
+    pub(crate) fn interrupted(&self) -> bool {
         self.interrupted.swap(false, Relaxed)
     }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::task::{Context, Poll, ready};
 
-use super::stream::Stream;
+use crate::stream::Stream;
 
 /// Bytes of an ordinary buffer: a head, or a message of a stream.
 pub const SMALL: usize = 16 * 1024;
