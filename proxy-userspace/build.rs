@@ -1,11 +1,8 @@
-//! Embeds the eBPF object and tells the binary what it was built from.
+//! Tells the binary what it was built from.
 //!
 //! It never fails for want of something: without an object the daemon does without the kernel's help and says so, and
 //! without git the commit is `unknown`. It runs again when a file that goes into the binary changes, when the object does,
 //! when HEAD moves, and not otherwise.
-
-#[path = "../proxy-ebpf/inputs.rs"]
-mod inputs;
 
 use std::env;
 use std::fs;
@@ -13,69 +10,38 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest, Sha256};
-
 /// What, below the workspace's top, goes into the binary: a change here makes the version `+dirty`.
 const SOURCES: [&str; 5] = ["Cargo.toml", "Cargo.lock", "proxy-common", "proxy-ebpf", "proxy-userspace"];
 
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let workspace = manifest.parent().expect("the crate lies in its workspace").to_owned();
-    for path in ["build.rs", "Cargo.toml", "src", "../proxy-common/src", "../Cargo.lock"] {
+    for path in ["../proxy-common/src", "../proxy-ebpf/src", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    embed(&workspace, &out.join("portsplice.bpf.o"));
+    watch(&manifest);
+    println!("cargo::rustc-env=PORTSPLICE_EBPF_SHA256={}", ebpf_digest());
     println!("cargo::rustc-env=PORTSPLICE_COMMIT={}", commit(&workspace).unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rustc-env=PORTSPLICE_BUILD_DATE={}", build_date());
 }
 
-/// Copies the object to where the crate includes it from; an empty file stands for none.
-fn embed(workspace: &Path, embedded: &Path) {
-    let object = object(workspace);
-    for path in inputs::PATHS {
-        println!("cargo::rerun-if-changed=../{path}");
-    }
-    let contents = fs::read(&object).unwrap_or_default();
-    if contents.is_empty() {
-        println!(
-            "cargo::warning=the eBPF object is not built, so the kernel cannot help: run `cargo xtask build-ebpf`"
-        );
-    } else if is_stale(workspace, &object) {
-        println!("cargo::warning=the eBPF object is older than its source: run `cargo xtask build-ebpf`");
-    }
-    let sha256 = if contents.is_empty() { "none".to_owned() } else { hex::encode(Sha256::digest(&contents)) };
-    println!("cargo::rustc-env=PORTSPLICE_EBPF_SHA256={sha256}");
-    fs::write(embedded, contents).expect("write the embedded object to OUT_DIR");
+/// The digest of the eBPF object that the crate portsplice-bpf embeds, as that crate's build script has told it.
+fn ebpf_digest() -> String {
+    env::var("DEP_PORTSPLICE_BPF_SHA256").unwrap_or_else(|_| "none".to_owned())
 }
 
-/// Where the object is: `PORTSPLICE_EBPF_OBJECT` for whoever builds it elsewhere, else where `cargo xtask build-ebpf` puts
-/// it.
-fn object(workspace: &Path) -> PathBuf {
-    println!("cargo::rerun-if-env-changed=PORTSPLICE_EBPF_OBJECT");
-    println!("cargo::rerun-if-env-changed=CARGO_TARGET_DIR");
-    if let Some(object) = env::var_os("PORTSPLICE_EBPF_OBJECT") {
-        println!("cargo::rerun-if-changed={}", Path::new(&object).display());
-        return PathBuf::from(object);
-    }
-    let target = workspace.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
-    let dir = target.join("bpf");
-    // Cargo takes a path that does not exist for changed each time; so the folder is watched, and made first, in the past
-    // for not to look changed since.
-    if !dir.exists() && fs::create_dir_all(&dir).is_ok() {
-        let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-        let _ = fs::File::open(&dir).and_then(|dir| dir.set_modified(past)); // costs one more build if it fails
-    }
-    println!("cargo::rerun-if-changed={}", dir.display());
-    dir.join("portsplice.bpf.o")
-}
-
-/// Whether the object is made from another source than the one here, by what `cargo xtask build-ebpf` noted beside it.
-fn is_stale(workspace: &Path, object: &Path) -> bool {
-    match fs::read_to_string(object.with_extension("inputs")) {
-        Ok(noted) => inputs::digest(workspace).is_ok_and(|now| now != noted.trim()),
-        // Built in some other way, and named by whoever did: it is theirs to know.
-        Err(_) => env::var_os("PORTSPLICE_EBPF_OBJECT").is_none(),
+/// Runs again when a file of the program or of one of its crates changes, which all lie below this folder.
+fn watch(manifest: &Path) {
+    let mut crates = vec![manifest.to_owned()];
+    crates.extend(fs::read_dir(manifest).into_iter().flatten().flatten().map(|entry| entry.path()));
+    for folder in crates.iter().filter(|folder| folder.join("Cargo.toml").exists()) {
+        for name in ["build.rs", "Cargo.toml", "src"] {
+            let path = folder.join(name);
+            // Cargo takes a path that does not exist for changed each time.
+            if path.exists() {
+                println!("cargo::rerun-if-changed={}", path.display());
+            }
+        }
     }
 }
 

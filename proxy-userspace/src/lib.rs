@@ -14,7 +14,6 @@ pub mod descriptors;
 pub mod drain;
 pub mod edge;
 pub mod events;
-pub mod fastpath;
 pub mod label;
 pub mod limits;
 pub mod listen;
@@ -29,5 +28,6 @@ pub mod refusal;
 pub mod registry;
 pub mod tls;
 
+pub use portsplice_bpf as fastpath;
 pub use portsplice_net::{deadline, netns, proc_net, sock_diag};
 pub use portsplice_relay as relay;

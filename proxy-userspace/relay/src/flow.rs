@@ -13,8 +13,8 @@ use crate::gate::Gate;
 use crate::meter::Meter;
 use crate::pipe::PipePool;
 use crate::stream::Stream;
-use portsplice_net::sock::Sock;
 use portsplice_model::Direction;
+use portsplice_net::sock::Sock;
 
 /// As many bytes as come, until the stream ends.
 pub const UNTIL_END: u64 = u64::MAX;

@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use crate::meter::Meter;
-use portsplice_net::sock::{Flight, Parted, Sock, Tails};
 use portsplice_model::Direction;
+use portsplice_net::sock::{Flight, Parted, Sock, Tails};
 
 /// A connection that two futures of one task may read and write through a shared reference.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use crate::meter::Meter;
 use crate::pipe::PipePool;
 use crate::stream::Stream;
 use crate::tunnel;
-use portsplice_net::sock::Sock;
 use portsplice_model::Direction;
+use portsplice_net::sock::Sock;
 
 mod bypassed;
 

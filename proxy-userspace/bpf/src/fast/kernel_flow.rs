@@ -14,8 +14,8 @@ use socket2::Socket;
 
 use super::flows::Flows;
 use super::turn::NoTurn;
-use crate::netns::Netns;
-use crate::relay::bypass::{AttachError, FastFlow, ServerUse, Unaccounted};
+use portsplice_net::netns::Netns;
+use portsplice_relay::bypass::{AttachError, FastFlow, ServerUse, Unaccounted};
 
 /// What is to be armed.
 #[derive(Debug, Clone, Copy)]

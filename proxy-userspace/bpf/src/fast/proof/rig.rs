@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::super::flows::Flows;
-use super::super::kernel_flow::{KernelFlow, Refused, Request};
-use crate::netns::Netns;
-use crate::relay::bypass::{FastFlow, SLOW_BYTES, ServerUse, Unaccounted};
+use crate::fast::flows::Flows;
+use crate::fast::kernel_flow::{KernelFlow, Refused, Request};
+use portsplice_net::netns::Netns;
+use portsplice_relay::bypass::{FastFlow, SLOW_BYTES, ServerUse, Unaccounted};
 use proxy_common::{Flow, Framing};
 
 /// Nothing here takes longer, unless somebody waits for what never comes.

@@ -16,16 +16,16 @@ use parking_lot::Mutex;
 use proxy_common::{Settings, names};
 use tokio::task::AbortHandle;
 
-use super::counters::Namespaces;
-use super::fast::{Flows, Proof, proof};
-use super::listeners::{ListenEvents, Unread};
-use super::logs::{self, Records};
-use super::object::{into_io, lacks, take};
-use super::settings::BpfSettings;
-use super::unavailable::{Unavailable, one_line};
-use super::value::Value;
-use super::{btf, calls, cgroup, object};
-use crate::relay::bypass::SLOW_BYTES;
+use crate::counters::Namespaces;
+use crate::fast::{Flows, Proof, proof};
+use crate::listeners::{ListenEvents, Unread};
+use crate::logs::{self, Records};
+use crate::object::{into_io, lacks, take};
+use crate::settings::BpfSettings;
+use crate::unavailable::{Unavailable, one_line};
+use crate::value::Value;
+use crate::{btf, calls, cgroup, object};
+use portsplice_relay::bypass::SLOW_BYTES;
 
 /// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);

@@ -12,16 +12,16 @@ use parking_lot::Mutex;
 use proxy_common::{ArmRequest, Armed, Passed, Settings, SettleRequest, names};
 use socket2::Socket;
 
-use super::super::btf::Layout;
-use super::super::calls;
-use super::super::object::{lacks, take};
-use super::super::unavailable::{Unavailable, one_line};
-use super::super::value::Value;
 use super::in_namespace::InNamespace;
 use super::kernel_flow::{KernelFlow, Refused, Request};
 use super::socket_map::Sockets;
 use super::table::{Entry, Table};
-use crate::netns::Netns;
+use crate::btf::Layout;
+use crate::calls;
+use crate::object::{lacks, take};
+use crate::unavailable::{Unavailable, one_line};
+use crate::value::Value;
+use portsplice_net::netns::Netns;
 
 /// The kernel wants an Ethernet header before the argument, and something behind it.
 const ARGUMENT: usize = 16;

@@ -12,10 +12,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFlags, Timespec, epoll};
 use socket2::SockRef;
 
-use super::super::kernel_flow::Refused;
 use super::Finding;
 use super::rig::{Four, PATIENCE, Rig, claim, expect, pattern, relay, settle, wait};
-use crate::relay::bypass::FastFlow;
+use crate::fast::kernel_flow::Refused;
+use portsplice_relay::bypass::FastFlow;
 
 type Case = fn(&Rig<'_>) -> Result<Finding>;
 

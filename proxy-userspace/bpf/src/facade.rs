@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use proxy_common::Counters;
 
-use super::cgroup;
-use super::counters::Namespaces;
-use super::fast::Flows;
-use super::kernel::Kernel;
-use super::listeners::ListenEvents;
-use super::logs::LOG_TARGET;
-use super::settings::{BpfMode, BpfSettings};
-use super::unavailable::Unavailable;
+use crate::cgroup;
+use crate::counters::Namespaces;
+use crate::fast::Flows;
+use crate::kernel::Kernel;
+use crate::listeners::ListenEvents;
+use crate::logs::LOG_TARGET;
+use crate::settings::{BpfMode, BpfSettings};
+use crate::unavailable::Unavailable;
 
 /// The kernel's help, or the reason why there is none.
 #[derive(Debug)]

@@ -1,8 +1,7 @@
-//! What the daemon has running inside the kernel.
-//!
+//! What the daemon has running inside the kernel.//!
 //! A sock_ops program counts the sockets that are established and that listen in the network namespaces of containers, and
-//! tells which begin and cease to listen. And
-//! the fast path carries responses past the daemon: see ARCHITECTURE.md, and [`Flows`] and [`InNamespace`] here.
+//! tells which begin and cease to listen. And the fast path carries responses past the daemon: see ARCHITECTURE.md, and
+//! [`Flows`] and [`InNamespace`] here.
 //!
 //! The daemon works without any of this, only with less to tell; so the rest of the program talks to [`Fastpath`], which
 //! is there in any case and knows why the kernel's help is missing, if it is.

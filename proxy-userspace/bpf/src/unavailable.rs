@@ -75,7 +75,7 @@ fn verdict(log: &str) -> Option<&str> {
 }
 
 /// An error and what caused it, in one line.
-pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -9,9 +9,9 @@ use aya::maps::{HashMap as BpfHashMap, MapData, MapError, PerCpuArray};
 use parking_lot::Mutex;
 use proxy_common::{Counters, Pace, names};
 
-use super::object::{into_io, take};
-use super::unavailable::Unavailable;
-use super::value::Value;
+use crate::object::{into_io, take};
+use crate::unavailable::Unavailable;
+use crate::value::Value;
 
 /// The network namespaces whose sockets are counted, and what was counted.
 pub struct Namespaces {
@@ -28,7 +28,7 @@ struct Registered {
 
 impl Namespaces {
     /// Takes the maps out of the loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
         let registered = Registered {
             counters: take(ebpf, names::NAMESPACES)?,
             paces: take(ebpf, names::PACES)?,

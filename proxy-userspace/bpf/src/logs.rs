@@ -12,15 +12,15 @@ use tokio::io::unix::AsyncFd;
 pub const LOG_TARGET: &str = "portsplice::ebpf";
 
 /// The reading end of the programs' log.
-pub(super) type Records = EbpfLogger<ToTracing>;
+pub(crate) type Records = EbpfLogger<ToTracing>;
 
 /// Takes the reading end out of the loaded object. It must be kept until the programs are loaded: they refer to it.
-pub(super) fn records(ebpf: &mut Ebpf) -> Result<Records, aya_log::Error> {
+pub(crate) fn records(ebpf: &mut Ebpf) -> Result<Records, aya_log::Error> {
     EbpfLogger::init_with_logger(ebpf, ToTracing)
 }
 
 /// Forwards records until the task is aborted.
-pub(super) async fn forward(records: Records) {
+pub(crate) async fn forward(records: Records) {
     if let Err(error) = forward_all(records).await {
         tracing::warn!(%error, "log lines of the eBPF programs are lost from here on");
     }
@@ -37,7 +37,7 @@ async fn forward_all(records: Records) -> io::Result<()> {
 }
 
 /// A `log` logger that speaks to `tracing` at once, whether or not the program has bridged the two.
-pub(super) struct ToTracing;
+pub(crate) struct ToTracing;
 
 impl Log for ToTracing {
     fn enabled(&self, _metadata: &Metadata<'_>) -> bool {

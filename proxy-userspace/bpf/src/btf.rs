@@ -10,7 +10,7 @@ use std::path::Path;
 use proxy_common::Offsets;
 
 /// The kernel's type information.
-pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xEB9F;
 const KIND_INT: u32 = 1;
@@ -28,7 +28,7 @@ const MAX_DEPTH: usize = 16;
 
 /// Why the offsets are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BtfError {
+pub(crate) enum BtfError {
     /// There is no such file, or it cannot be read.
     #[error("{VMLINUX} cannot be read ({0}); the fast path needs a kernel with CONFIG_DEBUG_INFO_BTF")]
     Unreadable(String),
@@ -44,13 +44,13 @@ pub(super) enum BtfError {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Layout {
     /// Where fields are.
-    pub(super) offsets: Offsets,
+    pub(crate) offsets: Offsets,
     /// The size of `struct pt_regs`.
-    pub(super) registers: u32,
+    pub(crate) registers: u32,
 }
 
 /// Reads the running kernel's type information.
-pub(super) fn layout() -> Result<Layout, BtfError> {
+pub(crate) fn layout() -> Result<Layout, BtfError> {
     let bytes = fs::read(Path::new(VMLINUX)).map_err(|error| BtfError::Unreadable(error.to_string()))?;
     let btf = Btf::parse(&bytes).ok_or(BtfError::Broken)?;
     Ok(Layout { offsets: btf.offsets()?, registers: btf.size("pt_regs")? })
@@ -60,23 +60,23 @@ pub(super) fn layout() -> Result<Layout, BtfError> {
 /// `arch/*/include/asm/ptrace.h`).
 #[cfg(target_arch = "x86_64")]
 mod registers {
-    pub(super) const CALL: &str = "pt_regs.orig_ax";
-    pub(super) const ARGUMENT_3: (&str, u32) = ("pt_regs.dx", 0);
-    pub(super) const ARGUMENT_4: (&str, u32) = ("pt_regs.r10", 0);
+    pub(crate) const CALL: &str = "pt_regs.orig_ax";
+    pub(crate) const ARGUMENT_3: (&str, u32) = ("pt_regs.dx", 0);
+    pub(crate) const ARGUMENT_4: (&str, u32) = ("pt_regs.r10", 0);
 }
 /// As above.
 #[cfg(target_arch = "aarch64")]
 mod registers {
-    pub(super) const CALL: &str = "pt_regs.syscallno";
-    pub(super) const ARGUMENT_3: (&str, u32) = ("pt_regs.regs", 2);
-    pub(super) const ARGUMENT_4: (&str, u32) = ("pt_regs.regs", 3);
+    pub(crate) const CALL: &str = "pt_regs.syscallno";
+    pub(crate) const ARGUMENT_3: (&str, u32) = ("pt_regs.regs", 2);
+    pub(crate) const ARGUMENT_4: (&str, u32) = ("pt_regs.regs", 3);
 }
 /// Not known for other architectures: the fast path is not used there.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod registers {
-    pub(super) const CALL: &str = "pt_regs.unknown";
-    pub(super) const ARGUMENT_3: (&str, u32) = ("pt_regs.unknown", 0);
-    pub(super) const ARGUMENT_4: (&str, u32) = ("pt_regs.unknown", 0);
+    pub(crate) const CALL: &str = "pt_regs.unknown";
+    pub(crate) const ARGUMENT_3: (&str, u32) = ("pt_regs.unknown", 0);
+    pub(crate) const ARGUMENT_4: (&str, u32) = ("pt_regs.unknown", 0);
 }
 
 /// A type, as far as it is of interest.

@@ -3,7 +3,7 @@
 use proxy_common::Calls;
 
 /// The numbers of the calls that send.
-pub(super) const NUMBERS: Calls = Calls {
+pub(crate) const NUMBERS: Calls = Calls {
     write: libc::SYS_write as u32,
     writev: libc::SYS_writev as u32,
     sendfile: libc::SYS_sendfile as u32,
@@ -14,11 +14,11 @@ pub(super) const NUMBERS: Calls = Calls {
 };
 
 /// The number of the call that runs a program.
-pub(super) const BPF: u32 = libc::SYS_bpf as u32;
+pub(crate) const BPF: u32 = libc::SYS_bpf as u32;
 
 /// Where `struct pt_regs`, which is so long, may stand in a task's kernel stack: at its top, but for a padding that depends on
 /// how the kernel was built (`task_pt_regs` and `TOP_OF_KERNEL_STACK_PADDING` of the kernel's arch/*/include/asm).
-pub(super) fn places(registers: u32) -> impl Iterator<Item = u32> {
+pub(crate) fn places(registers: u32) -> impl Iterator<Item = u32> {
     const STACKS: [u32; 4] = [16, 32, 8, 64];
     const PADDINGS: [u32; 4] = [0, 16, 8, 32];
     STACKS.into_iter().flat_map(move |kib| {

@@ -5,18 +5,18 @@ use std::io;
 use aya::Ebpf;
 use aya::maps::MapError;
 
-use super::unavailable::{Unavailable, one_line};
+use crate::unavailable::{Unavailable, one_line};
 
 /// The object as `cargo xtask build-ebpf` made it; empty when it was not built before this binary.
 const EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portsplice.bpf.o"));
 
 /// The object, if there is one.
-pub(super) fn embedded() -> Option<&'static [u8]> {
+pub(crate) fn embedded() -> Option<&'static [u8]> {
     (!EMBEDDED.is_empty()).then_some(EMBEDDED)
 }
 
 /// Takes a map out of the object, as the type that it must have.
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Unavailable>
+pub(crate) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Unavailable>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {
@@ -25,12 +25,12 @@ where
 }
 
 /// The object is not the one that this code was written for.
-pub(super) fn lacks(name: &str) -> Unavailable {
+pub(crate) fn lacks(name: &str) -> Unavailable {
     Unavailable::Refused(format!("the embedded object has no {name}: build it anew with `cargo xtask build-ebpf`"))
 }
 
 /// The system call's own error where there is one.
-pub(super) fn into_io(error: MapError) -> io::Error {
+pub(crate) fn into_io(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         MapError::IoError(error) => error,

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_common::{Flow, turn};
 
-use super::super::table::Entry;
 use super::NoTurn;
+use crate::fast::table::Entry;
 
 /// Bytes of each response, or the length of the cycle of places in a chunked one.
 const LENGTH: u64 = 3;

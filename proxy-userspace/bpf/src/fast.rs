@@ -10,7 +10,7 @@ mod buffers;
 mod flows;
 mod in_namespace;
 mod kernel_flow;
-pub(super) mod proof;
+pub(crate) mod proof;
 mod socket_map;
 mod table;
 mod turn;

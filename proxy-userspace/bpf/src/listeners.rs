@@ -9,26 +9,26 @@ use proxy_common::{ListenEvent, names};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::object::take;
-use super::unavailable::Unavailable;
+use crate::object::take;
+use crate::unavailable::Unavailable;
 
 /// Events taken out of the ring at a time: while more are read, others want the thread too.
 const BATCH: usize = 1024;
 
 /// The reading end, before anybody reads.
-pub(super) struct Unread {
+pub(crate) struct Unread {
     ring: RingBuf<MapData>,
     lost: Array<MapData, u64>,
 }
 
 impl Unread {
     /// Takes it out of the loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
         Ok(Self { ring: take(ebpf, names::LISTENERS)?, lost: take(ebpf, names::LISTENERS_LOST)? })
     }
 
     /// Begins to read; called from within a tokio runtime.
-    pub(super) fn open(self) -> io::Result<ListenEvents> {
+    pub(crate) fn open(self) -> io::Result<ListenEvents> {
         // SAFETY: the ring owns the map's file descriptor, never exchanges it, and is moved into the AsyncFd.
         let ring = unsafe { AsyncFd::register_with_interest(self.ring, Interest::READABLE) }?;
         Ok(ListenEvents { ring, lost: self.lost })

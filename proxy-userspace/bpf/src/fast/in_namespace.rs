@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::flows::Flows;
 use super::kernel_flow::Request;
-use crate::netns::Netns;
-use crate::relay::UNTIL_END;
-use crate::relay::bypass::{AttachError, Bypass, BypassRequest, FastFlow, Framing};
+use portsplice_net::netns::Netns;
+use portsplice_relay::UNTIL_END;
+use portsplice_relay::bypass::{AttachError, Bypass, BypassRequest, FastFlow, Framing};
 
 const _: () = assert!(UNTIL_END == proxy_common::Flow::UNTIL_END);
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Where the cgroup v2 hierarchy is mounted: at `/sys/fs/cgroup`, or beside version 1 at `/sys/fs/cgroup/unified`, or
 /// anywhere else.
-pub(super) fn find_root() -> io::Result<Option<PathBuf>> {
+pub(crate) fn find_root() -> io::Result<Option<PathBuf>> {
     Ok(root_in(&fs::read("/proc/self/mountinfo")?))
 }
 
@@ -54,7 +54,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 ///
 /// The initial cgroup namespace has a fixed inode number (`PROC_CGROUP_INIT_INO` in the kernel's
 /// `include/linux/proc_ns.h`). True when it cannot be told.
-pub(super) fn namespace_is_initial() -> bool {
+pub(crate) fn namespace_is_initial() -> bool {
     const PROC_CGROUP_INIT_INO: u64 = 0xEFFF_FFFB;
     fs::metadata("/proc/self/ns/cgroup").map_or(true, |namespace| namespace.ino() == PROC_CGROUP_INIT_INO)
 }
