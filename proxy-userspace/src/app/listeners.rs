@@ -195,7 +195,11 @@ impl Listeners {
             self.active.push(active);
         }
         for active in old {
-            tracing::info!("no longer listening on {} {}", kind(&active.config), active.address);
+            tracing::info!(
+                "no longer listening on {} {}; its connections may finish",
+                kind(&active.config),
+                active.address
+            );
             self.retired.push(active.retire());
         }
     }

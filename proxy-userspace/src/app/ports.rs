@@ -23,7 +23,7 @@ pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpa
         }
         None => {
             tracing::info!(
-                "listening ports are looked for every second, or less often where there are many containers"
+                "listening ports are looked for every second, or less often where there are many containers, since no kernel program tells of changes; `portsplice check` says why, `bpf.mode` governs it"
             );
             ports.deaf();
         }

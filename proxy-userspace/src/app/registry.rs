@@ -58,7 +58,7 @@ impl Reports {
             return Ok(Self::default());
         }
         let identity = identity(config, listening)?;
-        tracing::info!(node = identity.node, address = identity.address, "reports to the registry");
+        tracing::info!(store = ?config.registry.store, node = identity.node, address = identity.address, "reports to the registry");
         let registry = stores::open(&config.registry, &identity, sources.keyring)?;
         let settings = PublisherSettings { node: identity.node.clone(), debounce: config.registry.debounce };
         let Sources { containers, ports, events, .. } = *sources;

@@ -40,7 +40,7 @@ pub(super) fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
                 Known::Nothing => (Vec::new(), now),
                 Known::Lost(why) => {
                     tracing::warn!(
-                        "{} does not tell which credentials were used: {why}; it is begun anew",
+                        "`auth.used-file` {} does not tell which credentials were used: {why}; it is begun anew, and credentials that were signed before this start are refused on plain TCP",
                         path.display()
                     );
                     (Vec::new(), now + 1)
@@ -51,7 +51,7 @@ pub(super) fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
         unknown => {
             if let Some((path, Err(error))) = unknown {
                 tracing::warn!(
-                    "{} cannot keep which credentials were used: {error}; after each start, those that were signed before are refused on plain TCP. `auth.used-file` names another place",
+                    "`auth.used-file` {} cannot keep which credentials were used: {error}; after each start, those that were signed before are refused on plain TCP. Name another place, or make the directory writable for the daemon",
                     path.display()
                 );
             }

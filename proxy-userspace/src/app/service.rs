@@ -61,7 +61,11 @@ fn deliver(states: &[NotifyState<'_>], patience: Patience) {
     if let Err(error) = try_deliver(&path, states, patience)
         && !(patience == Patience::None && error.kind() == io::ErrorKind::WouldBlock)
     {
-        tracing::warn!(%error, "the service manager cannot be told the node's state");
+        tracing::warn!(
+            %error,
+            socket = %path.to_string_lossy(),
+            "the service manager cannot be told the daemon's state (NOTIFY_SOCKET); it may take the daemon for one that hangs"
+        );
     }
 }
 

@@ -7,16 +7,16 @@ use anyhow::Result;
 use super::flags::{DaemonArgs, after_help};
 use super::output;
 use crate::app::daemon::{self, Role};
-use crate::config::{Loaded, RoleSettings};
+use crate::config::edge::EDGE;
+use crate::config::{Loaded, NODE, RoleSettings};
 use crate::logging::{self, LogFormat};
 
 /// What `portsplice node --help` says below the flags.
 pub(super) fn node_help() -> String {
     after_help(
-        "node",
+        &NODE,
         "",
         "limits.idle-timeout",
-        "PORTSPLICE_LIMITS_IDLE_TIMEOUT",
         "\
 Examples:
   portsplice node --listen tls://0.0.0.0:7450 --root-secret-file /etc/portsplice/root
@@ -28,14 +28,13 @@ Examples:
 /// What `portsplice edge --help` says below the flags.
 pub(super) fn edge_help() -> String {
     after_help(
-        "edge",
+        &EDGE,
         "\
 It keeps the cluster's record of containers, which nodes report (registry.store = \"edge\" there),
 and removes what belongs to nodes that are silent. docs/record-api.md describes the API.
 
 ",
         "records.ttl-max",
-        "PORTSPLICE_EDGE_RECORDS_TTL_MAX",
         "\
 Example:
   portsplice edge --listen tls://0.0.0.0:7460 --root-secret-file /etc/portsplice/root",

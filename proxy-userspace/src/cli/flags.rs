@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 
-use crate::config::{Heading, RoleSettings, Setting, Shape, Sources};
+use crate::config::{Heading, Role, RoleSettings, Setting, Shape, Sources};
 
 const CONFIG: &str = "config";
 const CHECK_CONFIG: &str = "check-config";
@@ -137,9 +137,10 @@ fn checked(setting: &'static Setting) -> impl Fn(&str) -> Result<String, String>
     }
 }
 
-/// What all daemons say below their flags. `about` comes before it.
-pub(super) fn after_help(role: &str, about: &str, key: &str, variable: &str, examples: &str) -> String {
+/// What all daemons say below their flags: `about` first, and how a setting is given in each place, by the example of `key`.
+pub(super) fn after_help(role: &Role, about: &str, key: &str, examples: &str) -> String {
     let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let (role, variable) = (role.name, role.variable(key));
     format!(
         "\
 {about}Each setting can stand in the configuration file, in the environment, or in a flag; the later
@@ -152,4 +153,35 @@ HUP reads the configuration and keys again. USR1 logs one step more, USR2 one st
 
 {examples}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::edge::Edge;
+    use crate::config::{Node, RoleSettings};
+
+    fn parse<S: RoleSettings>(args: &[&str]) -> Result<DaemonArgs<S>, clap::Error> {
+        let command = DaemonArgs::<S>::augment_args(Command::new("daemon").no_binary_name(true));
+        DaemonArgs::from_arg_matches(&command.try_get_matches_from(args)?)
+    }
+
+    #[test]
+    fn every_flag_of_a_setting_is_known_and_gives_its_text() {
+        let args = ["--allow-host-network", "--hold", "1s", "--listen", "tls://[::]:1", "--listen", "tcp://[::]:2"];
+        let DaemonArgs { flags, listen, check_config, config, .. } = parse::<Node>(&args).unwrap();
+        let expected =
+            [("containers.allow-host-network", "--allow-host-network", "true"), ("containers.hold", "--hold", "1s")];
+        assert_eq!(flags, expected.map(|(key, flag, text)| (key, flag, text.to_owned())));
+        assert_eq!((listen.len(), check_config, config), (2, false, None));
+        assert!(parse::<Node>(&[]).unwrap().flags.is_empty(), "what is not given is nowhere");
+        assert!(parse::<Edge>(&args).is_err() && parse::<Edge>(&["--drain-timeout", "1s"]).is_ok());
+        let error = parse::<Node>(&["--hold", "soon"]).unwrap_err().to_string();
+        assert!(error.contains("does not wait"), "{error}");
+    }
+
+    #[test]
+    fn help_is_the_settings_documentation_without_markdown() {
+        assert_eq!(help(" Where `/metrics` is.\n More of it.\n"), "Where /metrics is. More of it");
+    }
 }

@@ -180,7 +180,9 @@ impl Layers {
             if *name == self.role.listen_variable() {
                 let listen: Vec<&str> = value.split_whitespace().collect();
                 self.listen_urls(&listen, &source);
-            } else if let Some(setting) = self.role.settings.iter().copied().find(|s| self.role.variable(s) == *name) {
+            } else if let Some(setting) =
+                self.role.settings.iter().copied().find(|s| self.role.variable(s.key) == *name)
+            {
                 self.set(setting, value.clone(), source);
             } else if *name != self.role.file_variable() && !self.role.is_anothers(name) {
                 self.warnings.push(format!("environment variable {name} is not a setting and is ignored"));

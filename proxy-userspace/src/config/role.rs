@@ -52,9 +52,9 @@ pub trait RoleSettings: Section {
 
 impl Role {
     /// The environment variable of a setting: `limits.head-timeout` is `PORTSPLICE_LIMITS_HEAD_TIMEOUT` for the node.
-    pub fn variable(&self, setting: &Setting) -> String {
+    pub fn variable(&self, key: &str) -> String {
         let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
-        format!("{}{}", self.prefix, setting.key.chars().map(upper).collect::<String>())
+        format!("{}{}", self.prefix, key.chars().map(upper).collect::<String>())
     }
 
     /// The variable with listeners as `tls://ADDRESS` or `tcp://ADDRESS`, separated by white space.

@@ -42,7 +42,7 @@ fn every_default_is_allowed_and_every_name_is_unique() {
         for setting in role.settings.iter() {
             let default = role.default(setting);
             assert!((setting.accepts)(default), "{} = {default:?}", setting.key);
-            assert!(names.insert(role.variable(setting)), "{}", role.variable(setting));
+            assert!(names.insert(role.variable(setting.key)), "{}", role.variable(setting.key));
             assert!(!setting.allowed.is_empty() && !setting.doc.trim().is_empty());
             let flags = setting.flag.iter().map(|flag| format!("{} {}", role.name, flag.name));
             assert!(flags.into_iter().all(|flag| names.insert(flag)), "{}", setting.key);

@@ -100,7 +100,7 @@ impl Node {
             // The socket is registered by the thread that will use it.
             let sock = match Sock::register(socket) {
                 Ok(sock) => sock,
-                Err(error) => return tracing::warn!(%error, "cannot watch a new connection"),
+                Err(error) => return tracing::warn!(%peer, %error, "a new connection is dropped: its socket cannot be registered"),
             };
             match place {
                 Ok((place, listed)) => node.connection(sock, listed, listening, drain, place).await,

@@ -31,7 +31,10 @@ impl Accepted {
         let text = match text {
             Some(Ok(text)) => text.to_string(),
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("cannot read which containers have accepted connections: {error}");
+                tracing::warn!(
+                    ?path,
+                    "cannot read `registry.accepted-file`, which containers have accepted connections: {error}"
+                );
                 String::new()
             }
             _ => String::new(),
@@ -65,7 +68,10 @@ impl Accepted {
         match replace(path, (self.order.join("\n") + "\n").as_bytes(), 0o640) {
             Ok(()) => self.unsaved = false,
             Err(error) => {
-                tracing::warn!("cannot note in {} which containers have accepted connections: {error}", path.display());
+                tracing::warn!(
+                    "cannot note in `registry.accepted-file` {} which containers have accepted connections: {error}",
+                    path.display()
+                );
             }
         }
     }
