@@ -27,7 +27,7 @@ use std::path::PathBuf;
 pub use error::{ConfigError, Problems, Source};
 pub use node::{
     AccessLogConfig, BpfConfig, ContainersConfig, ControlConfig, LimitsConfig, NODE, Node, NodeConfig, PortsConfig,
-    RelayConfig, RelayPath,
+    RelayConfig, RelayPath, WorkersConfig,
 };
 pub use registry::{RegistryConfig, RegistryStore};
 pub use role::{Role, RoleSettings};

@@ -132,7 +132,7 @@ pub(crate) fn check<R: Role>(config: &Loaded<R::Settings>) -> Result<()> {
 
 /// What the start with a configuration would warn of.
 pub(crate) fn warnings<R: Role>(config: &Loaded<R::Settings>) -> Vec<String> {
-    let files = R::descriptors(config, privileges::open_files()).warning(config.shared().clients.connections);
+    let files = R::descriptors(config, privileges::open_files()).warning(config.clients().connections);
     config.warnings.iter().cloned().chain(files).collect()
 }
 
@@ -209,7 +209,7 @@ impl<R: Role> Daemon<R> {
             );
         }
         let descriptors = R::descriptors(&config, privileges.open_files);
-        descriptors.warn(shared.clients.connections);
+        descriptors.warn(config.clients().connections);
         let starting = Starting {
             config: &config,
             descriptors: &descriptors,
@@ -344,8 +344,9 @@ impl<R: Role> Daemon<R> {
             self.role.log_level_changed();
         }
         self.listeners.shared().replace_keyring(keyring);
-        if old.clients.connections != new.clients.connections {
-            self.descriptors.warn(new.clients.connections);
+        let connections = config.clients().connections;
+        if self.config.clients().connections != connections {
+            self.descriptors.warn(connections);
         }
         self.role.reload(&self.config, &config, &self.descriptors);
         self.listeners.apply(plan, &self.role);

@@ -78,7 +78,7 @@ impl Role for EdgeRole {
 }
 
 fn settings(config: &config::edge::Edge, descriptors: &Descriptors) -> EdgeSettings {
-    let clients = &config.shared.clients;
+    let clients = &config.clients;
     EdgeSettings {
         limits: EdgeLimits {
             body_timeout: config.limits.body_timeout,

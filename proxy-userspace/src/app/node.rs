@@ -84,7 +84,7 @@ impl Role for NodeRole {
     }
 
     fn descriptors(settings: &Self::Settings, open_files: Option<u64>) -> Descriptors {
-        Descriptors::new(open_files, threads(settings.threads), Cost::Relayed)
+        Descriptors::new(open_files, threads(settings.workers.threads), Cost::Relayed)
     }
 
     async fn start(control: Self::Prepared, starting: &Starting<'_, Self::Settings>) -> Result<Self> {
@@ -101,7 +101,8 @@ impl Role for NodeRole {
         let containers = resolvers(config, keys, (&events, watcher), readiness, &stop_resolvers).await?;
         ports::let_go_of_closed(&events, &containers);
         let pipes = pipe_pool(config, descriptors);
-        let workers = Workers::start(threads(config.threads)).context("cannot start the threads for connections")?;
+        let workers =
+            Workers::start(threads(config.workers.threads)).context("cannot start the threads for connections")?;
         let settings = node_settings(config, descriptors, &pipes, &fastpath);
         let connections = Connections::new(events.clone());
         let parts = node::Parts {
@@ -143,7 +144,7 @@ impl Role for NodeRole {
 
     fn reload(&mut self, old: &Self::Settings, new: &Self::Settings, descriptors: &Descriptors) {
         let pool = |config: &Self::Settings| {
-            let most = descriptors.share(config.shared.clients.connections).pipes;
+            let most = descriptors.share(config.clients.connections).pipes;
             (config.relay.pipe_bytes, config.relay.idle_pipes, most)
         };
         if pool(old) != pool(new) {
@@ -200,6 +201,6 @@ async fn resolvers(
 }
 
 fn pipe_pool(config: &config::Node, descriptors: &Descriptors) -> Arc<PipePool> {
-    let most = descriptors.share(config.shared.clients.connections).pipes;
+    let most = descriptors.share(config.clients.connections).pipes;
     PipePool::new(config.relay.pipe_bytes, config.relay.idle_pipes, most)
 }

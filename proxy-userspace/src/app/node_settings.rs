@@ -17,7 +17,7 @@ pub(super) fn node_settings(
     pipes: &Arc<PipePool>,
     fastpath: &Fastpath,
 ) -> NodeSettings {
-    let (limits, clients) = (&config.limits, &config.shared.clients);
+    let (limits, clients) = (&config.limits, &config.clients);
     NodeSettings {
         head: HeadLimits {
             head_bytes: limits.head_bytes,

@@ -119,7 +119,7 @@ fn capabilities(report: &mut Report, mode: BpfMode) -> Result<Option<u64>> {
 fn files(report: &mut Report, config: Option<&Config>, limit: Option<u64>) {
     let files = limit.map_or_else(|| "no limit".to_owned(), |files| files.to_string());
     let settings = config.map_or_else(Node::defaults, |config| config.settings.clone());
-    match NodeRole::descriptors(&settings, limit).warning(settings.shared.clients.connections) {
+    match NodeRole::descriptors(&settings, limit).warning(settings.clients.connections) {
         Some(warning) => report.line(Mark::Note, &format!("open files: {warning}")),
         None => report.line(Mark::Ok, &format!("open files: {files}")),
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::Problems;
 use super::role::{Role, RoleSettings};
 use super::setting::{all, section};
-use super::shared::{Shared, TIMEOUT};
+use super::shared::{ClientLimits, Shared, TIMEOUT};
 use super::value::{duration, path, seconds};
 use super::{Loaded, ROOT_CREDENTIAL};
 use crate::listen::ListenConfig;
@@ -39,6 +39,8 @@ section! {
         records: RecordsConfig,
         /// `[limits]` of requests
         limits: RequestLimits,
+        /// `[limits]` of connections
+        clients: ClientLimits,
     }
 }
 
@@ -76,6 +78,10 @@ impl RoleSettings for Edge {
 
     fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    fn clients(&self) -> &ClientLimits {
+        &self.clients
     }
 
     fn check(&self, listen: &[ListenConfig], problems: &mut Problems) {

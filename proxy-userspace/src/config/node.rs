@@ -8,7 +8,7 @@ use super::error::Problems;
 use super::registry::RegistryConfig;
 use super::role::{Role, RoleSettings};
 use super::setting::{all, section};
-use super::shared::{CAP, SWITCH, Shared, TIMEOUT};
+use super::shared::{CAP, ClientLimits, SWITCH, Shared, TIMEOUT};
 use super::value::{
     Keyword, count, duration, flows, keyword, optional_path, optional_socket, seconds, size, size_or_none, switch, text,
 };
@@ -32,17 +32,18 @@ pub static NODE: Role = Role {
 
 section! {
     /// All settings of a node but its listeners.
-    pub struct Node in "" {
-        /// Threads that connections are spread over.
-        threads: usize = "0", size::<0, 1024>, "a number from 1 to 1024, or 0 for one a processor", restart;
-    }
+    pub struct Node in "" {}
     sections {
         /// What it shares with the edge.
         shared: Shared,
+        /// Threads
+        workers: WorkersConfig,
         /// `[log]` of requests
         access_log: AccessLogConfig,
         /// `[limits]` of requests
         limits: LimitsConfig,
+        /// `[limits]` of connections
+        clients: ClientLimits,
         /// `[containers]`
         containers: ContainersConfig,
         /// `[relay]`
@@ -57,6 +58,14 @@ section! {
         control: ControlConfig,
         /// `[registry]`
         registry: RegistryConfig,
+    }
+}
+
+section! {
+    /// What the data path runs on.
+    pub struct WorkersConfig in "" {
+        /// Threads that connections are spread over.
+        threads: usize = "0", size::<0, 1024>, "a number from 1 to 1024, or 0 for one a processor", restart;
     }
 }
 
@@ -236,6 +245,10 @@ impl RoleSettings for Node {
 
     fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    fn clients(&self) -> &ClientLimits {
+        &self.clients
     }
 
     fn check(&self, listen: &[ListenConfig], problems: &mut Problems) {

@@ -8,7 +8,7 @@ use super::Sources;
 use super::error::{ConfigError, Problems};
 use super::layers::Layers;
 use super::setting::{Section, Setting};
-use super::shared::Shared;
+use super::shared::{ClientLimits, Shared};
 use crate::listen::ListenConfig;
 use portsplice_files::regular_file;
 
@@ -40,6 +40,9 @@ pub trait RoleSettings: Section {
 
     /// What all roles have.
     fn shared(&self) -> &Shared;
+
+    /// What all roles have of `[limits]`.
+    fn clients(&self) -> &ClientLimits;
 
     /// All defaults.
     fn defaults() -> Self {

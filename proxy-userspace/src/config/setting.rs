@@ -2,7 +2,6 @@
 //! file, the environment variable, the flag with its help, `--check-config` and docs/configuration.md all come from there.
 
 use super::layers::Layers;
-use super::shared::Shared;
 
 /// What a value looks like in TOML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,16 +102,13 @@ pub trait Section: Sized {
     fn of(given: &Layers) -> Self;
 }
 
-/// All settings of a role, so that those of one section of the file stand together, in the order in which sections first come
-/// up; in each, those of the role alone come before those that all roles have.
+/// All settings of a struct, so that those of one section of the file stand together, in the order in which sections first
+/// come up.
 pub(super) fn all<S: Section>() -> Vec<&'static Setting> {
-    let (mut settings, mut shared) = (Vec::new(), Vec::new());
+    let mut settings = Vec::new();
     S::collect(&mut settings);
-    Shared::collect(&mut shared);
     let sections: Vec<&str> = settings.iter().map(|setting| setting.split().0).collect();
-    let is_shared = |setting: &Setting| shared.iter().any(|other: &&Setting| other.key == setting.key);
-    settings
-        .sort_by_key(|setting| (sections.iter().position(|section| *section == setting.split().0), is_shared(setting)));
+    settings.sort_by_key(|setting| sections.iter().position(|section| *section == setting.split().0));
     settings
 }
 

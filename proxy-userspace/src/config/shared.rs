@@ -33,8 +33,6 @@ section! {
         log: LogConfig,
         /// `[secrets]`
         secrets: SecretsConfig,
-        /// `[limits]` of connections
-        clients: ClientLimits,
         /// `[auth]`
         auth: AuthConfig,
     }
