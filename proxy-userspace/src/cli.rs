@@ -14,6 +14,7 @@ mod orders;
 mod output;
 mod ps;
 mod sign;
+#[cfg(feature = "tui")]
 mod top;
 
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ enum Command {
     /// List the ports that listen in containers
     Ports(ps::PortsArgs),
     /// Show containers, connections and rates live
+    #[cfg(feature = "tui")]
     Top(top::TopArgs),
     /// List controllers' connections, or cut some
     Connections(connections::ConnectionsArgs),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Edge(args) => daemon::run::<EdgeRole>(args),
         Command::Ps(args) => ps::ps(&args).map(|()| ExitCode::SUCCESS),
         Command::Ports(args) => ps::ports(&args).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "tui")]
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Connections(args) => connections::run(&args),
         Command::Events(args) => events::run(&args).map(|()| ExitCode::SUCCESS),

@@ -44,8 +44,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     generate(&program, maintainer.as_deref())?;
 
     let output = workspace::target_dir().join("debian");
+    // What only a debugger or a profiler reads is a package of its own, portsplice-dbgsym, named .ddeb.
     let mut deb = command::command(cargo_deb);
-    deb.args(["--package", NAME, "--locked", "--no-build", "--no-dbgsym", "--strip", "--output"]).arg(&output);
+    deb.args(["--package", NAME, "--locked", "--no-build", "--dbgsym", "--output"]).arg(&output);
     if let Some(maintainer) = &maintainer {
         deb.args(["--maintainer", maintainer]);
     }

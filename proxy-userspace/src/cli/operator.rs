@@ -2,7 +2,9 @@
 
 mod table;
 
-use std::io::{self, IsTerminal, Write};
+#[cfg(feature = "tui")]
+use std::io::IsTerminal;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -63,8 +65,11 @@ pub(super) fn print_line(line: &str) -> Result<bool> {
 }
 
 /// The width of the terminal; none if people do not read this.
+#[cfg(feature = "tui")]
 fn width() -> Option<u16> {
-    io::stdout().is_terminal().then(|| ratatui::crossterm::terminal::size().map_or(80, |(columns, _)| columns.max(20)))
+    let out = io::stdout();
+    let columns = || rustix::termios::tcgetwinsize(&out).map_or(80, |size| size.ws_col.max(20));
+    out.is_terminal().then(columns)
 }
 
 /// A number of bytes as people write it, to three digits or so.

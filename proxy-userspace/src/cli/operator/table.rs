@@ -1,78 +1,36 @@
-//! Tables: fitted to a terminal, and one line a row for everybody else.
+//! Tables: fitted to a terminal, and one line per row for everybody else.
+
+#[cfg(feature = "tui")]
+mod fitted;
+#[cfg(not(feature = "tui"))]
+mod separated;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, ContentArrangement, presets};
 
-use super::width;
+#[cfg(feature = "tui")]
+use self::fitted::Layout;
+#[cfg(not(feature = "tui"))]
+use self::separated::Layout;
 use crate::cli::output;
 
 /// A table with a header, without lines.
-pub(in crate::cli) struct Table(comfy_table::Table);
+pub(in crate::cli) struct Table(Layout);
 
 impl Table {
     /// A table with these columns; those whose title begins with `>` are set to the right.
     pub(in crate::cli) fn new(titles: &[&str]) -> Self {
-        Self::with_width(titles, width())
-    }
-
-    fn with_width(titles: &[&str], width: Option<u16>) -> Self {
-        let mut table = comfy_table::Table::new();
-        table.load_style(presets::NOTHING).set_header(titles.iter().map(|title| title.trim_start_matches('>')));
-        match width {
-            Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
-            None => table.set_content_arrangement(ContentArrangement::Disabled),
-        };
-        for (index, title) in titles.iter().enumerate() {
-            if let Some(column) = table.column_mut(index) {
-                column.set_padding((0, 2));
-                if title.starts_with('>') {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-        }
-        Self(table)
+        Self(Layout::new(titles))
     }
 
     /// Adds a row.
     pub(in crate::cli) fn row(&mut self, cells: Vec<String>) {
         // What a container is called is its owner's choice, and must not steer a terminal.
         let plain = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
-        self.0.add_row(cells.into_iter().map(plain));
+        self.0.add(cells.into_iter().map(plain).collect());
     }
 
     /// Writes it.
     pub(in crate::cli) fn print(&self) -> Result<()> {
-        output::print(self.text().as_bytes())
-    }
-
-    fn text(&self) -> String {
-        self.0.lines().map(|line| format!("{}\n", line.trim_end())).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(width: Option<u16>) -> String {
-        let mut table = Table::with_width(&["NAME", ">N", "WHAT"], width);
-        table.row(vec!["a-rather-long-name".into(), "1".into(), "one\x1b[31m".into()]);
-        table.row(vec!["b".into(), "22".into(), "two words".into()]);
-        table.text()
-    }
-
-    #[test]
-    fn programs_get_one_line_a_row() {
-        let text = table(None);
-        let expected =
-            "NAME                 N  WHAT\na-rather-long-name   1  one?[31m\nb                   22  two words\n";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn a_narrow_terminal_is_kept_to() {
-        let text = table(Some(24));
-        assert!(text.lines().all(|line| line.chars().count() <= 24), "{text}");
-        assert!(text.lines().count() > 3, "{text}");
+        output::print(self.0.text().as_bytes())
     }
 }
