@@ -211,7 +211,7 @@ impl Metrics {
         );
         let refusals = r.counter_by(
             counter("refusals", "Requests or connections that the daemon itself refused, by reason (docs/protocol.md has each with its status and advice); a reason is there once it has occurred").worry(
-                "`credential_wrong`, `credential_replayed`: somebody guesses, or keys differ. `credential_stale`: clocks differ. `busy_node`, `heads_full`: the node is at its limits. `engine_unavailable`: the container engine is away. `internal`: always.",
+                "`credential_wrong`, `credential_replayed`: somebody guesses, or keys differ. `credential_stale`: clocks differ. `busy_node`, `heads_full`: the node is at its limits. `engine_unavailable`: the container engine is away.",
             ),
             AtZero::Left,
         );

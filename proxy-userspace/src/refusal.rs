@@ -1,4 +1,4 @@
-//! Every way in which the gateway says no, in one exhaustive type: status, metric label, log level and advice in one place.
+//! Every way in which the gateway says no, in one exhaustive type: status, label and advice in one place.
 //!
 //! A refusal is the gateway's own answer. It may be written only while no byte of the container's answer can have reached
 //! the client; afterwards the connection is cut instead.
@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use portsplice_auth::AuthFailure;
 use portsplice_h1::{Bound, CredentialError, FramingError, RequestError, ResponseFault};
 use portsplice_model::{Denied, Scope};
-use tracing::Level;
 
 use crate::label::label_enum;
 
@@ -110,8 +109,6 @@ pub enum Refusal {
     BodyEnded,
     /// The node is shutting down.
     Draining,
-    /// The gateway failed in a way that has no better name; the last resort.
-    Internal,
 }
 
 label_enum! {
@@ -160,7 +157,6 @@ label_enum! {
         BodyTimeout => "body_timeout",
         BodyEnded => "body_ended",
         Draining => "draining",
-        Internal => "internal",
     }
 }
 
@@ -178,7 +174,6 @@ impl Refusal {
             Self::ExpectationFailed => 417,
             Self::NotHere | Self::Ambiguous => 421,
             Self::HeadTooLarge(_) => 431,
-            Self::Internal => 500,
             Self::UnsupportedTransferCoding => 501,
             Self::NotListening
             | Self::Unreachable(_)
@@ -244,39 +239,6 @@ impl Refusal {
             Self::BodyTimeout => Reason::BodyTimeout,
             Self::BodyEnded => Reason::BodyEnded,
             Self::Draining => Reason::Draining,
-            Self::Internal => Reason::Internal,
-        }
-    }
-
-    /// How loudly the refusal is logged: what a client or a container can cause at will is no error of the node.
-    #[must_use]
-    pub fn level(&self) -> Level {
-        match self {
-            Self::Internal => Level::ERROR,
-            Self::Unauthorized(_) | Self::EngineUnavailable | Self::Busy(Scope::Node) => Level::WARN,
-            Self::Malformed(_)
-            | Self::HeadTooLarge(_)
-            | Self::HeadsFull
-            | Self::TargetTooLong
-            | Self::UnsupportedTransferCoding
-            | Self::UnsupportedVersion
-            | Self::ConnectRefused
-            | Self::ExpectationFailed
-            | Self::NotHere
-            | Self::Ambiguous
-            | Self::Forbidden(_)
-            | Self::Busy(Scope::Container | Scope::Client)
-            | Self::Unreachable(_)
-            | Self::BadAnswer(_)
-            | Self::TlsRefused(_)
-            | Self::AnswerHeadTooLarge(_)
-            | Self::EarlyEnd
-            | Self::ConnectTimeout
-            | Self::AnswerTimeout
-            | Self::Paused => Level::INFO,
-            Self::NotListening | Self::HeadTimeout | Self::BodyTimeout | Self::BodyEnded | Self::Draining => {
-                Level::DEBUG
-            }
         }
     }
 
@@ -374,7 +336,6 @@ impl Refusal {
             Self::BodyTimeout => "The request's body stopped arriving. Send the request again on a new connection.",
             Self::BodyEnded => "The connection ended before the request's body did. Send the request again, whole.",
             Self::Draining => "This node is shutting down. Send the request again on a new connection.",
-            Self::Internal => "The gateway failed. Try again, and if it happens again tell the operator of this node.",
         })
     }
 
@@ -396,8 +357,7 @@ impl Refusal {
             | Self::HeadTimeout
             | Self::BodyTimeout
             | Self::BodyEnded
-            | Self::Draining
-            | Self::Internal => true,
+            | Self::Draining => true,
             Self::NotHere
             | Self::Ambiguous
             | Self::EngineUnavailable

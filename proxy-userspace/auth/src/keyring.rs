@@ -105,14 +105,14 @@ impl Keyring {
     }
 
     /// Whether the root secret is held; the `timestamp` scheme needs it.
-    #[must_use]
-    pub fn has_root(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn has_root(&self) -> bool {
         self.root.is_some()
     }
 
     /// How many containers have keys of their own here.
-    #[must_use]
-    pub fn own_keys(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn own_keys(&self) -> usize {
         self.own.len()
     }
 
@@ -144,8 +144,8 @@ impl Keyring {
     }
 
     /// How many derived keys are kept ready.
-    #[must_use]
-    pub fn derived_keys(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn derived_keys(&self) -> usize {
         self.derived.read().len()
     }
 

@@ -140,12 +140,6 @@ impl Scheme {
         }
     }
 
-    /// The scheme of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Certificate, Self::Timestamp, Self::Bound].into_iter().find(|scheme| scheme.name() == name)
-    }
-
     /// The scheme that a credential's form belongs to; what fits none is judged as a `certificate`, and found wrong.
     fn of(authorization: &str) -> Self {
         if authorization.starts_with(bound::PREFIX) {

@@ -177,8 +177,8 @@ impl Chunked {
     }
 
     /// Whether the body is complete.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 

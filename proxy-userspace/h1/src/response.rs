@@ -118,13 +118,6 @@ impl<'b> ResponseHead<'b> {
             fields,
         })
     }
-
-    /// Whether this response may be sent to a client of that version: HTTP/1.0 knows no interim responses
-    /// (RFC 9110 15.2).
-    #[must_use]
-    pub fn is_for(&self, client: Version) -> bool {
-        self.framing != ResponseFraming::Interim || client == Version::Http11
-    }
 }
 
 /// `status-line` (RFC 9112 4). The space before an empty reason phrase may be missing: many servers leave it out, and nothing

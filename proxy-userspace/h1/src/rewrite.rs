@@ -58,7 +58,7 @@ impl ToClient<'_> {
 }
 
 /// Appends the head for the client to `out`: end-to-end fields as received and in their order, framing and connection
-/// fields written anew. Interim responses and 101 too; check [`ResponseHead::is_for`] first.
+/// fields written anew. Interim responses and 101 too; clients of HTTP/1.0 know none (RFC 9110 15.2).
 pub fn write_response(head: &ResponseHead<'_>, to: &ToClient<'_>, out: &mut Vec<u8>) {
     let _ = write!(out, "HTTP/1.1 {} ", head.status);
     put(out, &[head.reason, b"\r\n"]);

@@ -134,9 +134,9 @@ impl HeadScanner {
         }
     }
 
-    /// Whether nothing of a request has arrived yet: the connection is idle, and may be closed without an answer.
-    #[must_use]
-    pub fn is_idle(&self, buf: &[u8]) -> bool {
+    /// Whether nothing of a request has arrived yet.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self, buf: &[u8]) -> bool {
         buf.len() == self.lines.head
     }
 }

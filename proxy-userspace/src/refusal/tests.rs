@@ -32,7 +32,6 @@ fn all() -> Vec<Refusal> {
         BodyTimeout,
         BodyEnded,
         Draining,
-        Internal,
     ];
     all.extend([Denied::Denied, Denied::Port, Denied::HostNetwork, Denied::NoConnections].map(Forbidden));
     all.extend([Scope::Node, Scope::Container, Scope::Client].map(Busy));
@@ -57,7 +56,7 @@ fn every_refusal_is_one_complete_message() {
         assert_eq!(head.contains("\r\nConnection: close"), refusal.closes(), "{head}");
         assert_eq!(body.lines().count(), 1, "{body}");
         assert!(body.ends_with(".\n") && body.len() > 40, "{body}");
-        assert_eq!(reason(refusal.status()) == "Internal Server Error", refusal.status() == 500);
+        assert_ne!(reason(refusal.status()), "Internal Server Error", "{refusal:?} has no phrase");
     }
 }
 
