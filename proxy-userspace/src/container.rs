@@ -41,6 +41,7 @@ pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration}
 pub use slots::ConnectionSlot;
 
 use cache::{Cache, Lookup};
+use portsplice_model::unix_time;
 use process::Process;
 use slots::Slots;
 use traffic::Totals;
@@ -236,7 +237,7 @@ impl Container {
 
 impl Life {
     fn touch(&self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = unix_time().as_secs();
         // Mostly the same second: then the line stays shared between the processors.
         if self.last_activity.load(Ordering::Relaxed) != now {
             self.last_activity.store(now, Ordering::Relaxed);

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use portsplice_files::regular_file;
+use portsplice_model::unix_time;
 
 /// RFC 9266 section 2.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -75,7 +76,7 @@ impl TlsIdentity {
         }
         let mut params = CertificateParams::new(names).context("cannot name a TLS certificate")?;
         params.distinguished_name.push(DnType::CommonName, "portsplice");
-        let now = date_time_ymd(1970, 1, 1) + since_epoch();
+        let now = date_time_ymd(1970, 1, 1) + unix_time();
         params.not_before = now - CLOCK_SKEW;
         params.not_after = now + VALIDITY;
         let certificate = params.self_signed(&key).context("cannot sign a TLS certificate")?;
@@ -188,10 +189,6 @@ impl ServerCertVerifier for AnyCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
     }
-}
-
-fn since_epoch() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn read_pem(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>> {

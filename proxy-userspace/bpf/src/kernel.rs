@@ -22,9 +22,10 @@ use crate::listeners::{ListenEvents, Unread};
 use crate::logs::{self, Records};
 use crate::object::{into_io, lacks, take};
 use crate::settings::BpfSettings;
-use crate::unavailable::{Unavailable, one_line};
+use crate::unavailable::Unavailable;
 use crate::value::Value;
 use crate::{btf, calls, cgroup, object};
+use portsplice_model::error_line;
 use portsplice_relay::bypass::SLOW_BYTES;
 
 /// The first kernel whose sock_ops programs may ask for their network namespace's cookie (`bpf_get_netns_cookie`).
@@ -77,7 +78,7 @@ impl Kernel {
             loader.map_max_entries(map, settings.max_flows);
         }
         let mut ebpf = loader.load(object)?;
-        let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(one_line(&error)))?;
+        let records = logs::records(&mut ebpf).map_err(|error| Unavailable::Refused(error_line(&error)))?;
         let namespaces = Namespaces::take(&mut ebpf)?;
         let listeners = Unread::take(&mut ebpf)?;
         let mut settings = take(&mut ebpf, names::SETTINGS)?;
@@ -90,7 +91,7 @@ impl Kernel {
         let link = program
             .attach(&cgroup, CgroupAttachMode::Single)
             .and_then(|link| program.take_link(link))
-            .map_err(|error| Unavailable::Attach { path: path.clone(), error: one_line(&error) })?;
+            .map_err(|error| Unavailable::Attach { path: path.clone(), error: error_line(&error) })?;
 
         // A kernel may have what counting takes and lack what the fast path takes.
         let flows = match layout {

@@ -5,7 +5,8 @@ use std::io;
 use aya::Ebpf;
 use aya::maps::MapError;
 
-use crate::unavailable::{Unavailable, one_line};
+use crate::unavailable::Unavailable;
+use portsplice_model::error_line;
 
 /// The object as `cargo xtask build-ebpf` made it; empty when it was not built before this binary.
 const EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portsplice.bpf.o"));
@@ -21,7 +22,7 @@ where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).ok_or_else(|| lacks(name))?;
-    M::try_from(map).map_err(|error| Unavailable::Refused(format!("the map {name}: {}", one_line(&error))))
+    M::try_from(map).map_err(|error| Unavailable::Refused(format!("the map {name}: {}", error_line(&error))))
 }
 
 /// The object is not the one that this code was written for.

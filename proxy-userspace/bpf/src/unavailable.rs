@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use aya::EbpfError;
 use aya::programs::ProgramError;
+use portsplice_model::error_line;
 
 /// Why the programs are not in the kernel; each message is one line and says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +50,7 @@ pub enum Unavailable {
 
 impl From<EbpfError> for Unavailable {
     fn from(error: EbpfError) -> Self {
-        Self::Refused(one_line(&error))
+        Self::Refused(error_line(&error))
     }
 }
 
@@ -63,7 +64,7 @@ impl From<ProgramError> for Unavailable {
                 None => io_error.to_string(),
             });
         }
-        Self::Refused(one_line(&error))
+        Self::Refused(error_line(&error))
     }
 }
 
@@ -74,27 +75,13 @@ fn verdict(log: &str) -> Option<&str> {
     log.lines().rev().map(str::trim).find(|line| !is_statistics(line))
 }
 
-/// An error and what caused it, in one line.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', "; ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io;
 
     #[test]
-    fn each_reason_is_one_line() {
+    fn each_reason_is_error_line() {
         let path = PathBuf::from("/sys/fs/cgroup");
         let reasons = [
             Unavailable::Off,
@@ -103,7 +90,7 @@ mod tests {
             Unavailable::KernelTooOld("5.10.0".into()),
             Unavailable::NoCgroup,
             Unavailable::Cgroup { path: path.clone(), error: "not a directory".into() },
-            Unavailable::Refused(one_line(&io::Error::other("first\nsecond"))),
+            Unavailable::Refused(error_line(&io::Error::other("first\nsecond"))),
             Unavailable::Attach { path, error: "busy".into() },
         ];
         for reason in reasons {
@@ -123,12 +110,5 @@ mod tests {
                    processed 1 insns (limit 1000000) max_states_per_insn 0\n\n";
         assert_eq!(verdict(log), Some("R0 !read_ok"));
         assert_eq!(verdict("processed 1 insns"), None);
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        let cause = io::Error::other("the cause");
-        let error = anyhow::Error::from(cause).context("the effect");
-        assert_eq!(one_line(error.as_ref()), "the effect: the cause");
     }
 }

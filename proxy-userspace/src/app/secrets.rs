@@ -1,13 +1,13 @@
 //! What credentials are checked with, as the configuration names it.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
 
 use crate::config::{AuthConfig, SecretsConfig};
 use portsplice_auth::used_file::{Known, UsedFile};
 use portsplice_auth::{KeySources, Keyring, ReplayMemory};
+use portsplice_model::unix_time;
 
 /// The keys that the configuration names.
 pub(super) fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
@@ -28,7 +28,7 @@ pub(super) fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
 /// The memory of credentials that were used, with what is still known of the daemon before this one. What could have been
 /// used and is not known is refused.
 pub(super) fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = unix_time().as_secs();
     let opened =
         auth.used_file.as_deref().map(|path| (path, UsedFile::open(path, auth.window, auth.replay_entries, now)));
     let entries = auth.replay_entries;

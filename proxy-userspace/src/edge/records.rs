@@ -1,7 +1,7 @@
 //! The record API: see [`crate::registry::api`] for what a request says.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -19,6 +19,7 @@ use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
 use portsplice_auth::{AuthFailure, Authenticator, Channel, Presented, Scheme};
 use portsplice_model::ContainerName;
 use portsplice_model::Record;
+use portsplice_model::unix_time;
 use portsplice_model::url::authority;
 
 /// Bodies up to this many bytes, as almost all are, wait for no other.
@@ -208,7 +209,7 @@ fn authenticate(request: &Request<Incoming>, caller: &Caller<'_>) -> Result<(Cal
         return Err(Refused::bad(text));
     }
     let presented = Presented { uuid: identity, port: 0, method: request.method().as_str(), target, authorization };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = unix_time().as_secs();
     let granted = caller.authenticator.check(&presented, &caller.channel, now)?;
     Ok((call, granted.response))
 }

@@ -1,13 +1,14 @@
 //! The process's own use of the machine, under the names that every Prometheus client library uses.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
 use super::description::{Unit, counter, gauge};
 use super::observe::Group;
+use portsplice_model::unix_time;
 
 /// The process at the time of a scrape.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ pub(super) static GROUP: Group<Process> = Group {
 
 /// Reads the process; takes the present as its start.
 pub(super) fn state() -> impl Fn() -> Option<Process> {
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started = unix_time();
     move || Some(Process { started, stat: Stat::read() })
 }
 

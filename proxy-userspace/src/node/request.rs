@@ -1,12 +1,12 @@
 //! One request head: parsed, authenticated and rewritten for the container, in one go and without waiting for anything.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::container::Container;
 use crate::refusal::Refusal;
 use portsplice_auth::{Authenticator, Channel, Presented, Scheme};
 use portsplice_h1::{self, Asked, BodyFraming, HeadLimits, RequestHead};
+use portsplice_model::unix_time;
 
 /// What the access log says of a request, and what a refusal of it needs to know; filled as far as it could be read.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,7 @@ pub(super) fn prepare(
     summary.port = port;
     let presented =
         Presented { uuid, port, method: head.method, target: head.target, authorization: credential.authorization };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = unix_time().as_secs();
     let granted = authenticator.check(&presented, channel, now).map_err(Refusal::Unauthorized)?;
     summary.authorization_response = granted.response;
     let bodiless = head.framing.is_empty();

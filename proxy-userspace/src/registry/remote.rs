@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use super::pause::Pause;
 use super::{Change, Record, Reporter, StoreError};
 use crate::backoff::Backoff;
 use portsplice_auth::{ContainerKey, Keyring, sign};
+use portsplice_model::unix_time;
 use portsplice_model::url::Url;
 
 /// An answer is as long as a list of what is missing, or a record.
@@ -306,7 +307,7 @@ impl EdgeLink {
 fn credential(key: &ContainerKey, identity: &str, call: &Call, channel: &Channel) -> String {
     let (method, target) = (call.method(), call.to_string());
     let request = sign::Request { uuid: identity, port: 0, method: method.as_str(), target: &target };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = unix_time().as_secs();
     sign::bound(key, &request, now, &sign::nonce(), channel.exporter.as_ref())
 }
 

@@ -19,8 +19,9 @@ use super::table::{Entry, Table};
 use crate::btf::Layout;
 use crate::calls;
 use crate::object::{lacks, take};
-use crate::unavailable::{Unavailable, one_line};
+use crate::unavailable::Unavailable;
 use crate::value::Value;
+use portsplice_model::error_line;
 use portsplice_net::netns::Netns;
 
 /// The kernel wants an Ethernet header before the argument, and something behind it.
@@ -64,7 +65,7 @@ impl Flows {
         let Map::Array(flows) = flows else { return Err(lacks(names::FLOWS)) };
         let entries = flows
             .info()
-            .map_err(|error| Unavailable::Refused(format!("the flow table: {}", one_line(&error))))?
+            .map_err(|error| Unavailable::Refused(format!("the flow table: {}", error_line(&error))))?
             .max_entries();
         let table = Table::map(flows.fd().as_fd(), entries)
             .map_err(|error| Unavailable::Refused(format!("the flow table cannot be mapped: {error}")))?;
@@ -91,7 +92,7 @@ impl Flows {
         let registers = flows.find_registers(layout)?;
         settings
             .set(0, Value(Settings { registers, ..Settings::default() }), 0)
-            .map_err(|error| Unavailable::Refused(format!("the map {}: {}", names::SETTINGS, one_line(&error))))?;
+            .map_err(|error| Unavailable::Refused(format!("the map {}: {}", names::SETTINGS, error_line(&error))))?;
         Ok(flows)
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::container::Peer;
+use portsplice_model::unix_time;
 
 /// How long one answer of the engine may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -180,8 +181,7 @@ impl Api {
     }
 
     async fn follow(&self, sender: &mpsc::Sender<anyhow::Result<Event>>) -> anyhow::Result<()> {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let since = since.saturating_sub(OVERLAP);
+        let since = unix_time().saturating_sub(OVERLAP);
         // {"type":["container"]}. Which events matter is decided here: engines differ in their names.
         let filters = "%7B%22type%22%3A%5B%22container%22%5D%7D";
         let path = format!("/events?since={}.{:09}&filters={filters}", since.as_secs(), since.subsec_nanos());

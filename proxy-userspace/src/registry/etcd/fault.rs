@@ -8,6 +8,7 @@ use std::error::Error as _;
 use etcd_client::Error;
 
 use crate::registry::StoreError;
+use portsplice_model::error_line;
 
 const INVALID_ARGUMENT: i32 = 3;
 const NOT_FOUND: i32 = 5;
@@ -60,13 +61,13 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
             Error::GRpcStatus(status) => {
-                let source = status.source().map(chain);
+                let source = status.source().map(|source| error_line(source));
                 of_status(i32::from(status.code()), status.message(), source.as_deref())
             }
             // What the client calls a lease that the server answers about with no time left.
             Error::LeaseKeepAliveError(text) if text == "lease not found" => Self::LeaseGone,
             Error::InvalidArgs(_) | Error::InvalidUri(_) => StoreError::Refused(format!("etcd: {error}")).into(),
-            Error::TransportError(e) => StoreError::Unavailable(format!("etcd: {}", chain(&e))).into(),
+            Error::TransportError(e) => StoreError::Unavailable(format!("etcd: {}", error_line(&e))).into(),
             error => StoreError::Unavailable(format!("etcd: {error}")).into(),
         }
     }
@@ -109,20 +110,6 @@ fn unavailable(message: &str, source: Option<&str>) -> Fault {
         None => format!("etcd: {message}"),
     };
     Fault::Store(StoreError::Unavailable(text))
-}
-
-/// An error with all that it came of: the outermost alone often says no more than "transport error".
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

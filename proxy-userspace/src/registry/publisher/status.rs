@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::registry::{SharedReporter, StoreError};
+use portsplice_model::unix_time;
 
 /// Counters of one publisher.
 #[derive(Debug)]
@@ -55,8 +55,7 @@ impl Status {
         });
 
         self.succeeded.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.last_success.store(i64::try_from(now.as_secs()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.last_success.store(i64::try_from(unix_time().as_secs()).unwrap_or(i64::MAX), Ordering::Relaxed);
         if self.problem.lock().take().is_some() {
             tracing::info!("the registry takes reports again and holds what runs here");
         }
