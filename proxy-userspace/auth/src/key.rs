@@ -25,25 +25,14 @@ impl KeyedState {
         for part in parts {
             state.update(part);
         }
-        let mut hex = [0; 64];
-        let digest = state.finalize().into_bytes();
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(digest) {
-            pair[0] = HEX[usize::from(byte >> 4)];
-            pair[1] = HEX[usize::from(byte & 15)];
-        }
-        hex
+        hex32(&state.finalize().into_bytes().into())
     }
 }
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// `bytes` in lower-case hexadecimal.
 pub(super) fn hex32(bytes: &[u8; 32]) -> HexMac {
     let mut hex = [0; 64];
-    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = HEX[usize::from(byte >> 4)];
-        pair[1] = HEX[usize::from(byte & 15)];
-    }
+    hex::encode_to_slice(bytes, &mut hex).unwrap_or_else(|_| unreachable!("there is room for two digits each"));
     hex
 }
 
@@ -98,7 +87,7 @@ impl ContainerKey {
     /// Where `hex` is anything but 64 lower-case hexadecimal digits.
     pub fn from_hex(hex: &str) -> Result<Self, InvalidKey> {
         let digits = hex.as_bytes();
-        if digits.len() == 64 && digits.iter().all(|digit| HEX.contains(digit)) {
+        if digits.len() == 64 && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
             Ok(Self(KeyedState::new(digits)))
         } else {
             Err(InvalidKey)

@@ -221,11 +221,7 @@ fn read_secret(path: &Path, private: bool) -> anyhow::Result<Zeroizing<Vec<u8>>>
     }
     let mut secret = regular_file::read_opened(&file, MAX_SECRET)
         .with_context(|| format!("cannot read the secret file {}", path.display()))?;
-    let mut length = secret.len();
-    while length > 0 && matches!(secret[length - 1], b'\n' | b'\r') {
-        length -= 1;
-    }
-    secret.truncate(length);
+    regular_file::strip_line_end(&mut secret);
     ensure!(!secret.is_empty(), "{} is empty: write the secret into it", path.display());
     Ok(secret)
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use portsplice_files::boot_id;
 use portsplice_files::lock_file::lock;
 use portsplice_files::regular_file;
 use portsplice_files::replace_file::beside;
@@ -25,8 +26,6 @@ use crate::{Keeper, NonceKey, Used};
 
 /// What the file begins with. The number changes with what a record holds, the function that hashes nonces included.
 const MAGIC: &[u8; 16] = b"portsplice-used2";
-/// Tells one run of the machine from the next.
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// [`MAGIC`], the machine's boot, the key that nonces are hashed with, the window in seconds, and eight zeros.
 const HEADER: usize = 64;
 /// The credential's second and its nonce's hash, both with the lowest byte first.
@@ -252,7 +251,7 @@ fn broken(text: &str) -> io::Error {
 
 /// This run of the machine.
 fn boot() -> io::Result<[u8; 16]> {
-    let digits = fs::read_to_string(BOOT)?.trim().replace('-', "");
+    let digits = boot_id()?.replace('-', "");
     let mut boot = [0; 16];
     hex::decode_to_slice(digits, &mut boot).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
     Ok(boot)

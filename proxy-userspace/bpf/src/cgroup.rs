@@ -1,11 +1,11 @@
 //! Finds the top of the cgroup v2 hierarchy.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use portsplice_files::mounts;
 
 /// Where the cgroup v2 hierarchy is mounted: at `/sys/fs/cgroup`, or beside version 1 at `/sys/fs/cgroup/unified`, or
 /// anywhere else.
@@ -13,41 +13,13 @@ pub(crate) fn find_root() -> io::Result<Option<PathBuf>> {
     Ok(root_in(&fs::read("/proc/self/mountinfo")?))
 }
 
-/// The best mount point of type cgroup2 in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// The best mount point of type cgroup2 in the text of `/proc/self/mountinfo`.
 ///
 /// A mount that shows the hierarchy's top is better than one that shows only a part of it. Of several the last one wins: it
 /// was mounted last, so it is the one that cannot be hidden below another.
 fn root_in(mountinfo: &[u8]) -> Option<PathBuf> {
-    let mut best: Option<(bool, PathBuf)> = None;
-    for line in mountinfo.split(|&byte| byte == b'\n') {
-        let mut fields = line.split(|&byte| byte == b' ');
-        // id, parent id, device, root of the mount within its file system, mount point, options, optional fields, "-", type
-        let (Some(root), Some(point)) = (fields.nth(3), fields.next()) else { continue };
-        let Some(kind) = fields.skip_while(|&field| field != b"-").nth(1) else { continue };
-        if kind != b"cgroup2" {
-            continue;
-        }
-        let whole = root == b"/";
-        if best.as_ref().is_none_or(|&(best_is_whole, _)| whole || !best_is_whole) {
-            best = Some((whole, unescape(point)));
-        }
-    }
-    best.map(|(_, point)| point)
-}
-
-/// A path as mountinfo writes it: space, tab, newline and backslash are three octal digits after a backslash.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| byte == b'\\').and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(digits, 8).ok()
-        });
-        path.push(octal.unwrap_or(byte));
-        rest = if octal.is_some() { &tail[3..] } else { tail };
-    }
-    PathBuf::from(OsString::from_vec(path))
+    let hierarchies = mounts::parse(mountinfo).filter(|mount| mount.kind == "cgroup2");
+    hierarchies.max_by_key(|mount| mount.root == Path::new("/")).map(|mount| mount.point)
 }
 
 /// Whether this process sees the host's cgroups from their top, and not only those below its own.
@@ -62,7 +34,6 @@ pub(crate) fn namespace_is_initial() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn root(mountinfo: &str) -> Option<PathBuf> {
         root_in(mountinfo.as_bytes())
@@ -103,7 +74,6 @@ mod tests {
         assert_eq!(root(""), None);
         assert_eq!(root("31 23 0:28 / /sys/fs/cgroup rw - tmpfs cgroup2 rw\n"), None);
         assert_eq!(root("41 31 0:38 / /x rw cgroup2\n\n - \ncgroup2\n"), None);
-        assert_eq!(unescape(b"\\9\\04"), Path::new("\\9\\04"));
     }
 
     #[test]

@@ -67,6 +67,13 @@ pub fn text_of(content: &[u8]) -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
+/// Takes the line end off a secret that an editor has added.
+pub fn strip_line_end(secret: &mut Vec<u8>) {
+    while let [.., b'\n' | b'\r'] = secret[..] {
+        secret.pop();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +102,14 @@ mod tests {
         assert!(read(Path::new("/proc/self/status"), 1 << 20).is_ok());
         std::fs::write(&path, b"\xff").unwrap();
         assert_eq!(read_text(&path, 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn only_line_ends_are_taken_off() {
+        for (text, secret) in [("a\r\n", "a"), ("a b \n\n", "a b "), ("\na", "\na"), ("\r\n", ""), ("", "")] {
+            let mut bytes = text.as_bytes().to_vec();
+            strip_line_end(&mut bytes);
+            assert_eq!(bytes, secret.as_bytes(), "{text:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Args, ValueEnum, ValueHint};
@@ -18,7 +18,9 @@ use zeroize::Zeroizing;
 use super::output;
 use crate::tls::{self, AnyCertificate};
 use portsplice_auth::{ContainerKey, RootKey, sign};
+use portsplice_files::regular_file;
 use portsplice_model::ContainerName;
+use portsplice_model::unix_time;
 
 /// For the connection and for the handshake of `--certificate-of`, each.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,7 +109,7 @@ pub(super) fn run(args: &SignArgs) -> Result<()> {
         Scheme::Bound => {
             let request =
                 sign::Request { uuid: &args.uuid, port: args.port.get(), method: &args.method, target: &args.target };
-            sign::bound(&key(args)?, &request, now(), &sign::nonce(), args.exporter.as_ref())
+            sign::bound(&key(args)?, &request, unix_time().as_secs(), &sign::nonce(), args.exporter.as_ref())
         }
         Scheme::Certificate => {
             let certificate = certificate(args)?;
@@ -116,7 +118,7 @@ pub(super) fn run(args: &SignArgs) -> Result<()> {
         Scheme::Timestamp => {
             let root =
                 root(args)?.context("`--scheme timestamp` is signed with the root secret; give --root-secret-file")?;
-            sign::timestamp(&root, now(), &sign::nonce())
+            sign::timestamp(&root, unix_time().as_secs(), &sign::nonce())
         }
     };
     let mut lines = Vec::new();
@@ -126,12 +128,8 @@ pub(super) fn run(args: &SignArgs) -> Result<()> {
     output::print(&lines)
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 fn root(args: &SignArgs) -> Result<Option<RootKey>> {
-    args.root_secret_file.as_deref().map(|path| Ok(RootKey::new(without_line_end(&read_secret(path)?)))).transpose()
+    args.root_secret_file.as_deref().map(|path| Ok(RootKey::new(&read_secret(path)?))).transpose()
 }
 
 fn key(args: &SignArgs) -> Result<ContainerKey> {
@@ -146,17 +144,11 @@ fn key(args: &SignArgs) -> Result<ContainerKey> {
 
 fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let secret = fs::read(path).map(Zeroizing::new);
-    let secret = secret.with_context(|| format!("cannot read the secret file {}", path.display()))?;
-    ensure!(!without_line_end(&secret).is_empty(), "the secret file {} is empty", path.display());
+    let mut secret = secret.with_context(|| format!("cannot read the secret file {}", path.display()))?;
+    // As the node takes it.
+    regular_file::strip_line_end(&mut secret);
+    ensure!(!secret.is_empty(), "the secret file {} is empty", path.display());
     Ok(secret)
-}
-
-/// The node takes a secret's file without the line end that editors add.
-fn without_line_end(mut secret: &[u8]) -> &[u8] {
-    while let [start @ .., b'\n' | b'\r'] = secret {
-        secret = start;
-    }
-    secret
 }
 
 fn certificate(args: &SignArgs) -> Result<Vec<u8>> {

@@ -8,12 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::process::Process;
+use portsplice_files::mounts::{self, Mount};
 
 /// Whether the control group of `process` is frozen, itself or with a group above it. Where the hierarchy is not mounted or
 /// shows another part of itself, nothing is known, and the answer is no.
 pub(super) fn is_frozen(process: &Process) -> bool {
     let cgroups = process.cgroups();
-    let Ok((cgroups, mounts)) = cgroups.and_then(|cgroups| Ok((cgroups, std::fs::read_to_string(MOUNTS)?))) else {
+    let Ok((cgroups, mounts)) = cgroups.and_then(|cgroups| Ok((cgroups, std::fs::read(MOUNTS)?))) else {
         return false;
     };
     says_frozen(&cgroups, &mounts, |path| std::fs::read_to_string(path))
@@ -23,9 +24,9 @@ pub(super) fn is_frozen(process: &Process) -> bool {
 const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// The same of the text of /proc/PID/cgroup, with what is mounted, and a way to read files.
-fn says_frozen(cgroups: &str, mounts: &str, read: impl Fn(&Path) -> io::Result<String>) -> bool {
+fn says_frozen(cgroups: &str, mounts: &[u8], read: impl Fn(&Path) -> io::Result<String>) -> bool {
     let says = |hierarchy: &Hierarchy, group: &str| {
-        let group = mounts.lines().find_map(|mount| hierarchy.find(mount, group))?;
+        let group = mounts::parse(mounts).find_map(|mount| hierarchy.find(&mount, group))?;
         let text = read(&group.join(hierarchy.file)).ok()?;
         Some(text.lines().any(|line| hierarchy.words.contains(&line)))
     };
@@ -57,17 +58,13 @@ const V1: Hierarchy =
 const V2: Hierarchy = Hierarchy { kind: "cgroup2", option: None, file: "cgroup.events", words: &["frozen 1"] };
 
 impl Hierarchy {
-    /// Where `group` is, if this line of the list of mounts is a mount of the hierarchy that shows it.
-    fn find(&self, mount: &str, group: &str) -> Option<PathBuf> {
-        let (place, kind) = mount.split_once(" - ")?;
-        let mut kind = kind.split(' ');
-        let mut place = place.split(' ').skip(3);
-        let (root, point) = (place.next()?, place.next()?);
-        let fits = kind.next() == Some(self.kind)
-            && self.option.is_none_or(|option| kind.nth(1).is_some_and(|all| all.split(',').any(|one| one == option)));
-        let below = Path::new(group).strip_prefix(root).ok().filter(|_| fits)?;
+    /// Where `group` is, if this is a mount of the hierarchy that shows it.
+    fn find(&self, mount: &Mount, group: &str) -> Option<PathBuf> {
+        let fits =
+            mount.kind == self.kind && self.option.is_none_or(|option| mount.options.iter().any(|one| one == option));
+        let below = Path::new(group).strip_prefix(&mount.root).ok().filter(|_| fits)?;
         // What is seen from another cgroup namespace leads out of what is mounted.
-        (!group.split('/').any(|part| part == "..")).then(|| Path::new(point).join(below))
+        (!group.split('/').any(|part| part == "..")).then(|| mount.point.join(below))
     }
 }
 
@@ -85,7 +82,7 @@ mod tests {
         let read = |path: &Path| {
             (path == Path::new(file)).then(|| text.to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
         };
-        says_frozen(cgroups, mounts, read)
+        says_frozen(cgroups, mounts.as_bytes(), read)
     }
 
     #[test]

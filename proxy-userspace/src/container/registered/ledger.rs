@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::registration::Registration;
+use portsplice_files::boot_id;
 use portsplice_files::regular_file;
 use portsplice_files::replace_file::{beside, replace};
 use portsplice_model::Timestamp;
@@ -20,8 +21,6 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
-/// Tells one run of the machine from the next: pids and start times are of one run only.
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where registrations are kept.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ struct Document {
 
 impl Ledger {
     pub(super) fn at(path: PathBuf) -> Self {
-        let boot = fs::read_to_string(BOOT).unwrap_or_default().trim().to_owned();
+        let boot = boot_id().unwrap_or_default();
         Self { path, boot }
     }
 

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::netns::{Netns, NetnsId};
+use portsplice_files::mounts;
 
 /// What was found out about a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +57,15 @@ impl Survey {
 }
 
 fn mounted() -> BTreeSet<u64> {
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    table.lines().filter_map(mounted_in).collect()
+    let table = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
+    mounted_in(&table).collect()
 }
 
-/// The inode of the network namespace that a line of mountinfo (proc_pid_mountinfo(5)) says is mounted. What is mounted from
-/// within another file system has a path for a root, which begins with a slash.
-fn mounted_in(line: &str) -> Option<u64> {
-    let root = line.split(' ').nth(3)?;
-    root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+/// The inodes of the network namespaces that a mountinfo says are mounted. What is mounted from within another file system
+/// has a path for a root, which begins with a slash.
+fn mounted_in(table: &[u8]) -> impl Iterator<Item = u64> {
+    let inode = |root: &str| root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok();
+    mounts::parse(table).filter_map(move |mount| inode(mount.root.to_str()?))
 }
 
 /// Not the daemon's own, whose threads are in containers' namespaces for moments.
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn lines_of_the_mount_table() {
         let namespace = "301 28 0:4 net:[4026532281] /run/netns/web rw shared:160 - nsfs nsfs rw";
-        assert_eq!(mounted_in(namespace), Some(4_026_532_281));
+        assert_eq!(mounted_in(namespace.as_bytes()).collect::<Vec<_>>(), [4_026_532_281]);
         for other in [
             "302 28 0:4 mnt:[4026532281] /run/ns rw - nsfs nsfs rw",
             "303 28 0:25 /net:[4026532281] /mnt rw - tmpfs tmpfs rw",
@@ -93,7 +94,7 @@ mod tests {
             "305 28 0:4 net:[] /x rw - nsfs nsfs rw",
             "",
         ] {
-            assert_eq!(mounted_in(other), None, "{other}");
+            assert_eq!(mounted_in(other.as_bytes()).next(), None, "{other}");
         }
     }
 
