@@ -172,3 +172,21 @@ pub fn read_from(input: &mut impl Read, len: u64, step: usize) -> io::Result<Str
     }
     Ok(check.sha256())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_same_in_writes_of_any_size() {
+        let length = PERIOD as u64 + 10;
+        let written = |step| {
+            let mut out = Vec::new();
+            write_to(&mut out, length, step).map(|()| out).expect("a vector takes everything")
+        };
+        let whole = written(PERIOD);
+        assert!(whole == written(4093) && whole == bytes(whole.len()));
+        assert_ne!(whole[..8], whole[8..16]);
+        assert_eq!(hex::encode(Sha256::digest(&whole)), sha256(length));
+    }
+}
