@@ -4,6 +4,8 @@
 
 pub mod admin;
 pub mod app;
+#[cfg(test)]
+mod arrows;
 mod backoff;
 pub mod build_info;
 pub mod cli;

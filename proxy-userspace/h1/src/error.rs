@@ -69,3 +69,30 @@ impl From<HeadError> for RequestError {
         }
     }
 }
+
+/// Why a container's answer is not taken. The connection to the container ends with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResponseFault {
+    /// It is no legal HTTP/1.1: a clause about it, such as "it has no status line"; never holds bytes of the answer.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its head exceeds this limit.
+    #[error("its header exceeds a limit: {0:?}")]
+    TooLarge(Bound),
+}
+
+impl ResponseFault {
+    /// `why` is a clause about the answer.
+    pub(crate) const fn new(why: &'static str) -> Self {
+        Self::Malformed(why)
+    }
+}
+
+impl From<HeadError> for ResponseFault {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Malformed(why) => Self::Malformed(why),
+            HeadError::TooLarge(bound) => Self::TooLarge(bound),
+        }
+    }
+}

@@ -6,9 +6,8 @@ use super::chars::{ascii, list};
 use super::credential::Credential;
 use super::error::{Bound, HeadError, RequestError};
 use super::field::{Field, Kind, Options, Reading, content_length, field_lines, take_line};
-use super::scan::LEADING_EMPTY_LINES;
 use super::target::{Absolute, is_host, is_protocol, request_line};
-use super::{HeadLimits, Version};
+use super::{HeadLimits, LEADING_EMPTY_LINES, Version};
 
 /// How the body of a request is delimited (RFC 9112 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

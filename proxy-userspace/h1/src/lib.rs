@@ -34,13 +34,16 @@ mod target;
 mod tests;
 
 pub use credential::Credential;
-pub use error::{Bound, CredentialError, RequestError};
+pub use error::{Bound, CredentialError, RequestError, ResponseFault};
 pub use field::{Field, Kind};
 pub use framing::{ChunkMode, Chunked, FramingError, Step};
 pub use head::{Asked, BodyFraming, OfferedUpgrades, RequestHead, Upgrade};
-pub use response::{ResponseFault, ResponseFraming, ResponseHead};
+pub use response::{ResponseFraming, ResponseHead};
 pub use rewrite::{ToClient, write_request, write_response};
 pub use scan::{HeadScanner, ResponseScanner};
+
+/// RFC 9112 2.2 asks to ignore "at least one" empty line before a request; this many are.
+pub(crate) const LEADING_EMPTY_LINES: u8 = 2;
 
 /// How large the head of a request may be; what is larger is refused with 431 or 414.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,38 +2,11 @@
 //! request's answer reach another; except for what RFC 9112 tells an intermediary to mend in them.
 
 use super::chars::{ascii, list};
-use super::error::{Bound, HeadError};
+use super::error::{Bound, HeadError, ResponseFault};
 use super::field::{Field, Kind, Options, Reading, content_length, field_lines, take_line};
 use super::head::{Asked, is_http};
 use super::target::is_protocol;
 use super::{ResponseLimits, Version};
-
-/// Why a container's answer is not taken. The connection to the container ends with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ResponseFault {
-    /// It is no legal HTTP/1.1: a clause about it, such as "it has no status line"; never holds bytes of the answer.
-    #[error("{0}")]
-    Malformed(&'static str),
-    /// Its head exceeds this limit.
-    #[error("its header exceeds a limit: {0:?}")]
-    TooLarge(Bound),
-}
-
-impl ResponseFault {
-    /// `why` is a clause about the answer.
-    pub(super) const fn new(why: &'static str) -> Self {
-        Self::Malformed(why)
-    }
-}
-
-impl From<HeadError> for ResponseFault {
-    fn from(error: HeadError) -> Self {
-        match error {
-            HeadError::Malformed(why) => Self::Malformed(why),
-            HeadError::TooLarge(bound) => Self::TooLarge(bound),
-        }
-    }
-}
 
 /// What follows a response head (RFC 9112 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,14 +5,11 @@
 //! instead of after the head timeout.
 
 use super::chars::{is_target, is_tchar};
-use super::error::{Bound, HeadError, RequestError};
+use super::error::{Bound, HeadError, RequestError, ResponseFault};
 use super::field::{BARE_LF, Reading, field_line};
-use super::response::{ResponseFault, status_line};
+use super::response::status_line;
 use super::target::{MAX_METHOD, request_line};
-use super::{HeadLimits, ResponseLimits};
-
-/// RFC 9112 2.2 asks to ignore "at least one" empty line before a request; this many are.
-pub(super) const LEADING_EMPTY_LINES: u8 = 2;
+use super::{HeadLimits, LEADING_EMPTY_LINES, ResponseLimits};
 
 /// Where the lines of a head begin and end.
 #[derive(Debug, Default)]
