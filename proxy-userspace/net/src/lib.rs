@@ -3,10 +3,14 @@
 //! - [`sock`]: a non-blocking TCP socket that every path of the relay can use.
 //! - [`netns`]: network namespaces, and connections inside them.
 //! - [`sock_diag`] and [`proc_net`]: two ways to read what listens in a namespace.
-//! - [`deadline`]: timeouts whose zero means "off".
+//! - [`deadline`]: timeouts whose zero means "off"; [`backoff`]: pauses that grow.
+//! - [`tls`]: certificates, and what binds a credential to a connection; [`client`]: an HTTP client of one server.
 
+pub mod backoff;
+pub mod client;
 pub mod deadline;
 pub mod netns;
 pub mod proc_net;
 pub mod sock;
 pub mod sock_diag;
+pub mod tls;

@@ -1,0 +1,265 @@
+//! Which TCP ports are listening in which container.
+//!
+//! The kernel's program tells of every socket of a registered namespace that begins or ceases to listen (`events`); a dump of
+//! sock_diag(7) tells what listens at one time (`scanner`, on a thread of its own). `table` puts both together for one
+//! namespace, `schedule` says when which one is looked at, `owner` finds the names of processes that no event told.
+//!
+//! A port that listens is known, and nothing more: whether it may be reached is for its container's policy to say.
+
+mod clock;
+mod diff;
+mod events;
+mod owner;
+mod scanner;
+mod schedule;
+mod table;
+mod wait;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::events::{Events, StateEvent};
+use clock::Now;
+use diff::Change;
+use portsplice_model::ListeningPort;
+use portsplice_net::netns::{Netns, NetnsId};
+use scanner::Desk;
+use table::Table;
+
+pub use events::{ListenSource, follow};
+pub use proxy_common::ListenEvent;
+pub use wait::News;
+
+/// How often namespaces are looked at when nobody has said.
+const RESCAN: Duration = Duration::from_secs(60);
+
+/// The listening ports of all namespaces that have containers.
+#[derive(Debug)]
+pub struct Ports {
+    namespaces: RwLock<Namespaces>,
+    events: Events,
+    desk: Arc<Desk>,
+    /// The kernel's news have ended, or some never come.
+    deaf: AtomicBool,
+    heard: AtomicU64,
+    lost: AtomicU64,
+    dumps: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Namespaces {
+    by_id: HashMap<NetnsId, Arc<Namespace>>,
+    by_cookie: HashMap<u64, Arc<Namespace>>,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    netns: Arc<Netns>,
+    /// Whether the kernel tells of it.
+    told: bool,
+    /// The kernel was found to keep silent of sockets of it.
+    silent: AtomicBool,
+    /// `None` once it has gone: whoever is still at it must not bring its ports back.
+    table: Mutex<Option<Table>>,
+    ports: watch::Sender<Arc<[ListeningPort]>>,
+    /// How many of its events were lost when that was last asked.
+    lost: AtomicU64,
+}
+
+/// What there is to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Ports that listen now.
+    pub listening: usize,
+    /// Events that came.
+    pub heard: u64,
+    /// Events that did not.
+    pub lost: u64,
+    /// Dumps that were taken.
+    pub dumps: u64,
+}
+
+/// Knows nothing, and looks for nothing.
+impl Default for Ports {
+    fn default() -> Self {
+        Self::new(Events::default(), RESCAN)
+    }
+}
+
+impl Ports {
+    /// Knows nothing yet. Changes are told to `events`; each namespace that is [added](Self::added) is looked at now, in doubt,
+    /// and every `rescan` in any case, by a thread that ends with this.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(events: Events, rescan: Duration) -> io::Result<Arc<Self>> {
+        let this = Arc::new(Self::new(events, rescan));
+        scanner::start(&this)?;
+        Ok(this)
+    }
+
+    fn new(events: Events, rescan: Duration) -> Self {
+        Self {
+            namespaces: RwLock::default(),
+            events,
+            desk: Arc::new(Desk::new(rescan)),
+            deaf: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            dumps: AtomicU64::new(0),
+        }
+    }
+
+    /// What listens in a namespace, in the order of ports and addresses.
+    pub fn of(&self, netns: NetnsId) -> Arc<[ListeningPort]> {
+        self.namespace(netns).map(|namespace| namespace.ports.borrow().clone()).unwrap_or_default()
+    }
+
+    /// Whether something listens on a port of a namespace, at any address.
+    pub fn listens(&self, netns: NetnsId, port: u16) -> bool {
+        self.of(netns).iter().any(|listening| listening.port == port)
+    }
+
+    /// What there is to count.
+    pub fn counts(&self) -> Counts {
+        let namespaces = self.namespaces.read();
+        Counts {
+            listening: namespaces.by_id.values().map(|namespace| namespace.ports.borrow().len()).sum(),
+            heard: self.heard.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            dumps: self.dumps.load(Ordering::Acquire),
+        }
+    }
+
+    /// Begins to look after a namespace. `told`: the kernel's program tells of its sockets from now on or longer; else it is looked
+    /// at as often as is cheap.
+    pub fn added(&self, netns: &Arc<Netns>, told: bool) {
+        let namespace = Arc::new(Namespace {
+            netns: Arc::clone(netns),
+            told,
+            silent: AtomicBool::new(false),
+            table: Mutex::new(Some(Table::default())),
+            ports: watch::Sender::default(),
+            lost: AtomicU64::new(0),
+        });
+        let mut namespaces = self.namespaces.write();
+        if let Some(cookie) = netns.cookie() {
+            namespaces.by_cookie.insert(cookie, Arc::clone(&namespace));
+        }
+        namespaces.by_id.insert(netns.id(), namespace);
+        drop(namespaces);
+        self.desk.add(netns.id());
+    }
+
+    /// Forgets a namespace. Its ports count as closed.
+    pub fn removed(&self, netns: &Netns) {
+        self.desk.remove(netns.id());
+        let mut namespaces = self.namespaces.write();
+        if let Some(cookie) = netns.cookie() {
+            namespaces.by_cookie.remove(&cookie);
+        }
+        let removed = namespaces.by_id.remove(&netns.id());
+        drop(namespaces);
+        if let Some(namespace) = removed {
+            let mut table = namespace.table.lock();
+            *table = None;
+            self.publish(&namespace, Vec::new());
+        }
+    }
+
+    /// Takes news of the kernel's, in the order in which they came.
+    pub fn heard(&self, news: &[ListenEvent]) {
+        self.heard.fetch_add(news.len() as u64, Ordering::Relaxed);
+        let now = Now::read();
+        let mut touched: HashMap<u64, Arc<Namespace>> = HashMap::new();
+        let namespaces = self.namespaces.read();
+        for event in news {
+            let Some(namespace) = namespaces.by_cookie.get(&event.netns) else { continue };
+            let doubt = namespace.table.lock().as_mut().is_some_and(|table| table.heard(event, &now));
+            if doubt {
+                self.desk.doubt(namespace.netns.id());
+            }
+            touched.entry(event.netns).or_insert_with(|| Arc::clone(namespace));
+        }
+        drop(namespaces);
+        // Once for all that came together: a port that flaps costs its listeners no more than the others.
+        for namespace in touched.values() {
+            self.change(namespace, |_| ());
+        }
+    }
+
+    /// News were lost: `so_far` says how many of each namespace, by its cookie. Those that lost some are looked at again.
+    pub fn missed(&self, so_far: impl Fn(u64) -> u64) {
+        for (&cookie, namespace) in &self.namespaces.read().by_cookie {
+            let lost = so_far(cookie);
+            let before = namespace.lost.swap(lost, Ordering::Relaxed);
+            if lost > before {
+                self.lost.fetch_add(lost - before, Ordering::Relaxed);
+                if let Some(table) = &mut *namespace.table.lock() {
+                    table.lost(clock::monotonic());
+                }
+                self.desk.doubt(namespace.netns.id());
+            }
+        }
+    }
+
+    /// No news come any more, from no namespace: all are looked at as often as is cheap.
+    pub fn deaf(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+        self.namespaces.read().by_id.keys().for_each(|&id| self.desk.doubt(id));
+    }
+
+    /// A connection to a port was refused. If it was thought to listen, that is looked into.
+    pub fn refused(&self, netns: NetnsId, port: u16) {
+        if self.listens(netns, port) {
+            self.desk.doubt(netns);
+        }
+    }
+
+    fn namespace(&self, netns: NetnsId) -> Option<Arc<Namespace>> {
+        self.namespaces.read().by_id.get(&netns).cloned()
+    }
+
+    /// Changes what is known of a namespace, and tells what that means.
+    fn change<T>(&self, namespace: &Namespace, change: impl FnOnce(&mut Table) -> T) -> Option<T> {
+        let mut table = namespace.table.lock();
+        let table = table.as_mut()?;
+        let result = change(table);
+        self.publish(namespace, table.ports());
+        Some(result)
+    }
+
+    /// Puts `ports` in the place of what was known; with the table's lock held, so that changes are told in their order.
+    fn publish(&self, namespace: &Namespace, ports: Vec<ListeningPort>) {
+        let netns = namespace.netns.id();
+        namespace.ports.send_if_modified(|known| {
+            if **known == *ports {
+                return false;
+            }
+            diff::diff(known, &ports, |change| match change {
+                Change::Opened(port) => {
+                    tracing::debug!(%netns, address = %port.address, port = port.port, process = port.process, "port listening");
+                    self.events.tell(StateEvent::PortOpened(netns, port.clone()));
+                }
+                Change::Closed(port) => {
+                    tracing::debug!(%netns, address = %port.address, port = port.port, "port closed");
+                    self.events.tell(StateEvent::PortClosed(netns, port.clone()));
+                }
+            });
+            *known = ports.into();
+            true
+        });
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        self.desk.close();
+    }
+}

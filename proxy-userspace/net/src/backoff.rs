@@ -1,0 +1,42 @@
+//! Pauses that grow.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Doubles from 0.1 s to 5 s, each shortened by up to a quarter at random, so that many nodes do not act in step.
+#[derive(Debug)]
+pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(FIRST)
+    }
+}
+
+impl Backoff {
+    /// How long to wait now.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST);
+        pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_to_a_bound() {
+        let mut backoff = Backoff::default();
+        let mut expected = FIRST;
+        for _ in 0..12 {
+            let pause = backoff.pause();
+            assert!(pause <= expected && pause >= expected.mul_f64(0.74), "{pause:?} for {expected:?}");
+            expected = (expected * 2).min(LONGEST);
+        }
+        assert_eq!(expected, LONGEST);
+    }
+}
