@@ -44,7 +44,7 @@ const CLIENTS: usize = 128;
 /// The parts of the node that can be asked and told.
 #[derive(Clone)]
 pub struct Parts {
-    /// Containers.
+    /// The containers that the node reaches.
     pub containers: Arc<Containers>,
     /// What listens in them.
     pub ports: Arc<Ports>,
@@ -52,13 +52,13 @@ pub struct Parts {
     pub connections: Arc<Connections>,
     /// News of all three.
     pub events: Events,
-    /// Counts.
+    /// What the daemon counts.
     pub metrics: Arc<Metrics>,
     /// Whether the node is ready.
     pub readiness: Readiness,
     /// The kernel's side.
     pub fastpath: Arc<Fastpath>,
-    /// The log.
+    /// Changes what is logged.
     pub log: LogControl,
     /// How long a drain may take.
     pub patience: Duration,

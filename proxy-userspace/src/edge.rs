@@ -38,9 +38,9 @@ pub struct EdgeLimits {
     pub handshake_timeout: Duration,
     /// Between two requests of a connection, the head of the second included.
     pub keep_alive_timeout: Duration,
-    /// Most connections.
+    /// Most connections in all; 0 is no limit.
     pub connections: u32,
-    /// Most connections of one client address.
+    /// Most connections of one client address; 0 is no limit.
     pub connections_per_client: u32,
 }
 

@@ -62,10 +62,10 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// One listener.
+/// One entry of the configuration's `listen`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenConfig {
-    /// Where.
+    /// The address that is listened on, or the name of a socket that the service manager passes.
     pub address: ListenAddress,
     /// Whether it speaks TLS.
     pub tls: bool,

@@ -74,11 +74,11 @@ pub enum Scope {
 /// A level that was set for a time.
 #[derive(Debug, Clone)]
 pub struct Override {
-    /// What for.
+    /// Which log lines it is for.
     pub scope: Scope,
-    /// The level.
+    /// The least important level that is logged meanwhile.
     pub level: LevelFilter,
-    /// Until when.
+    /// When the level before is back in force.
     pub until: Instant,
 }
 

@@ -78,7 +78,7 @@ pub struct Privileges {
 /// A capability that the process was not given, and what that costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Missing {
-    /// Which.
+    /// The capability that is missing.
     pub capability: Capability,
     /// What does not work without it.
     pub cost: &'static str,

@@ -104,7 +104,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// It stands.
+    /// Says that the part is up: readiness no longer waits for it.
     pub fn done(mut self) {
         self.done = true;
         self.readiness.state.lock().pending.remove(&self.what);

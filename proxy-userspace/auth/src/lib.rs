@@ -44,7 +44,7 @@ pub enum Channel<'a> {
 /// What a request presents and a credential covers.
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
-    /// The container.
+    /// The container's name as the request gives it.
     pub uuid: &'a str,
     /// The port inside it.
     pub port: u16,

@@ -7,11 +7,11 @@ use super::{Presented, bound, certificate as by_certificate, timestamp as by_tim
 /// What a `bound` credential covers of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The container.
+    /// The container's UUID, or another name of it that the node knows.
     pub uuid: &'a str,
     /// The port inside it.
     pub port: u16,
-    /// The method.
+    /// The request's method, in upper case.
     pub method: &'a str,
     /// The request target exactly as it will be sent.
     pub target: &'a str,

@@ -64,7 +64,7 @@ mod registers {
     pub(crate) const ARGUMENT_3: (&str, u32) = ("pt_regs.dx", 0);
     pub(crate) const ARGUMENT_4: (&str, u32) = ("pt_regs.r10", 0);
 }
-/// As above.
+/// The same of another architecture.
 #[cfg(target_arch = "aarch64")]
 mod registers {
     pub(crate) const CALL: &str = "pt_regs.syscallno";

@@ -129,7 +129,7 @@ pub struct Subscription {
 pub enum Event {
     /// A container runs, or has another name or other rules now.
     ContainerAdded {
-        /// It.
+        /// The container as it is now.
         container: ContainerInfo,
     },
     /// A container has gone.
@@ -141,12 +141,12 @@ pub enum Event {
     },
     /// A port listens.
     PortOpened {
-        /// It. Several containers that share a network are told of one by one.
+        /// The port. Several containers that share a network are told of one by one.
         port: ContainerPort,
     },
     /// A port listens no more.
     PortClosed {
-        /// It.
+        /// The port as it was.
         port: ContainerPort,
     },
     /// A connection was accepted.

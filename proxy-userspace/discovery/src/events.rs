@@ -42,11 +42,11 @@ pub enum StateEvent {
 /// A connection of a controller has come or gone, or leads into a container now.
 #[derive(Clone, Debug)]
 pub enum ConnectionEvent {
-    /// Accepted.
+    /// A connection was accepted.
     Opened {
         /// Its number, unique as long as the daemon runs.
         id: u64,
-        /// Who.
+        /// The controller's address.
         peer: SocketAddr,
     },
     /// It leads to this port now.
@@ -57,7 +57,7 @@ pub enum ConnectionEvent {
         container: String,
         /// Its UUID, or what it has in its place.
         uuid: String,
-        /// The port.
+        /// The port in the container.
         port: u16,
     },
     /// It has ended.
@@ -67,7 +67,7 @@ pub enum ConnectionEvent {
     },
 }
 
-/// Both channels.
+/// Where events of containers, ports and connections are sent to whoever listens; clones share the same channels.
 #[derive(Clone, Debug)]
 pub struct Events {
     state: Sender<StateEvent>,

@@ -72,7 +72,7 @@ pub struct PublishedPort {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// Everybody.
+    /// Everybody, logged in or not.
     Public,
     /// Those who may read the container request.
     #[default]

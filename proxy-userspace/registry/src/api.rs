@@ -30,9 +30,9 @@ const TTL: u32 = 24 * 3600;
 pub enum Call {
     /// Writes the record that is in the body.
     Put {
-        /// The container.
+        /// The container's UUID.
         uuid: String,
-        /// Its node.
+        /// The name of the node that it runs on.
         node: String,
         /// Seconds that the record outlives the node's silence.
         ttl: u32,
@@ -41,23 +41,23 @@ pub enum Call {
     },
     /// Removes a record, if it is this node's.
     Remove {
-        /// The container.
+        /// The container's UUID.
         uuid: String,
         /// The node that it has gone from.
         node: String,
     },
     /// Reads a record.
     Get {
-        /// The container.
+        /// The container's UUID.
         uuid: String,
     },
     /// A node lives, and [`Alive`] in the body runs there.
     Alive {
-        /// The node.
+        /// The node's name.
         node: String,
-        /// As above.
+        /// Seconds that its records outlive its silence.
         ttl: u32,
-        /// As above.
+        /// Of the body, in lower-case hexadecimal.
         sha256: String,
     },
 }
@@ -167,7 +167,7 @@ impl Call {
     }
 }
 
-/// The target.
+/// The request's target: path and query.
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

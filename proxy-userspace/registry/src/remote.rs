@@ -48,7 +48,7 @@ const SHOWN: usize = 300;
 /// Where the edge is, and who reports.
 #[derive(Clone, Debug)]
 pub struct RemoteSettings {
-    /// The edge.
+    /// Where the edge's record API is.
     pub url: Url,
     /// What its certificate is checked against; `None` leaves that to its proofs.
     pub ca_file: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nowhere.
+    /// Nowhere: it is the built-in default.
     Default,
     /// In the file, at a line counted from 1.
     File(Arc<PathBuf>, usize),

@@ -10,13 +10,13 @@ use portsplice_model::url::Url;
 /// Where the cluster's record is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistryStore {
-    /// Nowhere.
+    /// Nowhere: the node reports to nobody.
     None,
     /// A file on this host.
     Embedded,
     /// An edge's record API.
     Edge,
-    /// etcd.
+    /// An etcd cluster.
     Etcd,
     /// Arvados's API server.
     Arvados,

@@ -29,7 +29,7 @@ pub enum Heading {
     Limits,
     /// How bytes are moved.
     Relay,
-    /// What is logged.
+    /// What is logged, and in which form.
     Logs,
 }
 

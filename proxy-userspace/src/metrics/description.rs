@@ -40,9 +40,9 @@ impl Kind {
 /// What a metric's values are measured in; it becomes a part of the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// `_bytes`.
+    /// Bytes: `_bytes`.
     Bytes,
-    /// `_seconds`.
+    /// Seconds: `_seconds`.
     Seconds,
 }
 
@@ -65,7 +65,7 @@ impl Unit {
 /// Which values a label can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
-    /// These.
+    /// One of these, and no other.
     OneOf(&'static [&'static str]),
     /// Any that this text describes.
     Described(&'static str),
@@ -91,13 +91,13 @@ impl Values {
 /// One label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabelDescription {
-    /// Its name.
+    /// The label's name.
     pub name: &'static str,
-    /// Its values.
+    /// Which values it can have.
     pub values: Values,
 }
 
-/// One metric.
+/// What one metric is, for its registration and for docs/metrics.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Description {
     /// Without the prefix, the unit, and what the type adds.

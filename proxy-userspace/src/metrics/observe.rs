@@ -56,7 +56,7 @@ pub struct Group<T: 'static> {
     pub title: &'static str,
     /// Where they are found, and what is to be known about all of them.
     pub about: &'static str,
-    /// The metrics.
+    /// The metrics, in the order in which they are shown.
     pub metrics: &'static [Observed<T>],
 }
 

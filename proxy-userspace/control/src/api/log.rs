@@ -51,7 +51,7 @@ pub struct LogSet {
 /// A level that was set for a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogScope {
-    /// The level.
+    /// The least important level that is logged.
     pub level: Level,
     /// For this target.
     #[serde(default, skip_serializing_if = "Option::is_none")]

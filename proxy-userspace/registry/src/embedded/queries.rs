@@ -13,9 +13,9 @@ const REMEMBERED: i64 = 10_000;
 /// What a leased record was promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The container.
+    /// The container's UUID.
     pub uuid: String,
-    /// Its node.
+    /// The name of the node that reported it.
     pub node: String,
     /// How many seconds the record outlives its node's last sign of life.
     pub ttl: u32,

@@ -38,9 +38,9 @@ pub struct Access {
     pub endpoints: Vec<Url>,
     /// What their certificates are checked against; `None` is the system's.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate.
+    /// The certificate that this client presents, PEM; `None` presents none.
     pub certificate: Option<PathBuf>,
-    /// Its key.
+    /// The key of that certificate, PEM.
     pub key: Option<PathBuf>,
     /// A file with `USER:PASSWORD`.
     pub token_file: Option<PathBuf>,

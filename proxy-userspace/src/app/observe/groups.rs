@@ -11,7 +11,7 @@ use crate::ports;
 use crate::registry::publisher::Snapshot;
 use portsplice_auth::ReplayMemory;
 
-/// docs/metrics.md.
+/// The text of docs/metrics.md.
 pub(in crate::app) fn metrics_document() -> String {
     document(&sections())
 }

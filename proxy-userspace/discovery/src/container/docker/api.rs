@@ -123,7 +123,7 @@ struct Image {
     labels: Option<HashMap<String, String>>,
 }
 
-/// News.
+/// What an engine's stream of events told.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// This container, with this name, may have changed.
