@@ -107,7 +107,8 @@ impl DrainWatch {
     }
 
     /// Whether the deadline has passed: end at once.
-    pub fn is_cut(&self) -> bool {
+    #[cfg(test)]
+    fn is_cut(&self) -> bool {
         self.shared.cut.is_cancelled()
     }
 

@@ -82,7 +82,8 @@ impl Keyring {
     }
 
     /// Holds the keys of these containers only.
-    pub fn from_keys(keys: impl IntoIterator<Item = (String, ContainerKey)>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn from_keys(keys: impl IntoIterator<Item = (String, ContainerKey)>) -> Self {
         Self { own: keys.into_iter().map(|(uuid, key)| (uuid.into_boxed_str(), key)).collect(), ..Self::default() }
     }
 

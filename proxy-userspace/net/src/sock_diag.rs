@@ -11,7 +11,7 @@ use netlink_packet_sock_diag::constants::{AF_INET6, INET_DIAG_SKV6ONLY, TCP_LIST
 use netlink_packet_sock_diag::inet::{InetResponseHeader, SocketId};
 
 /// `NLMSG_ERROR` and `NLMSG_DONE` (linux/netlink.h).
-const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// `TCPDIAG_GETSOCK` (linux/inet_diag.h): TCP sockets of both families with one walk of the kernel's table of listeners, which
 /// all namespaces share. `SOCK_DIAG_BY_FAMILY` would walk it once for each.

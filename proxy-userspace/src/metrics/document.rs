@@ -71,7 +71,7 @@ pub(crate) fn mistakes(sections: &[Section]) -> Vec<String> {
             }
             let texts = [metric.help, metric.worry];
             let is_text = |text: &&str| !text.is_empty() && !text.contains(['|', '\n']);
-            if !texts.iter().all(|text| is_text(&text)) || metric.help.ends_with('.') || !metric.worry.ends_with('.') {
+            if !texts.iter().all(is_text) || metric.help.ends_with('.') || !metric.worry.ends_with('.') {
                 mistakes.push(format!("{name}: a meaning, and when to worry in whole sentences, for a table"));
             }
         }

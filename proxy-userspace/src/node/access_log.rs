@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::download::Seen;
 use super::request::Summary;
+use crate::logging::ACCESS_TARGET;
 use crate::metrics::Path;
 
 /// What the line says, beside what was read of the request.
@@ -26,7 +27,7 @@ impl Line<'_> {
     pub(super) fn write(&self) {
         let milliseconds = |at: Instant| milliseconds(at.duration_since(self.began));
         tracing::info!(
-            target: "portsplice::access",
+            target: ACCESS_TARGET,
             client = %self.client,
             container = %self.summary.container,
             port = self.summary.port,

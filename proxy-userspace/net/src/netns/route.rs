@@ -10,9 +10,9 @@ use netlink_packet_core::{NLM_F_REQUEST, NetlinkBuffer};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE};
 
 use super::own;
+use crate::sock_diag::NLMSG_ERROR;
 
 /// Message types: linux/netlink.h, linux/rtnetlink.h.
-const NLMSG_ERROR: u16 = 2;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 /// `struct nlmsghdr`, `struct rtmsg`, and a `struct rtattr` without its value.
