@@ -1,5 +1,5 @@
 //! What the eBPF object is made of, as one digest. `cargo xtask build-ebpf` writes it beside the object, and
-//! proxy-userspace's build script compares it: contents tell what a time stamp cannot (a checkout sets all of those anew).
+//! the build script of portsplice-bpf compares it: contents tell what a time stamp cannot (a checkout sets all of those anew).
 
 use std::fs;
 use std::io;

@@ -39,10 +39,10 @@ use crate::container::Containers;
 use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
-use crate::relay::sock::Tails;
 use connections::Connections;
 pub use engine::{Engine, FastPath};
 use portsplice_h1::{HeadLimits, ResponseLimits};
+use portsplice_net::sock::Tails;
 use workers::Workers;
 
 /// Chunk data of at least this many bytes is moved without being copied to userspace.

@@ -21,7 +21,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::set_no_new_privs;
 
-use crate::fastpath::BpfMode;
+use portsplice_bpf::BpfMode;
 
 /// A capability and what the node cannot do without it.
 #[derive(Debug, Clone, Copy)]

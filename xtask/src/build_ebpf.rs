@@ -20,7 +20,7 @@ pub(crate) struct Args {
     force: bool,
 }
 
-/// The object; proxy-userspace's build script looks for it there.
+/// The object; the build script of portsplice-bpf looks for it there.
 pub(crate) fn object() -> PathBuf {
     workspace::target_dir().join("bpf/portsplice.bpf.o")
 }

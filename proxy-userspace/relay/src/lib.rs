@@ -26,6 +26,5 @@ mod tunnel;
 pub use flow::{Flow, FlowError, UNTIL_END};
 pub use gate::Talk;
 pub use meter::Meter;
-pub use portsplice_net::sock;
 pub use stream::Stream;
 pub use tunnel::tunnel;

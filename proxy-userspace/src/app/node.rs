@@ -20,15 +20,15 @@ use crate::control::{ControlSocket, Parts, SocketSettings};
 use crate::descriptors::{Cost, Descriptors, threads};
 use crate::drain::DrainWatch;
 use crate::events::Events;
-use crate::fastpath::{BpfSettings, Fastpath};
 use crate::listen::Listener;
 use crate::node::connections::Connections;
 use crate::node::workers::Workers;
 use crate::node::{self, Node};
 use crate::privileges::{self, Privileges};
 use crate::readiness::Readiness;
-use crate::relay::pipe::PipePool;
 use portsplice_auth::RegisteredKeys;
+use portsplice_bpf::{BpfSettings, Fastpath};
+use portsplice_relay::pipe::PipePool;
 
 /// How often it is looked whether the resolvers have come up, until they have.
 const RESOLVERS_POLL: Duration = Duration::from_millis(200);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::config::{self, RelayConfig, RelayPath};
 use crate::descriptors::Descriptors;
-use crate::fastpath::Fastpath;
 use crate::node::{Engine, FastPath, NodeSettings, Timeouts};
-use crate::relay::fast::Policy;
-use crate::relay::pipe::PipePool;
+use portsplice_bpf::Fastpath;
 use portsplice_h1::{HeadLimits, ResponseLimits};
+use portsplice_relay::fast::Policy;
+use portsplice_relay::pipe::PipePool;
 
 /// What a node does with connections, as the configuration has it.
 pub(super) fn node_settings(

@@ -9,17 +9,18 @@ use parking_lot::Mutex;
 use crate::build_info;
 use crate::container::{Containers, Observer};
 use crate::edge::Edge;
-use crate::fastpath::Fastpath;
 use crate::metrics::Metrics;
-use crate::netns::{self, Netns};
 use crate::node::Node;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
 use crate::registry::publisher::Snapshot;
-use crate::relay::pipe::PipePool;
 pub(super) use groups::metrics_document;
 use groups::{Buffers, FastPath};
 use portsplice_auth::ReplayMemory;
+use portsplice_bpf::Fastpath;
+use portsplice_net::netns;
+use portsplice_net::netns::Netns;
+use portsplice_relay::pipe::PipePool;
 
 /// The values of the labels of `portsplice_build_info`.
 pub(super) const BUILD: [&str; 4] =

@@ -9,13 +9,13 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::config::PortsConfig;
 use crate::container::Containers;
 use crate::events::{Events, StateEvent};
-use crate::fastpath::{Fastpath, ListenEvents};
 use crate::ports::{self, ListenEvent, ListenSource, Ports};
+use portsplice_bpf::{Fastpath, ListenEvents};
 
 /// Starts the table, and the task that reads the kernel's news for it.
 pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpath>) -> Result<Arc<Ports>> {
     // So that the log and the probes say at once what is missing, and not with the first container.
-    crate::netns::try_sock_diag();
+    portsplice_net::netns::try_sock_diag();
     let ports = Ports::start(events.clone(), config.rescan).context("cannot start the thread that looks for ports")?;
     match KernelNews::of(fastpath) {
         Some(news) => {

@@ -11,8 +11,9 @@ use super::output;
 use crate::app::daemon::{self, Role};
 use crate::app::node::{NodeRole, bpf_settings};
 use crate::config::{Config, NODE, Node, RoleSettings, Sources};
-use crate::fastpath::{BpfMode, BpfSettings, Finding, Item, Kernel, Unavailable};
-use crate::{netns, privileges};
+use crate::privileges;
+use portsplice_bpf::{BpfMode, BpfSettings, Finding, Item, Kernel, Unavailable};
+use portsplice_net::netns;
 
 /// How long Docker's engine may take to say that it is there.
 const DOCKER: Duration = Duration::from_secs(3);

@@ -5,10 +5,10 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::{Parts, describe};
 use crate::events::{ConnectionEvent, StateEvent};
-use crate::netns::NetnsId;
 use portsplice_control::api::{ContainerPort, Event, Lagged, Place, Topic};
 use portsplice_control::wire::Notification;
 use portsplice_model::ListeningPort;
+use portsplice_net::netns::NetnsId;
 
 /// How many events go out in one write at most.
 const BATCH: usize = 128;

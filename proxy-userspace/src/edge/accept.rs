@@ -16,13 +16,13 @@ use tokio::time::timeout_at;
 
 use super::Edge;
 use super::records::Caller;
-use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::listen::{self, Listener};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
 use crate::tls::{self, TlsSlot};
 use portsplice_auth::{Authenticator, Channel};
+use portsplice_net::deadline::deadline;
 
 /// Longest head of a request, in bytes; the longest that anybody needs is below 1 KiB.
 const HEAD_BYTES: usize = 16 * 1024;

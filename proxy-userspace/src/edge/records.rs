@@ -13,7 +13,6 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout_at;
 
 use super::Edge;
-use crate::deadline::deadline;
 use crate::registry::StoreError;
 use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
 use portsplice_auth::{AuthFailure, Authenticator, Channel, Presented, Scheme};
@@ -21,6 +20,7 @@ use portsplice_model::ContainerName;
 use portsplice_model::Record;
 use portsplice_model::unix_time;
 use portsplice_model::url::authority;
+use portsplice_net::deadline::deadline;
 
 /// Bodies up to this many bytes, as almost all are, wait for no other.
 const LARGE: u64 = 16 * 1024;

@@ -15,17 +15,17 @@ use super::ending::linger;
 use super::reply::{self, Reply, Wording};
 use super::session::{Secured, Session};
 use super::{Node, NodeSettings};
-use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::limits::Admission;
 use crate::listen::{self, Listener};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
-use crate::relay::buffer::ReadBuffer;
-use crate::relay::sock::Sock;
-use crate::relay::{Meter, Stream};
 use crate::tls::{self, TlsIdentity, TlsSlot};
 use portsplice_auth::Authenticator;
+use portsplice_net::deadline::deadline;
+use portsplice_net::sock::Sock;
+use portsplice_relay::buffer::ReadBuffer;
+use portsplice_relay::{Meter, Stream};
 
 /// A peer that does not answer for about five minutes is dead, and its connection with it.
 const KEEPALIVE: TcpKeepalive =

@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 
 use crate::container::Container;
 use crate::events::{ConnectionEvent, Events};
-use crate::relay::Meter;
 use portsplice_model::Direction;
 use portsplice_model::Traffic;
+use portsplice_relay::Meter;
 
 /// How many parts the table has, so that threads that open and close connections rarely meet.
 const SHARDS: usize = 16;

@@ -11,15 +11,15 @@ use super::reply::Reply;
 use super::secure;
 use super::upload::Sent;
 use crate::refusal::Refusal;
-use crate::relay::buffer::ReadBuffer;
-use crate::relay::bypass::ServerUse;
-use crate::relay::fast::{ChunkedResponse, Fast, Response};
-use crate::relay::pipe::PipePool;
-use crate::relay::{Flow, FlowError, Meter, Stream, UNTIL_END};
 use portsplice_h1::{
     self, Asked, ChunkMode, Chunked, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
 };
 use portsplice_model::Direction;
+use portsplice_relay::buffer::ReadBuffer;
+use portsplice_relay::bypass::ServerUse;
+use portsplice_relay::fast::{ChunkedResponse, Fast, Response};
+use portsplice_relay::pipe::PipePool;
+use portsplice_relay::{Flow, FlowError, Meter, Stream, UNTIL_END};
 
 const ENDED_EARLY: &str = "the container's answer ended early";
 const RESET: &str = "the container reset the connection";

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::deadline::deadline;
-use crate::relay::Stream;
-use crate::relay::buffer::ReadBuffer;
+use portsplice_net::deadline::deadline;
+use portsplice_relay::Stream;
+use portsplice_relay::buffer::ReadBuffer;
 
 /// How long, and for how many bytes, a connection is read after its last response, so that the peer gets to see it:
 /// closing with unread bytes would send RST, which may destroy the response on its way (RFC 9112, 9.6).

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::container::Container;
-use crate::fastpath::{Flows, InNamespace};
-use crate::relay::fast::{Fast, Policy};
-use crate::relay::pipe::PipePool;
+use portsplice_bpf::{Flows, InNamespace};
+use portsplice_relay::fast::{Fast, Policy};
+use portsplice_relay::pipe::PipePool;
 
 /// What all relays of a node share.
 #[derive(Debug, Clone)]

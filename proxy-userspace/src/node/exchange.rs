@@ -23,9 +23,9 @@ use super::{NodeSettings, Timeouts};
 use crate::container::Container;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::relay::buffer::ReadBuffer;
-use crate::relay::sock::Tails;
-use crate::relay::{Meter, Stream, tunnel};
+use portsplice_net::sock::Tails;
+use portsplice_relay::buffer::ReadBuffer;
+use portsplice_relay::{Meter, Stream, tunnel};
 
 /// How often it is noted that a container is in use, by what goes on for long.
 const TOUCH: Duration = Duration::from_secs(10);

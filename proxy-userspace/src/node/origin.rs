@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::secure::server_name;
 use crate::container::{ConnectionSlot, Container};
-use crate::deadline::after;
-use crate::relay::Stream;
-use crate::relay::buffer::ReadBuffer;
+use portsplice_net::deadline::after;
+use portsplice_relay::Stream;
+use portsplice_relay::buffer::ReadBuffer;
 
 /// How long before a server gives an idle connection up no request goes out on it any more.
 const MARGIN: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use crate::container::Container;
-use crate::relay::Stream;
-use crate::relay::sock::{Parted, Tails};
+use portsplice_net::sock::{Parted, Tails};
+use portsplice_relay::Stream;
 
 /// From when on a request watches for the end of its container: most are over before, and pay nothing for it.
 pub(super) const FIRST_LOOK: Duration = Duration::from_millis(300);

@@ -8,8 +8,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use crate::refusal::Refusal;
-use crate::relay::{Meter, Stream};
 use portsplice_model::Direction;
+use portsplice_relay::{Meter, Stream};
 
 /// Whether the response to the current request has begun.
 #[derive(Debug, Default)]

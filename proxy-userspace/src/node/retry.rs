@@ -6,7 +6,7 @@
 //! of the request is acknowledged, by an end that acknowledges all that came before it.
 
 use super::upload::Sent;
-use crate::relay::Stream;
+use portsplice_relay::Stream;
 
 /// What is known of a connection before a request goes out on it.
 pub(super) struct Retry<'a> {

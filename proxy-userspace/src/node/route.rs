@@ -11,13 +11,13 @@ use super::origin::Origin;
 use super::secure::{handshake_refusal, server_name};
 use super::{Node, NodeSettings};
 use crate::container::{Container, OriginScheme, ResolveError};
-use crate::deadline::deadline;
 use crate::metrics::Dialed;
-use crate::netns::DialError;
 use crate::refusal::{Refusal, Unreached};
-use crate::relay::Stream;
-use crate::relay::sock::Sock;
 use portsplice_model::Scope;
+use portsplice_net::deadline::deadline;
+use portsplice_net::netns::DialError;
+use portsplice_net::sock::Sock;
+use portsplice_relay::Stream;
 
 /// The first pause of a request that waits for a listener; each further one is twice as long, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

@@ -10,9 +10,9 @@ use rustls::{AlertDescription as Alert, ClientConfig};
 use tokio_rustls::TlsConnector;
 
 use crate::refusal::Refusal;
-use crate::relay::Stream;
-use crate::relay::sock::Sock;
 use crate::tls::{self, AnyCertificate};
+use portsplice_net::sock::Sock;
+use portsplice_relay::Stream;
 
 /// What is needed to speak TLS to containers.
 pub(super) struct Connector {

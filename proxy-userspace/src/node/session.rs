@@ -20,17 +20,17 @@ use super::reply::{self, Reply, Wording};
 use super::request::{self, Request, Summary};
 use super::route::Purpose;
 use super::{Node, NodeSettings};
-use crate::deadline::deadline;
 use crate::drain::DrainWatch;
 use crate::metrics::Path;
 use crate::refusal::Refusal;
-use crate::relay::Stream;
-use crate::relay::buffer::ReadBuffer;
 use crate::tls::TlsIdentity;
 use portsplice_auth::Channel;
 use portsplice_h1::HeadScanner;
 use portsplice_model::Direction;
 use portsplice_model::Traffic;
+use portsplice_net::deadline::deadline;
+use portsplice_relay::Stream;
+use portsplice_relay::buffer::ReadBuffer;
 
 /// A controller's connection.
 pub(super) struct Session {

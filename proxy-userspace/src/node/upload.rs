@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::SPLICED_CHUNK;
 use crate::refusal::Refusal;
-use crate::relay::buffer::ReadBuffer;
-use crate::relay::pipe::PipePool;
-use crate::relay::{Flow, FlowError, Meter, Stream};
 use portsplice_h1::{BodyFraming, ChunkMode, Chunked};
 use portsplice_model::Direction;
+use portsplice_relay::buffer::ReadBuffer;
+use portsplice_relay::pipe::PipePool;
+use portsplice_relay::{Flow, FlowError, Meter, Stream};
 
 /// Why a request could not be sent whole.
 #[derive(Debug)]

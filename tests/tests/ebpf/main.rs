@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use portsplice::fastpath::{BpfSettings, Counters, Kernel};
+use portsplice_bpf::{BpfSettings, Counters, Kernel};
 use proxy_common::op;
 
 use bytecode::ForeignProgram;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use portsplice::app::KernelNews;
 use portsplice::events::{Events, StateEvent};
-use portsplice::fastpath::{BpfMode, BpfSettings, Fastpath};
-use portsplice::netns::Netns;
 use portsplice::ports;
 use portsplice::ports::Ports;
+use portsplice_bpf::{BpfMode, BpfSettings, Fastpath};
 use portsplice_model::ListeningPort;
+use portsplice_net::netns::Netns;
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast::Receiver;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use portsplice::fastpath::{BpfMode, BpfSettings, Fastpath, Kernel, Unavailable};
+use portsplice_bpf::{BpfMode, BpfSettings, Fastpath, Kernel, Unavailable};
 
 use crate::namespace::Namespace;
 use crate::{bytecode, counts, eventually, kernel, privileged};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::container::Containers;
 use crate::edge::Edge;
-use crate::fastpath::{Counters, Counts, Fastpath, Passed};
 use crate::metrics::{Group, LabelDescription, Metrics, Sample, Section, Unit, Values, counter, document, gauge};
 use crate::ports;
 use crate::registry::publisher::Snapshot;
 use portsplice_auth::ReplayMemory;
+use portsplice_bpf::{Counters, Counts, Fastpath, Passed};
 
 /// The text of docs/metrics.md.
 pub(in crate::app) fn metrics_document() -> String {
@@ -271,8 +271,8 @@ pub(super) static EDGE: Group<Arc<Edge>> = Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fastpath::{Armed, Refused};
     use crate::metrics::mistakes;
+    use portsplice_bpf::{Armed, Refused};
 
     #[test]
     fn the_document_is_up_to_date() {

@@ -2,8 +2,8 @@
 
 use crate::build_info;
 use crate::control::Control;
-use crate::fastpath::Fastpath;
 use crate::metrics::Path;
+use portsplice_bpf::Fastpath;
 use portsplice_control::api::{Bytes, FastPath, Source, Stats};
 use portsplice_model::Direction;
 

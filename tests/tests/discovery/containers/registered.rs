@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use portsplice::container::{Container, Containers, ContainersSettings, ResolveError};
 use portsplice::events::Events;
-use portsplice::netns::Netns;
 use portsplice_model::Denied;
+use portsplice_net::netns::Netns;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 

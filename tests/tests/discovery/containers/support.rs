@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use portsplice::container::{Container, Containers, ContainersSettings, Observer, ResolveError};
 use portsplice::events::Events;
-use portsplice::netns::Netns;
+use portsplice_net::netns::Netns;
 use tokio_util::sync::CancellationToken;
 
 /// Whether a privileged test may be skipped: only when the environment says that skipping is meant.
