@@ -61,7 +61,7 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
             Error::GRpcStatus(status) => {
-                let source = status.source().map(|source| error_line(source));
+                let source = status.source().map(error_line);
                 of_status(i32::from(status.code()), status.message(), source.as_deref())
             }
             // What the client calls a lease that the server answers about with no time left.
