@@ -1,5 +1,6 @@
-//! Pauses that grow.
+//! Pauses that grow, and pauses of many that do not end together.
 
+use std::ops::Range;
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -20,8 +21,13 @@ impl Backoff {
     pub fn pause(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(LONGEST);
-        pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
+        jittered(pause, 0.75..1.0)
     }
+}
+
+/// `pause` times a random number of `part`, so that those that wait for the same do not act in step.
+pub fn jittered(pause: Duration, part: Range<f64>) -> Duration {
+    pause.mul_f64(rand::random_range(part))
 }
 
 #[cfg(test)]

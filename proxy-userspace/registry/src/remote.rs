@@ -34,7 +34,7 @@ use super::{Change, Record, Reporter, StoreError};
 use portsplice_auth::{ContainerKey, Keyring, sign};
 use portsplice_model::unix_time;
 use portsplice_model::url::Url;
-use portsplice_net::backoff::Backoff;
+use portsplice_net::backoff::{Backoff, jittered};
 use portsplice_net::client::{Bounds, Channel, HttpClient, Trust};
 
 /// An answer is as long as a list of what is missing, or a record.
@@ -163,7 +163,7 @@ impl EdgeLink {
                 }
                 self.backoff = Backoff::default();
                 // Many nodes do not speak in step.
-                (self.settings.ttl / 3).mul_f64(1.0 - rand::random::<f64>() / 4.0)
+                jittered(self.settings.ttl / 3, 0.75..1.0)
             }
             Err(error) => {
                 let text = error.to_string();

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Reader;
 use crate::{StoreError, Update};
 use portsplice_model::{Hostname, Link, Record};
+use portsplice_net::backoff::jittered;
 
 /// How often.
 const POLL: Duration = Duration::from_secs(5);
@@ -51,7 +52,7 @@ async fn run(reader: Arc<Reader>, news: mpsc::Sender<Update>) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))) => {}
+            () = tokio::time::sleep(jittered(pause, 0.8..1.2)) => {}
             () = news.closed() => return,
         }
     }

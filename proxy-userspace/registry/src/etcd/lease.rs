@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connection::{CALL, Connection};
 use super::fault::Fault;
 use crate::StoreError;
+use portsplice_net::backoff::jittered;
 
 /// A lease that is kept alive until this is dropped, or etcd says that it is gone.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ async fn keep(connection: Arc<Connection>, id: i64, ttl: Duration, gone: Cancell
             fault => {
                 tracing::debug!(error = %StoreError::from(fault), "the lease in etcd could not be renewed");
                 // Somewhat apart from the other nodes, whom the same outage may have hit.
-                tokio::time::sleep(interval.min(Duration::from_secs(1)).mul_f64(rand::random_range(0.1..0.5))).await;
+                tokio::time::sleep(jittered(interval.min(Duration::from_secs(1)), 0.1..0.5)).await;
             }
         }
     }
@@ -85,7 +86,7 @@ async fn renew(
     patience: Duration,
 ) -> Fault {
     // Nodes that started together drift apart.
-    let mut due = Instant::now() + interval.mul_f64(rand::random_range(0.7..1.0));
+    let mut due = Instant::now() + jittered(interval, 0.7..1.0);
     loop {
         sleep_until(due).await;
         due = Instant::now() + interval;

@@ -19,6 +19,7 @@ use super::keys::{self, Key, Keys};
 use super::read::{ANSWER, Moment, Pages, end_of};
 use crate::{StoreError, Update};
 use portsplice_model::Hostname;
+use portsplice_net::backoff::jittered;
 
 /// How much news may wait for whoever follows. When it is full, etcd keeps the rest.
 const BACKLOG: usize = 1024;
@@ -90,7 +91,7 @@ impl Follower {
                     tracing::warn!(error = %StoreError::from(fault), "etcd cannot be followed; trying again");
                 }
             }
-            tokio::time::sleep(retry.mul_f64(rand::random_range(0.5..1.5))).await;
+            tokio::time::sleep(jittered(retry, 0.5..1.5)).await;
             retry = (retry * 2).min(RETRY.1);
         }
     }

@@ -15,6 +15,7 @@ use super::fault::Fault;
 use super::keys::{self, Key, Keys};
 use super::lease::Lease;
 use crate::{Change, StoreError};
+use portsplice_net::backoff::jittered;
 
 /// How soon a failed attempt is repeated, and how long at most that may take to come.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -300,7 +301,7 @@ impl Writer {
             return;
         }
         // Apart from the other nodes, whom the same outage has hit.
-        self.retry_at = Some(Instant::now() + self.retry.mul_f64(rand::random_range(0.5..1.5)));
+        self.retry_at = Some(Instant::now() + jittered(self.retry, 0.5..1.5));
         self.retry = (self.retry * 2).min(RETRY.1);
     }
 
@@ -342,5 +343,5 @@ async fn at(moment: Option<Instant>) {
 }
 
 fn audit_at() -> Instant {
-    Instant::now() + AUDIT.mul_f64(rand::random_range(0.7..1.3))
+    Instant::now() + jittered(AUDIT, 0.7..1.3)
 }
