@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use portsplice_tooling::child::Guarded;
-use portsplice_tooling::{command, interrupt, workspace};
+use portsplice_tooling::program::Profile;
+use portsplice_tooling::{command, interrupt, program, workspace};
 
 use self::load::Amounts;
 use self::measure::Trial;
@@ -87,13 +88,7 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit(run(Args::parse()))
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
@@ -116,7 +111,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "the bench makes network namespaces: run it as root (sudo -E)");
     let systems = wanted_systems(&args.systems);
     ensure_installed(&systems)?;
-    let binary = if systems.iter().any(|s| s.is_ours()) { portsplice(args.binary.as_deref())? } else { PathBuf::new() };
+    let binary = if systems.iter().any(|s| s.is_ours()) {
+        program::portsplice(args.binary.as_deref(), Profile::Release)?
+    } else {
+        PathBuf::new()
+    };
     interrupt::watch()?;
     raise_file_limit();
     warn_if_busy()?;
@@ -142,7 +141,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 fn measure_discovery(discovery: &discovery::Args, binary: Option<&Path>) -> anyhow::Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "this makes network namespaces: run it as root (sudo -E)");
-    let binary = portsplice(binary)?;
+    let binary = program::portsplice(binary, Profile::Release)?;
     interrupt::watch()?;
     raise_file_limit();
     warn_if_busy()?;
@@ -173,16 +172,6 @@ fn ensure_installed(systems: &[System]) -> anyhow::Result<()> {
         ensure!(found, "`{name}` is missing: cargo xtask setup installs it; or choose --systems");
     }
     Ok(())
-}
-
-/// The binary under test, built for release unless one is given.
-fn portsplice(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
-    }
-    command::run(command::xtask().arg("build-ebpf"))?;
-    command::run(command::cargo().args(["build", "--release", "--package", "portsplice"]))?;
-    Ok(workspace::target_dir().join("release/portsplice"))
 }
 
 /// 2,000 idle connections are twice as many descriptors in a proxy.

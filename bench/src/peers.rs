@@ -7,9 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
-use portsplice_tooling::child::program;
-use portsplice_tooling::command;
+use portsplice_testkit::certificate;
 
 use crate::origin::{self, ECHO_PORT, HTTP_PORT};
 use crate::topology::NODE;
@@ -42,12 +40,7 @@ pub(crate) fn beside(plain: SocketAddr) -> SocketAddr {
 /// Makes the certificate of the run, ECDSA on P-256 like the one that Portsplice makes for itself, and gives its file.
 pub(crate) fn certificate(folder: &Path) -> anyhow::Result<PathBuf> {
     let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
-    let mut openssl = command::command(program("openssl"));
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=bench", "-addext", &format!("subjectAltName=DNS:{TLS_NAME}")]);
-    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-    let output = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().context("run openssl")?;
-    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    certificate::make(TLS_NAME, &certificate, &key);
     // HAProxy wants both in one file.
     let both = [fs::read(&certificate)?, fs::read(&key)?].concat();
     fs::write(folder.join("tls.pem"), both)?;

@@ -39,7 +39,9 @@ pub mod sockmap;
 pub mod tools;
 pub mod zoo;
 
-pub use portsplice_testkit::{HANG, client, http, net, origin, pattern, privileged, process, sign, wait, websocket};
+pub use portsplice_testkit::{
+    HANG, certificate, client, http, net, origin, pattern, privileged, process, sign, wait, websocket,
+};
 
 /// The tests of one scenario over each path that leads through the gateway. The one place that lists them.
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::net::Netns;
-use crate::process::{Process, run};
+use crate::process::Process;
 use crate::{pattern, tools, wait};
 
 /// What a server is written in, which decides how it waits and writes.
@@ -66,9 +66,7 @@ pub struct Server {
 #[must_use]
 pub fn certificate(dir: &Path) -> (PathBuf, PathBuf) {
     let (certificate, key) = (dir.join("certificate.pem"), dir.join("key.pem"));
-    let mut make = Command::new("openssl");
-    make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"]);
-    run(make.arg("-keyout").arg(&key).arg("-out").arg(&certificate), None);
+    crate::certificate::make("x", &certificate, &key);
     (certificate, key)
 }
 

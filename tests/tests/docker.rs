@@ -367,19 +367,7 @@ fn https_in_the_container() {
     let node = node(&engine, |_| ());
     let dir = tempfile::tempdir().expect("a directory");
     let (key, certificate) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
-    let mut command = std::process::Command::new("openssl");
-    command.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-subj",
-        "/CN=localhost",
-    ]);
-    portsplice_tests::process::run(command.arg("-keyout").arg(&key).arg("-out").arg(&certificate), None);
+    portsplice_tests::certificate::make("localhost", &certificate, &key);
     let name = engine.container(&["--network", "none", "--label", "portsplice.scheme.8443=https"], "sleep 10000");
     let pid: u32 = engine.inspect(&name, "{{.State.Pid}}").parse().expect("a pid");
     // The server itself is Debian's, since busybox has none: started inside the container's namespace.

@@ -16,7 +16,7 @@ mod toolchain;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use portsplice_tooling::workspace;
+use portsplice_tooling::{program, workspace};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, version, disable_version_flag = true)]
@@ -51,15 +51,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // What goes wrong here is a tool that is missing or a test that fails; where in xtask it was noticed helps
-            // nobody.
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit(run(Cli::parse()))
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use portsplice_testkit::pattern;
-use portsplice_tooling::{interrupt, workspace};
+use portsplice_tooling::{interrupt, program, workspace};
 
 use self::client::Client;
 use self::stage::{ALPHA, BETA, Stage};
@@ -48,13 +48,7 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit(run(Args::parse()))
 }
 
 fn run(args: Args) -> anyhow::Result<()> {

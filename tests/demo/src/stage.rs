@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use portsplice_testkit::sign;
 use portsplice_tooling::child::Guarded;
-use portsplice_tooling::{command, interrupt, workspace};
+use portsplice_tooling::program::Profile;
+use portsplice_tooling::{command, interrupt, program};
 use tempfile::TempDir;
 
 use super::{image, step};
@@ -34,17 +35,12 @@ pub(crate) const BETA: Actor = Actor { name: "beta", uuid: "zzzzz-dz642-demodemo
 
 /// Brings the toolchain, the kernel's programs and `portsplice` up to date; where the program is.
 pub(crate) fn build(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        println!("    using {}", path.display());
-        return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
-    }
-    for step in [&["setup", "--for", "demo"][..], &["build-ebpf"]] {
-        interrupt::check()?;
-        command::run(command::xtask().args(step))?;
+    match given {
+        Some(path) => println!("    using {}", path.display()),
+        None => command::run(command::xtask().args(["setup", "--for", "demo"]))?,
     }
     interrupt::check()?;
-    command::run(command::cargo().args(["build", "--package", "portsplice"]))?;
-    Ok(workspace::target_dir().join("debug/portsplice"))
+    program::portsplice(given, Profile::Dev)
 }
 
 /// Two containers and a node. The fields are dropped in this order: who needs something goes before it.

@@ -6,6 +6,7 @@
 //! - [`sign`]: the credentials.
 //! - [`websocket`]: the handshake, and frames.
 //! - [`origin`]: servers that a test scripts.
+//! - [`certificate`]: certificates that sign themselves.
 //! - [`net`]: network namespaces, removed when dropped.
 //! - [`process`]: children that die with the test.
 //! - [`pattern`]: bytes that differ at each position, so that loss, repetition and reordering all show.
@@ -15,6 +16,7 @@
 
 use std::time::Duration;
 
+pub mod certificate;
 pub mod client;
 pub mod conn;
 pub mod http;

@@ -1,5 +1,4 @@
-//! Which ports listen in a container: real servers that start, stop, restart and fork, and requests that wait for them. And
-//! the containers themselves, as the resolvers find them.
+//! Containers of engines and of files, and which ports listen in them: real servers that start, stop, restart and fork.
 
 mod containers;
 mod daemon;

@@ -1,5 +1,4 @@
-//! The programs in the kernel, for real: they are loaded, attached, and count sockets of network namespaces that the
-//! tests make.
+//! The programs in the kernel, loaded and attached: what they count and tell of sockets in namespaces of the tests.
 //!
 //! Each test needs root and a kernel with BPF. One that cannot run fails, unless `PORTSPLICE_SKIP_PRIVILEGED=1` says that
 //! this is meant.

@@ -10,7 +10,7 @@ use portsplice_tests::client::{Conn, Proof, Version};
 use portsplice_tests::net::Netns;
 use portsplice_tests::origin::{Origin, Peer, contract};
 use portsplice_tests::process::{Process, run};
-use portsplice_tests::{pattern, privileged, wait, websocket};
+use portsplice_tests::{certificate, pattern, privileged, wait, websocket};
 
 use crate::{temporary, text};
 
@@ -48,10 +48,7 @@ impl Front {
 #[track_caller]
 fn nginx(dir: &Path) -> Command {
     let at = |name: &str| dir.join(name).display().to_string();
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=portsplice.example.org", "-keyout", &at("privkey.pem"), "-out", &at("fullchain.pem")]);
-    run(&mut openssl, None);
+    certificate::make("portsplice.example.org", &dir.join("fullchain.pem"), &dir.join("privkey.pem"));
     let front = text("packaging/nginx/portsplice.conf").replace("/etc/portsplice/tls", &dir.display().to_string());
     fs::write(at("portsplice.conf"), front).expect("written");
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

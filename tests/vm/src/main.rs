@@ -22,7 +22,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
-use portsplice_tooling::{command, interrupt, workspace};
+use portsplice_tooling::program::Profile;
+use portsplice_tooling::{command, interrupt, program, workspace};
 
 use self::initramfs::Initramfs;
 use self::kernels::Kernel;
@@ -53,13 +54,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    program::exit(run(Args::parse()))
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
@@ -72,7 +67,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     }
     let kernels = wanted(&args)?;
     command::run(command::xtask().args(["setup", "--for", "vm"]))?;
-    let binary = portsplice(args.binary.as_deref())?;
+    let binary = program::portsplice(args.binary.as_deref(), Profile::Release)?;
     command::run(command::cargo().args(["build", "--package", "portsplice-tests", "--bin", "guest"]))?;
     let guest = workspace::target_dir().join("debug/guest");
     interrupt::watch()?;
@@ -100,16 +95,6 @@ fn wanted(args: &Args) -> anyhow::Result<Vec<&'static Kernel>> {
         None => bail!("there is no kernel `{name}` here, but: {}", kernels::ALL.map(|kernel| kernel.name).join(", ")),
     };
     args.kernel.iter().map(find).collect()
-}
-
-/// The binary under test, built for release with the object as its source stands, unless one is given.
-fn portsplice(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return path.canonicalize().with_context(|| format!("--binary {}", path.display()));
-    }
-    command::run(command::xtask().arg("build-ebpf"))?;
-    command::run(command::cargo().args(["build", "--release", "--package", "portsplice"]))?;
-    Ok(workspace::target_dir().join("release/portsplice"))
 }
 
 /// Boots a kernel and takes down what the guest tells.
