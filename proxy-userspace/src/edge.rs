@@ -18,12 +18,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::registry::StoreError;
 use crate::registry::embedded::Embedded;
 use leases::Leases;
 use places::RequestLimits;
+use portsplice_net::limits::ConnectionLimits;
 
 /// Large bodies that are read at once: such may have a mebibyte, and others wait. No address has more than a part of these
 /// places (see `places`).

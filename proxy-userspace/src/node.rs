@@ -36,7 +36,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::container::Containers;
-use crate::limits::ConnectionLimits;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use connections::Connections;

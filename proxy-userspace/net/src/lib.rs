@@ -5,10 +5,13 @@
 //! - [`sock_diag`] and [`proc_net`]: two ways to read what listens in a namespace.
 //! - [`deadline`]: timeouts whose zero means "off"; [`backoff`]: pauses that grow.
 //! - [`tls`]: certificates, and what binds a credential to a connection; [`client`]: an HTTP client of one server.
+//! - [`drain`]: an end that breaks nothing of what runs; [`limits`]: how much of something one holder may have under way.
 
 pub mod backoff;
 pub mod client;
 pub mod deadline;
+pub mod drain;
+pub mod limits;
 pub mod netns;
 pub mod proc_net;
 pub mod sock;

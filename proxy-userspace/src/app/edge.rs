@@ -14,11 +14,11 @@ use super::observe;
 use crate::config;
 use crate::config::edge::EdgeConfig;
 use crate::descriptors::{Cost, Descriptors, threads};
-use crate::drain::DrainWatch;
 use crate::edge::{Edge, EdgeLimits, EdgeSettings};
 use crate::listen::Listener;
 use crate::privileges::{self, Privileges};
 use crate::registry::embedded::Embedded;
+use portsplice_net::drain::DrainWatch;
 
 /// The daemon `portsplice edge`.
 pub(crate) struct EdgeRole {

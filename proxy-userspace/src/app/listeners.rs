@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 
 use super::announce;
 use super::host::hostname;
-use crate::drain::{Drain, DrainWatch};
 use crate::listen::{self, Bound, Inherited, ListenAddress, ListenConfig, Listener};
 use crate::tls::{TlsIdentity, TlsSlot};
 use portsplice_auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
+use portsplice_net::drain::{Drain, DrainWatch};
 
 /// A role that serves connections.
 pub(crate) trait Serve {

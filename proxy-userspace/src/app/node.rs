@@ -18,7 +18,6 @@ use crate::config::{self, BpfConfig, Config, ContainersConfig};
 use crate::container::{Containers, ContainersSettings};
 use crate::control::{ControlSocket, Parts, SocketSettings};
 use crate::descriptors::{Cost, Descriptors, threads};
-use crate::drain::DrainWatch;
 use crate::events::Events;
 use crate::listen::Listener;
 use crate::node::connections::Connections;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::limits::{Place, Places};
+use portsplice_net::limits::{Place, Places};
 
 /// Requests that one key has signed and that are read or done at once. Nodes send one after the other; one that was given up
 /// may still be under way.
