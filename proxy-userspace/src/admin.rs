@@ -22,9 +22,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::listen;
 use crate::metrics::{self, Metrics};
 use crate::readiness::Readiness;
+use portsplice_net::listen;
 
 /// Connections that are served at once; others wait in the backlog.
 const CONNECTIONS: usize = 32;

@@ -35,8 +35,8 @@ pub use setting::{Flag, Heading, Section, Setting, Shape};
 pub use shared::{AuthConfig, ClientLimits, LogConfig, SecretsConfig, Shared};
 pub use value::Keyword;
 
-use crate::listen::{ListenAddress, ListenConfig};
 use layers::Layers;
+use portsplice_net::listen::{ListenAddress, ListenConfig};
 use show::Origins;
 
 /// What all variables' names begin with.

@@ -13,7 +13,6 @@ pub mod control;
 pub mod descriptors;
 pub mod edge;
 pub mod label;
-pub mod listen;
 pub mod logging;
 mod memory;
 pub mod metrics;

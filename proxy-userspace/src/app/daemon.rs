@@ -27,13 +27,13 @@ use crate::admin::{Admin, AdminListener};
 use crate::build_info;
 use crate::config::{Loaded, RoleSettings, Sources};
 use crate::descriptors::Descriptors;
-use crate::listen::Inherited;
 use crate::logging::LogControl;
 use crate::metrics::{Metrics, Reload};
 use crate::privileges::{self, Privileges};
 use crate::readiness::Readiness;
-use crate::tls::TlsIdentity;
 use portsplice_auth::{Keyring, RegisteredKeys};
+use portsplice_net::listen::Inherited;
+use portsplice_net::tls::TlsIdentity;
 
 /// How long connections that were cut have to close. That takes no peer and no I/O, so this only guards against a mistake.
 const CUT_GRACE: Duration = Duration::from_millis(500);

@@ -15,10 +15,10 @@ use crate::config;
 use crate::config::edge::EdgeConfig;
 use crate::descriptors::{Cost, Descriptors, threads};
 use crate::edge::{Edge, EdgeLimits, EdgeSettings};
-use crate::listen::Listener;
 use crate::privileges::{self, Privileges};
 use crate::registry::embedded::Embedded;
 use portsplice_net::drain::DrainWatch;
+use portsplice_net::listen::Listener;
 
 /// The daemon `portsplice edge`.
 pub(crate) struct EdgeRole {

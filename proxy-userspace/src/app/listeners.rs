@@ -17,10 +17,11 @@ use tokio::task::JoinSet;
 
 use super::announce;
 use super::host::hostname;
-use crate::listen::{self, Bound, Inherited, ListenAddress, ListenConfig, Listener};
-use crate::tls::{TlsIdentity, TlsSlot};
 use portsplice_auth::{Authenticator, Keyring, RegisteredKeys, ReplayMemory};
 use portsplice_net::drain::{Drain, DrainWatch};
+use portsplice_net::listen;
+use portsplice_net::listen::{Bound, Inherited, ListenAddress, ListenConfig, Listener};
+use portsplice_net::tls::{TlsIdentity, TlsSlot};
 
 /// A role that serves connections.
 pub(crate) trait Serve {

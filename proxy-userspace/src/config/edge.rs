@@ -10,8 +10,8 @@ use super::setting::{all, section};
 use super::shared::{ClientLimits, Shared, TIMEOUT};
 use super::value::{duration, path, seconds};
 use super::{Loaded, ROOT_CREDENTIAL};
-use crate::listen::ListenConfig;
 use portsplice_auth::Scheme;
+use portsplice_net::listen::ListenConfig;
 
 /// The edge's configuration.
 pub static EDGE: Role = Role {

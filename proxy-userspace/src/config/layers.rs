@@ -14,7 +14,7 @@ use super::listen::RawListen;
 use super::role::Role;
 use super::setting::{Setting, Shape};
 use super::show::Origins;
-use crate::listen::ListenConfig;
+use portsplice_net::listen::ListenConfig;
 
 /// The values that were given, each by the highest layer that has one.
 pub struct Layers {

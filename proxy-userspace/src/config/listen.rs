@@ -7,9 +7,9 @@ use super::layers::scalar;
 use super::setting::Shape;
 use super::shared::SWITCH;
 use super::value::{Keyword, keyword};
-use crate::listen::{ListenAddress, ListenConfig};
-use crate::tls::CertificateFiles;
 use portsplice_auth::Scheme;
+use portsplice_net::listen::{ListenAddress, ListenConfig};
+use portsplice_net::tls::CertificateFiles;
 
 impl Keyword for Scheme {
     const WORDS: &'static [(&'static str, Self)] =

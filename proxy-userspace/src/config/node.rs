@@ -18,6 +18,7 @@ use portsplice_auth::Scheme;
 use portsplice_bpf::BpfMode;
 use portsplice_model::ContainerName;
 use portsplice_model::url::authority;
+use portsplice_net::listen::ListenConfig;
 
 /// The node's configuration.
 pub static NODE: Role = Role {

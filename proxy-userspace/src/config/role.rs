@@ -9,8 +9,8 @@ use super::error::{ConfigError, Problems};
 use super::layers::Layers;
 use super::setting::{Section, Setting};
 use super::shared::{ClientLimits, Shared};
-use crate::listen::ListenConfig;
 use portsplice_files::regular_file;
+use portsplice_net::listen::ListenConfig;
 
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;

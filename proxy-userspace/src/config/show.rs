@@ -6,7 +6,7 @@ use super::error::Source;
 use super::role::RoleSettings;
 use super::setting::{Setting, Shape};
 use super::{Loaded, ROOT_CREDENTIAL};
-use crate::listen::ListenConfig;
+use portsplice_net::listen::ListenConfig;
 
 /// A setting, its text, and where that is from.
 type Origin = (&'static Setting, String, Source);

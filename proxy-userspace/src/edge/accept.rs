@@ -20,7 +20,6 @@ use crate::drain::DrainWatch;
 use crate::listen::{self, Listener};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
-use crate::tls::{self, TlsSlot};
 use portsplice_auth::{Authenticator, Channel};
 use portsplice_net::deadline::deadline;
 

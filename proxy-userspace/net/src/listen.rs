@@ -17,8 +17,8 @@ use tokio::time::sleep;
 
 use portsplice_auth::{Authenticator, Scheme};
 
+use crate::drain::DrainWatch;
 use crate::tls::{CertificateFiles, TlsSlot};
-use portsplice_net::drain::DrainWatch;
 
 /// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
@@ -315,7 +315,11 @@ fn is_v6_only(address: SocketAddr, all: &[ListenConfig]) -> bool {
     address.is_ipv6() && all.iter().any(wants_v4)
 }
 
-pub(crate) fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
+/// Opens a listening TCP socket; port 0 takes a free one. `v6_only`: one on an IPv6 address takes no IPv4.
+///
+/// # Errors
+/// When it cannot be opened; the text says what to do.
+pub fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
     let opened = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Connections of a node that has just ended must not keep the next one from starting.

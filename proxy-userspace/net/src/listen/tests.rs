@@ -182,7 +182,7 @@ async fn the_loop_goes_on_after_what_passes_and_ends_with_its_listener() {
     assert_eq!(admitted, 1);
     assert!(error.to_string().contains("no connection any more"), "{error}");
 
-    let drain = portsplice_net::drain::Drain::new();
+    let drain = crate::drain::Drain::new();
     let watch = drain.watch();
     drain.begin();
     let pending = || std::future::pending::<io::Result<()>>();
