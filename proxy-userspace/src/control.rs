@@ -25,13 +25,13 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::container::Containers;
 use crate::events::Events;
-use crate::listen;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::node::connections::Connections;
 use crate::ports::Ports;
 use crate::readiness::Readiness;
 use portsplice_bpf::Fastpath;
+use portsplice_net::listen;
 
 pub use socket::{ControlSocket, SocketFile, SocketSettings};
 

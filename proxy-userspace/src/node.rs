@@ -41,6 +41,7 @@ use crate::ports::Ports;
 use connections::Connections;
 pub use engine::{Engine, FastPath};
 use portsplice_h1::{HeadLimits, ResponseLimits};
+use portsplice_net::limits::ConnectionLimits;
 use portsplice_net::sock::Tails;
 use workers::Workers;
 

@@ -19,7 +19,6 @@ use crate::container::{Containers, ContainersSettings};
 use crate::control::{ControlSocket, Parts, SocketSettings};
 use crate::descriptors::{Cost, Descriptors, threads};
 use crate::events::Events;
-use crate::listen::Listener;
 use crate::node::connections::Connections;
 use crate::node::workers::Workers;
 use crate::node::{self, Node};
@@ -27,6 +26,8 @@ use crate::privileges::{self, Privileges};
 use crate::readiness::Readiness;
 use portsplice_auth::RegisteredKeys;
 use portsplice_bpf::{BpfSettings, Fastpath};
+use portsplice_net::drain::DrainWatch;
+use portsplice_net::listen::Listener;
 use portsplice_relay::pipe::PipePool;
 
 /// How often it is looked whether the resolvers have come up, until they have.

@@ -13,7 +13,6 @@ use super::value::{
     Keyword, count, duration, flows, keyword, optional_path, optional_socket, seconds, size, size_or_none, switch, text,
 };
 use super::{PREFIX, ROOT_CREDENTIAL};
-use crate::listen::ListenConfig;
 use portsplice_auth::Scheme;
 use portsplice_bpf::BpfMode;
 use portsplice_model::ContainerName;

@@ -16,12 +16,13 @@ use tokio::time::timeout_at;
 
 use super::Edge;
 use super::records::Caller;
-use crate::drain::DrainWatch;
-use crate::listen::{self, Listener};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
 use portsplice_auth::{Authenticator, Channel};
 use portsplice_net::deadline::deadline;
+use portsplice_net::drain::DrainWatch;
+use portsplice_net::listen::{self, Listener};
+use portsplice_net::tls::{self, TlsSlot};
 
 /// Longest head of a request, in bytes; the longest that anybody needs is below 1 KiB.
 const HEAD_BYTES: usize = 16 * 1024;

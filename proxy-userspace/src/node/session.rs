@@ -20,7 +20,6 @@ use super::reply::{self, Reply, Wording};
 use super::request::{self, Request, Summary};
 use super::route::Purpose;
 use super::{Node, NodeSettings};
-use crate::drain::DrainWatch;
 use crate::metrics::Path;
 use crate::refusal::Refusal;
 use crate::tls::TlsIdentity;
@@ -29,6 +28,7 @@ use portsplice_h1::HeadScanner;
 use portsplice_model::Direction;
 use portsplice_model::Traffic;
 use portsplice_net::deadline::deadline;
+use portsplice_net::drain::DrainWatch;
 use portsplice_relay::Stream;
 use portsplice_relay::buffer::ReadBuffer;
 
