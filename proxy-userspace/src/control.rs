@@ -23,14 +23,14 @@ use std::time::{Duration, SystemTime};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::container::Containers;
-use crate::events::Events;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::node::connections::Connections;
-use crate::ports::Ports;
 use crate::readiness::Readiness;
 use portsplice_bpf::Fastpath;
+use portsplice_discovery::container::Containers;
+use portsplice_discovery::events::Events;
+use portsplice_discovery::ports::Ports;
 use portsplice_net::listen;
 
 pub use socket::{ControlSocket, SocketFile, SocketSettings};

@@ -19,11 +19,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
-use crate::registry::StoreError;
-use crate::registry::embedded::Embedded;
 use leases::Leases;
 use places::RequestLimits;
 use portsplice_net::limits::ConnectionLimits;
+use portsplice_registry::StoreError;
+use portsplice_registry::embedded::Embedded;
 
 /// Large bodies that are read at once: such may have a mebibyte, and others wait. No address has more than a part of these
 /// places (see `places`).

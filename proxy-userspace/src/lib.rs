@@ -20,9 +20,3 @@ pub mod node;
 pub mod privileges;
 pub mod readiness;
 pub mod refusal;
-
-pub use portsplice_bpf as fastpath;
-pub use portsplice_discovery::{container, events, ports};
-pub use portsplice_net::{deadline, netns, proc_net, sock_diag, tls};
-pub use portsplice_registry as registry;
-pub use portsplice_relay as relay;

@@ -35,11 +35,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::container::Containers;
 use crate::metrics::Metrics;
-use crate::ports::Ports;
 use connections::Connections;
 pub use engine::{Engine, FastPath};
+use portsplice_discovery::container::Containers;
+use portsplice_discovery::ports::Ports;
 use portsplice_h1::{HeadLimits, ResponseLimits};
 use portsplice_net::limits::ConnectionLimits;
 use portsplice_net::sock::Tails;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use portsplice::registry::etcd::{Access, EtcdRegistry, NodeIdentity};
-use portsplice::registry::{Change, SharedRegistry};
 use portsplice_model::{Access as Visibility, ListeningPort, PublishedPort, Record, State, Timestamp};
+use portsplice_registry::etcd::{Access, EtcdRegistry, NodeIdentity};
+use portsplice_registry::{Change, SharedRegistry};
 use portsplice_tests::etcd::Etcd;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 

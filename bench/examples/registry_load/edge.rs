@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use portsplice::registry::{Directory, Update};
+use portsplice_registry::{Directory, Update};
 use portsplice_tests::etcd::Etcd;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

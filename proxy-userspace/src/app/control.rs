@@ -7,9 +7,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::announce;
 use crate::config::ControlConfig;
-use crate::container::RegistrarSettings;
 use crate::control::{Control, ControlSocket, Parts, SocketFile};
 use portsplice_auth::RegisteredKeys;
+use portsplice_discovery::container::RegistrarSettings;
 
 /// A control socket that is served as long as this lives.
 pub(super) struct Served {

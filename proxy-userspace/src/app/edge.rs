@@ -16,9 +16,9 @@ use crate::config::edge::EdgeConfig;
 use crate::descriptors::{Cost, Descriptors, threads};
 use crate::edge::{Edge, EdgeLimits, EdgeSettings};
 use crate::privileges::{self, Privileges};
-use crate::registry::embedded::Embedded;
 use portsplice_net::drain::DrainWatch;
 use portsplice_net::listen::Listener;
+use portsplice_registry::embedded::Embedded;
 
 /// The daemon `portsplice edge`.
 pub(crate) struct EdgeRole {

@@ -7,19 +7,19 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use crate::build_info;
-use crate::container::{Containers, Observer};
 use crate::edge::Edge;
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::ports::Ports;
 use crate::readiness::Readiness;
-use crate::registry::publisher::Snapshot;
 pub(super) use groups::metrics_document;
 use groups::{Buffers, FastPath};
 use portsplice_auth::ReplayMemory;
 use portsplice_bpf::Fastpath;
+use portsplice_discovery::container::{Containers, Observer};
+use portsplice_discovery::ports::Ports;
 use portsplice_net::netns;
 use portsplice_net::netns::Netns;
+use portsplice_registry::publisher::Snapshot;
 use portsplice_relay::pipe::PipePool;
 
 /// The values of the labels of `portsplice_build_info`.

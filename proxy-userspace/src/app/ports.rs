@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::config::PortsConfig;
-use crate::container::Containers;
-use crate::events::{Events, StateEvent};
-use crate::ports::{self, ListenEvent, ListenSource, Ports};
 use portsplice_bpf::{Fastpath, ListenEvents};
+use portsplice_discovery::container::Containers;
+use portsplice_discovery::events::{Events, StateEvent};
+use portsplice_discovery::ports;
+use portsplice_discovery::ports::{ListenEvent, ListenSource, Ports};
 
 /// Starts the table, and the task that reads the kernel's news for it.
 pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpath>) -> Result<Arc<Ports>> {

@@ -14,16 +14,16 @@ use arc_swap::ArcSwap;
 use super::host::hostname;
 use super::observe;
 use crate::config::{Config, RegistryStore};
-use crate::container::Containers;
-use crate::events::Events;
 use crate::metrics::Metrics;
-use crate::ports::Ports;
 use crate::readiness::Readiness;
-use crate::registry::publisher::{PublisherSettings, Publishing};
-use crate::tls;
 use portsplice_auth::Keyring;
+use portsplice_discovery::container::Containers;
+use portsplice_discovery::events::Events;
+use portsplice_discovery::ports::Ports;
 use portsplice_files::regular_file;
 use portsplice_model::ContainerName;
+use portsplice_net::tls;
+use portsplice_registry::publisher::{PublisherSettings, Publishing};
 use records::{Identity, NodeRecords};
 
 /// How long the registry is waited for when the node ends.

@@ -16,11 +16,12 @@ use rustls::{ClientConfig, ClientConnection};
 use zeroize::Zeroizing;
 
 use super::output;
-use crate::tls::{self, AnyCertificate};
 use portsplice_auth::{ContainerKey, RootKey, sign};
 use portsplice_files::regular_file;
 use portsplice_model::ContainerName;
 use portsplice_model::unix_time;
+use portsplice_net::tls;
+use portsplice_net::tls::AnyCertificate;
 
 /// For the connection and for the handshake of `--certificate-of`, each.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::Control;
 use super::methods::After;
 use super::news::News;
-use crate::container::Peer;
 use portsplice_control::wire::{Answer, Call, Fault, Frame, Frames, Id, LIMIT, code};
+use portsplice_discovery::container::Peer;
 
 /// How long a client may take no byte of what is written to it.
 const UNREAD: Duration = Duration::from_secs(10);

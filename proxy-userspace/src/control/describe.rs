@@ -3,8 +3,8 @@
 use portsplice_control::api::{self, ConnectionActivity, ContainerInfo, ContainerPort, Endpoint, Place};
 use portsplice_model::{Direction, ListeningPort, Timestamp};
 
-use crate::container::{Container, Publication};
 use crate::node::connections::{Activity, Connection};
+use portsplice_discovery::container::{Container, Publication};
 
 /// The container, without what is under way.
 pub(super) fn container(container: &Container) -> ContainerInfo {

@@ -11,13 +11,13 @@ use super::describe;
 use super::news::News;
 use super::{Control, Parts};
 use crate::build_info;
-use crate::container::{Container, Peer, Registration, ResolveError};
 use crate::node::connections::Connections;
 use portsplice_control::api::{
     Close, Closed, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, Draining, Empty, Filter, Hello,
     LogSet, Named, PROTOCOL, PortList, Subscription, Topic,
 };
 use portsplice_control::wire::{Call, Fault, code};
+use portsplice_discovery::container::{Container, Peer, Registration, ResolveError};
 use portsplice_model::Traffic;
 
 pub(super) mod log;

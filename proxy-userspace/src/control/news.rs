@@ -4,9 +4,9 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::{Parts, describe};
-use crate::events::{ConnectionEvent, StateEvent};
 use portsplice_control::api::{ContainerPort, Event, Lagged, Place, Topic};
 use portsplice_control::wire::Notification;
+use portsplice_discovery::events::{ConnectionEvent, StateEvent};
 use portsplice_model::ListeningPort;
 use portsplice_net::netns::NetnsId;
 

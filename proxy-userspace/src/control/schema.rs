@@ -4,8 +4,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::container::Registration;
 use portsplice_control::api;
+use portsplice_discovery::container::Registration;
 
 /// The schema as text: for each method its parameters and its result, and the notifications.
 pub fn text() -> String {

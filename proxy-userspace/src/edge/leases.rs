@@ -10,9 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::registry::embedded::{Embedded, Lease, Standing};
-use crate::registry::{Change, Directory, StoreError};
 use portsplice_model::Record;
+use portsplice_registry::embedded::{Embedded, Lease, Standing};
+use portsplice_registry::{Change, Directory, StoreError};
 
 /// How often it is looked what is over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -136,8 +136,8 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::registry::Reporter;
     use portsplice_model::State;
+    use portsplice_registry::Reporter;
 
     fn record(uuid: &str, node: &str) -> Record {
         Record {

@@ -1,4 +1,4 @@
-//! The record API: see [`crate::registry::api`] for what a request says.
+//! The record API: see [`portsplice_registry::api`] for what a request says.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout_at;
 
 use super::Edge;
-use crate::registry::StoreError;
-use crate::registry::api::{self, Alive, AliveAnswer, Call, NoCall, PutAnswer};
 use portsplice_auth::{AuthFailure, Authenticator, Channel, Presented, Scheme};
 use portsplice_model::ContainerName;
 use portsplice_model::Record;
 use portsplice_model::unix_time;
 use portsplice_model::url::authority;
 use portsplice_net::deadline::deadline;
+use portsplice_registry::StoreError;
+use portsplice_registry::api;
+use portsplice_registry::api::{Alive, AliveAnswer, Call, NoCall, PutAnswer};
 
 /// Bodies up to this many bytes, as almost all are, wait for no other.
 const LARGE: u64 = 16 * 1024;

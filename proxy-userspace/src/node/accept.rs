@@ -17,13 +17,14 @@ use super::session::{Secured, Session};
 use super::{Node, NodeSettings};
 use crate::metrics::{Handshake, ListenerMetrics};
 use crate::refusal::Refusal;
-use crate::tls::{self, TlsIdentity, TlsSlot};
 use portsplice_auth::Authenticator;
 use portsplice_net::deadline::deadline;
 use portsplice_net::drain::DrainWatch;
 use portsplice_net::limits::Admission;
 use portsplice_net::listen::{self, Listener};
 use portsplice_net::sock::Sock;
+use portsplice_net::tls;
+use portsplice_net::tls::{TlsIdentity, TlsSlot};
 use portsplice_relay::buffer::ReadBuffer;
 use portsplice_relay::{Meter, Stream};
 

@@ -15,8 +15,8 @@ use std::time::SystemTime;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use crate::container::Container;
-use crate::events::{ConnectionEvent, Events};
+use portsplice_discovery::container::Container;
+use portsplice_discovery::events::{ConnectionEvent, Events};
 use portsplice_model::Direction;
 use portsplice_model::Traffic;
 use portsplice_relay::Meter;

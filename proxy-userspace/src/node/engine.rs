@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::container::Container;
 use portsplice_bpf::{Flows, InNamespace};
+use portsplice_discovery::container::Container;
 use portsplice_relay::fast::{Fast, Policy};
 use portsplice_relay::pipe::PipePool;
 

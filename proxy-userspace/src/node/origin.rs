@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
 use super::secure::server_name;
-use crate::container::{ConnectionSlot, Container};
+use portsplice_discovery::container::{ConnectionSlot, Container};
 use portsplice_net::deadline::after;
 use portsplice_relay::Stream;
 use portsplice_relay::buffer::ReadBuffer;

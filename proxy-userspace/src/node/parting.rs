@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use crate::container::Container;
+use portsplice_discovery::container::Container;
 use portsplice_net::sock::{Parted, Tails};
 use portsplice_relay::Stream;
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::container::Container;
 use crate::refusal::Refusal;
 use portsplice_auth::{Authenticator, Channel, Presented, Scheme};
+use portsplice_discovery::container::Container;
 use portsplice_h1::{self, Asked, BodyFraming, HeadLimits, RequestHead};
 use portsplice_model::unix_time;
 

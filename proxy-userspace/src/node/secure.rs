@@ -10,8 +10,9 @@ use rustls::{AlertDescription as Alert, ClientConfig};
 use tokio_rustls::TlsConnector;
 
 use crate::refusal::Refusal;
-use crate::tls::{self, AnyCertificate};
 use portsplice_net::sock::Sock;
+use portsplice_net::tls;
+use portsplice_net::tls::AnyCertificate;
 use portsplice_relay::Stream;
 
 /// What is needed to speak TLS to containers.

@@ -22,13 +22,13 @@ use super::route::Purpose;
 use super::{Node, NodeSettings};
 use crate::metrics::Path;
 use crate::refusal::Refusal;
-use crate::tls::TlsIdentity;
 use portsplice_auth::Channel;
 use portsplice_h1::HeadScanner;
 use portsplice_model::Direction;
 use portsplice_model::Traffic;
 use portsplice_net::deadline::deadline;
 use portsplice_net::drain::DrainWatch;
+use portsplice_net::tls::TlsIdentity;
 use portsplice_relay::Stream;
 use portsplice_relay::buffer::ReadBuffer;
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portsplice::app::KernelNews;
-use portsplice::events::{Events, StateEvent};
-use portsplice::ports;
-use portsplice::ports::Ports;
 use portsplice_bpf::{BpfMode, BpfSettings, Fastpath};
+use portsplice_discovery::events::{Events, StateEvent};
+use portsplice_discovery::ports;
+use portsplice_discovery::ports::Ports;
 use portsplice_model::ListeningPort;
 use portsplice_net::netns::Netns;
 use socket2::{Domain, Socket, Type};

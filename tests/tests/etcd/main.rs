@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice::registry::etcd::{Access, EtcdRegistry, NodeIdentity};
-use portsplice::registry::{Registry, SharedRegistry};
+use portsplice_registry::etcd::{Access, EtcdRegistry, NodeIdentity};
+use portsplice_registry::{Registry, SharedRegistry};
 use portsplice_tests::HANG;
 use portsplice_tests::etcd::Etcd;
 
@@ -64,7 +64,7 @@ async fn until_uuids(store: &dyn Registry, expected: &[&str]) {
 }
 
 /// Reports until it succeeds, as the publisher of a node does.
-async fn report(store: &dyn Registry, changes: &[portsplice::registry::Change]) {
+async fn report(store: &dyn Registry, changes: &[portsplice_registry::Change]) {
     let tries = async {
         while let Err(error) = store.report(changes).await {
             assert!(error.is_transient(), "{error}");

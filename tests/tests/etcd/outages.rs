@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use portsplice::registry::{Actor, Change, StoreError};
+use portsplice_registry::{Actor, Change, StoreError};
 use portsplice_tests::HANG;
 use portsplice_tests::etcd::Etcd;
 use tokio::time::{sleep, timeout};

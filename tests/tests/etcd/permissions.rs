@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use portsplice::registry::etcd::{Access, EtcdRegistry};
-use portsplice::registry::{Change, LinkError, StoreError};
+use portsplice_registry::etcd::{Access, EtcdRegistry};
+use portsplice_registry::{Change, LinkError, StoreError};
 use portsplice_tests::etcd::Etcd;
 use portsplice_tests::node::write_secret;
 use portsplice_tests::process::run;

@@ -1,6 +1,6 @@
 //! While etcd is there.
 
-use portsplice::registry::{Change, Reporter, StoreError};
+use portsplice_registry::{Change, Reporter, StoreError};
 use portsplice_tests::etcd::Etcd;
 
 use crate::conformance::{conformance, put, record};
@@ -58,12 +58,12 @@ async fn two_nodes_of_one_name_are_found_out() {
     let first = node(&etcd, "n1");
     first.report(&[put(&record("a", "n1"))]).await.unwrap();
     let access = crate::access(&[etcd.url()]);
-    let node = portsplice::registry::etcd::NodeIdentity {
+    let node = portsplice_registry::etcd::NodeIdentity {
         name: "n1".into(),
         address: "other.example:7450".into(),
         ttl: crate::TTL,
     };
-    let second = portsplice::registry::etcd::EtcdRegistry::new(access, "/portsplice/", Some(node)).unwrap();
+    let second = portsplice_registry::etcd::EtcdRegistry::new(access, "/portsplice/", Some(node)).unwrap();
     let error = second.report(&[put(&record("b", "n1"))]).await.unwrap_err();
     assert!(matches!(&error, StoreError::Refused(text) if text.contains("`node.name`")), "{error}");
     assert!(error.to_string().contains("n1.example:7450"), "{error}");

@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use portsplice::registry::{Change, Update};
+use portsplice_registry::{Change, Update};
 use portsplice_tests::HANG;
 use portsplice_tests::etcd::Etcd;
 use tokio::time::timeout;

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use crate::container::Containers;
 use crate::edge::Edge;
 use crate::metrics::{Group, LabelDescription, Metrics, Sample, Section, Unit, Values, counter, document, gauge};
-use crate::ports;
-use crate::registry::publisher::Snapshot;
 use portsplice_auth::ReplayMemory;
 use portsplice_bpf::{Counters, Counts, Fastpath, Passed};
+use portsplice_discovery::container::Containers;
+use portsplice_discovery::ports;
+use portsplice_registry::publisher::Snapshot;
 
 /// The text of docs/metrics.md.
 pub(in crate::app) fn metrics_document() -> String {

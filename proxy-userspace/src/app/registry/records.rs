@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::accepted::Accepted;
-use crate::container::{Container, Containers};
-use crate::ports::Ports;
-use crate::registry::publisher::Source;
+use portsplice_discovery::container::{Container, Containers};
+use portsplice_discovery::ports::Ports;
 use portsplice_model::ContainerName;
 use portsplice_model::{Record, State};
+use portsplice_registry::publisher::Source;
 
 /// What every record says of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,9 +19,9 @@ use portsplice_auth::Keyring;
 
 use super::records::Identity;
 use crate::config::{RegistryConfig, RegistryStore};
-use crate::registry::SharedReporter;
-use crate::registry::embedded::Embedded;
-use crate::registry::remote::{Remote, RemoteSettings};
+use portsplice_registry::SharedReporter;
+use portsplice_registry::embedded::Embedded;
+use portsplice_registry::remote::{Remote, RemoteSettings};
 
 /// The store, for the node of this identity.
 pub(super) fn open(

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::container::{Peer, RegisterError, Registrar, Registration};
 use crate::control::Parts;
 use portsplice_control::api::{ContainerDetail, Empty};
 use portsplice_control::wire::{Fault, code};
+use portsplice_discovery::container::{Peer, RegisterError, Registrar, Registration};
 
 impl Parts {
     pub(super) async fn register(&self, registration: Registration, caller: &Peer) -> Result<ContainerDetail, Fault> {

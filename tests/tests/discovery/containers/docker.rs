@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice::container::{ContainersSettings, OriginScheme, ResolveError};
+use portsplice_discovery::container::{ContainersSettings, OriginScheme, ResolveError};
 use portsplice_model::Denied;
 use rustix::process::{Pid, Signal, kill_process};
 

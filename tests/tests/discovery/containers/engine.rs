@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portsplice::container::ContainersSettings;
+use portsplice_discovery::container::ContainersSettings;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

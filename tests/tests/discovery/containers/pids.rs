@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use portsplice::container::{ContainersSettings, ResolveError};
+use portsplice_discovery::container::{ContainersSettings, ResolveError};
 use tempfile::TempDir;
 
 use super::support::{Running, skipping};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portsplice::container::{ContainersSettings, ResolveError};
+use portsplice_discovery::container::{ContainersSettings, ResolveError};
 use portsplice_model::Denied;
 use tempfile::TempDir;
 

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use portsplice::container::{Container, Containers, ContainersSettings, ResolveError};
-use portsplice::events::Events;
+use portsplice_discovery::container::{Container, Containers, ContainersSettings, ResolveError};
+use portsplice_discovery::events::Events;
 use portsplice_model::Denied;
 use portsplice_net::netns::Netns;
 use tempfile::TempDir;

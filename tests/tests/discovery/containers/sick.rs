@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use portsplice::container::{ContainersSettings, ResolveError};
+use portsplice_discovery::container::{ContainersSettings, ResolveError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use portsplice::container::{Container, Containers, ContainersSettings, Observer, ResolveError};
-use portsplice::events::Events;
+use portsplice_discovery::container::{Container, Containers, ContainersSettings, Observer, ResolveError};
+use portsplice_discovery::events::Events;
 use portsplice_net::netns::Netns;
 use tokio_util::sync::CancellationToken;
 

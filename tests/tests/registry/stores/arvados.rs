@@ -5,9 +5,9 @@ mod server;
 use std::path::PathBuf;
 
 use futures_util::StreamExt;
-use portsplice::registry::arvados::{Access, ArvadosRegistry};
-use portsplice::registry::{Actor, Change, Directory, LinkError, Registry, Reporter, StoreError, Update};
 use portsplice_model::{Link, Record, State};
+use portsplice_registry::arvados::{Access, ArvadosRegistry};
+use portsplice_registry::{Actor, Change, Directory, LinkError, Registry, Reporter, StoreError, Update};
 use serde_json::json;
 use tempfile::TempDir;
 

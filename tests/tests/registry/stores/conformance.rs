@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
-use portsplice::registry::{Actor, Change, LinkError, Registry, SharedRegistry, Update};
 use portsplice_model::{Access, Hostname, Link, PublishedPort, Record, State};
+use portsplice_registry::{Actor, Change, LinkError, Registry, SharedRegistry, Update};
 use tokio::time::timeout;
 
 /// Nothing takes as long; what does is a hang.

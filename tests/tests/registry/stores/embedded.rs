@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice::registry::embedded::{Embedded, Lease};
-use portsplice::registry::{Change, Directory, Reporter, SharedRegistry, StoreError};
+use portsplice_registry::embedded::{Embedded, Lease};
+use portsplice_registry::{Change, Directory, Reporter, SharedRegistry, StoreError};
 use rusqlite::Connection;
 
 use crate::stores::conformance::{View, conformance, link, name, put, record};

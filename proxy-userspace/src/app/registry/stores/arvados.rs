@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 
 use crate::app::registry::records::Identity;
 use crate::config::RegistryConfig;
-use crate::registry::SharedReporter;
-use crate::registry::arvados::{Access, ArvadosRegistry};
+use portsplice_registry::SharedReporter;
+use portsplice_registry::arvados::{Access, ArvadosRegistry};
 
 /// The store, for the node of this identity.
 pub(super) fn open(config: &RegistryConfig, identity: &Identity) -> Result<SharedReporter> {

@@ -8,7 +8,7 @@ macro_rules! missing {
 
             use crate::app::registry::records::Identity;
             use crate::config::RegistryConfig;
-            use crate::registry::SharedReporter;
+            use portsplice_registry::SharedReporter;
 
             pub(in super::super) fn open(_: &RegistryConfig, _: &Identity) -> Result<SharedReporter> {
                 Err(error())
