@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use portsplice_auth::{Authenticator, Scheme};
 
 use crate::drain::DrainWatch;
-use portsplice_net::tls::{CertificateFiles, TlsSlot};
+use crate::tls::{CertificateFiles, TlsSlot};
 
 /// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
