@@ -1,12 +1,12 @@
 //! Which keys this node holds, and where it reads them from.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use anyhow::{Context, bail, ensure};
 use parking_lot::RwLock;
 use portsplice_files::regular_file;
 use portsplice_model::ContainerName;
@@ -34,6 +34,71 @@ pub const NODE: char = '@';
 const DERIVED_KEYS: usize = 4096;
 /// Largest file that can be a secret.
 const MAX_SECRET: u64 = 64 * 1024;
+
+/// Why the secrets cannot be had. The texts say what to do and hold no secret; what the system said is the source.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// [`KeySources`] names no place.
+    #[error(
+        "no secret is configured: give secrets.root-file or secrets.keys-dir, or the systemd credential {}",
+        ROOT_CREDENTIAL
+    )]
+    NotConfigured,
+    /// The directory with the containers' keys cannot be listed.
+    #[error("cannot read the keys directory {}", .path.display())]
+    KeysDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file among the keys whose name is neither a container's nor a node's.
+    #[error(
+        "{} is not named like a container: rename it to the container's UUID (or to {}NAME for a node's key), or remove it",
+        .path.display(),
+        NODE
+    )]
+    KeyName {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file among the keys that holds something else.
+    #[error("{} holds no key: it must hold 64 lower-case hexadecimal digits and nothing else", .path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file with a secret cannot be read.
+    #[error("cannot {doing} the secret file {}", .path.display())]
+    Unreadable {
+        /// What was tried: `open`, `examine` or `read`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// More than 64 KiB.
+    #[error("{} is too large to be a secret", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody other than the file's owner may access it.
+    #[error("{} can be read by others (mode {mode:03o}): run `chmod 600 {}`", .path.display(), .path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// There is nothing in it but line ends.
+    #[error("{} is empty: write the secret into it", .path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
 
 /// The keys of containers that were registered while the node runs. They go before all others.
 #[derive(Debug, Default)]
@@ -90,17 +155,14 @@ impl Keyring {
     /// Reads the secrets from files.
     ///
     /// # Errors
-    /// Where there is none, or one cannot be read, is empty, malformed, or can be read by others. The text says what to do and
-    /// holds no secret.
-    pub fn load(sources: &KeySources) -> anyhow::Result<Self> {
+    /// Where there is none, or one cannot be read, is empty, malformed, or can be read by others.
+    pub fn load(sources: &KeySources) -> Result<Self, KeyringError> {
         let mut keyring = Self { root: load_root(sources)?, ..Self::default() };
         if let Some(dir) = &sources.keys_dir {
             keyring.own = load_keys(dir)?;
         }
         if keyring.root.is_none() && sources.keys_dir.is_none() {
-            bail!(
-                "no secret is configured: give secrets.root-file or secrets.keys-dir, or the systemd credential {ROOT_CREDENTIAL}"
-            );
+            return Err(KeyringError::NotConfigured);
         }
         Ok(keyring)
     }
@@ -168,7 +230,7 @@ impl Keyring {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Derived(bool);
 
-fn load_root(sources: &KeySources) -> anyhow::Result<Option<RootKey>> {
+fn load_root(sources: &KeySources) -> Result<Option<RootKey>, KeyringError> {
     let secret = match (&sources.root_file, &sources.credentials_directory) {
         (Some(path), _) => read_secret(path, true)?,
         (None, Some(dir)) => {
@@ -184,11 +246,11 @@ fn load_root(sources: &KeySources) -> anyhow::Result<Option<RootKey>> {
     Ok(Some(RootKey::new(&secret)))
 }
 
-fn load_keys(dir: &Path) -> anyhow::Result<HashMap<Box<str>, ContainerKey>> {
+fn load_keys(dir: &Path) -> Result<HashMap<Box<str>, ContainerKey>, KeyringError> {
+    let unlisted = |source| KeyringError::KeysDirectory { path: dir.to_owned(), source };
     let mut keys = HashMap::new();
-    let entries = dir.read_dir().with_context(|| format!("cannot read the keys directory {}", dir.display()))?;
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot read the keys directory {}", dir.display()))?;
+    for entry in dir.read_dir().map_err(unlisted)? {
+        let entry = entry.map_err(unlisted)?;
         let path = entry.path();
         let name = entry.file_name();
         let name = name.to_str().unwrap_or_default();
@@ -196,33 +258,31 @@ fn load_keys(dir: &Path) -> anyhow::Result<HashMap<Box<str>, ContainerKey>> {
         if name.starts_with('.') || path.is_dir() {
             continue;
         }
-        ensure!(
-            ContainerName::parse(name.strip_prefix(NODE).unwrap_or(name)).is_some(),
-            "{} is not named like a container: rename it to the container's UUID (or to {NODE}NAME for a node's key), or remove it",
-            path.display()
-        );
+        if ContainerName::parse(name.strip_prefix(NODE).unwrap_or(name)).is_none() {
+            return Err(KeyringError::KeyName { path });
+        }
         let secret = read_secret(&path, true)?;
         let key = std::str::from_utf8(&secret).ok().and_then(|text| ContainerKey::from_hex(text.trim()).ok());
-        let key = key.with_context(|| {
-            format!("{} holds no key: it must hold 64 lower-case hexadecimal digits and nothing else", path.display())
-        })?;
-        keys.insert(name.into(), key);
+        keys.insert(name.into(), key.ok_or(KeyringError::NoKey { path })?);
     }
     Ok(keys)
 }
 
 /// Reads a secret, without the line end that editors add.
-fn read_secret(path: &Path, private: bool) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let file = regular_file::open(path).with_context(|| format!("cannot open the secret file {}", path.display()))?;
-    let metadata = file.metadata().with_context(|| format!("cannot examine the secret file {}", path.display()))?;
-    ensure!(metadata.len() <= MAX_SECRET, "{} is too large to be a secret", path.display());
-    if private && metadata.mode() & 0o077 != 0 {
-        let mode = metadata.mode() & 0o777;
-        bail!("{0} can be read by others (mode {mode:03o}): run `chmod 600 {0}`", path.display());
+fn read_secret(path: &Path, private: bool) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
+    let unreadable = |doing| move |source| KeyringError::Unreadable { doing, path: path.to_owned(), source };
+    let file = regular_file::open(path).map_err(unreadable("open"))?;
+    let metadata = file.metadata().map_err(unreadable("examine"))?;
+    if metadata.len() > MAX_SECRET {
+        return Err(KeyringError::TooLarge { path: path.to_owned() });
     }
-    let mut secret = regular_file::read_opened(&file, MAX_SECRET)
-        .with_context(|| format!("cannot read the secret file {}", path.display()))?;
+    if private && metadata.mode() & 0o077 != 0 {
+        return Err(KeyringError::Exposed { path: path.to_owned(), mode: metadata.mode() & 0o777 });
+    }
+    let mut secret = regular_file::read_opened(&file, MAX_SECRET).map_err(unreadable("read"))?;
     regular_file::strip_line_end(&mut secret);
-    ensure!(!secret.is_empty(), "{} is empty: write the secret into it", path.display());
+    if secret.is_empty() {
+        return Err(KeyringError::Empty { path: path.to_owned() });
+    }
     Ok(secret)
 }

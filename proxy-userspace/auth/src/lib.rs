@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 use replay::Nonce;
 
 pub use key::{ContainerKey, InvalidKey, RootKey};
-pub use keyring::{KeySources, Keyring, NODE, RegisteredKeys};
+pub use keyring::{KeySources, Keyring, KeyringError, NODE, RegisteredKeys};
 pub use replay::{Keeper, NonceKey, ReplayMemory, Used};
 
 /// What the connection, other than the request, contributes to a credential. A TLS connection without an exporter cannot

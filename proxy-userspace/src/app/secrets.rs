@@ -2,7 +2,7 @@
 
 use std::io;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 
 use crate::config::{AuthConfig, SecretsConfig};
 use portsplice_auth::used_file::{Known, UsedFile};
@@ -17,6 +17,7 @@ pub(super) fn keyring(secrets: &SecretsConfig) -> Result<Keyring> {
         credentials_directory: secrets.credentials_directory.clone(),
     };
     Keyring::load(&sources).map_err(|error| {
+        let error = Error::new(error);
         let denied = error.chain().any(|cause| {
             cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
         });

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use portsplice_model::error_line;
 use tempfile::TempDir;
 
 use crate::{ContainerKey, KeySources, Keyring, RegisteredKeys, RootKey};
@@ -15,7 +16,7 @@ fn write(path: &Path, content: impl AsRef<[u8]>, mode: u32) {
 }
 
 fn error(sources: &KeySources) -> String {
-    format!("{:#}", Keyring::load(sources).unwrap_err())
+    error_line(&Keyring::load(sources).unwrap_err())
 }
 
 #[test]
@@ -115,6 +116,6 @@ fn a_fifo_among_the_keys_is_refused_and_waited_for_by_nobody() {
     let fifo = dir.path().join("zzzzz-dz642-aaaaaaaaaaaaaaa");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let sources = KeySources { keys_dir: Some(dir.path().to_owned()), ..KeySources::default() };
-    let error = format!("{:#}", Keyring::load(&sources).unwrap_err());
+    let error = error_line(&Keyring::load(&sources).unwrap_err());
     assert!(error.contains("it is no regular file") && error.contains(fifo.to_str().unwrap()), "{error}");
 }
