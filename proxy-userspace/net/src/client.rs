@@ -5,6 +5,7 @@
 //! answer like any other and is not followed: the server is where the configuration says.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,7 +25,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::tls::{self, AnyCertificate};
+use crate::tls::{self, AnyCertificate, TlsError};
+use portsplice_model::error_line;
 use portsplice_model::url::Url;
 
 /// Whose certificates a server may present.
@@ -60,6 +62,30 @@ impl Default for Bounds {
 pub struct Channel {
     /// The TLS exporter (RFC 9266); `None` on plain TCP.
     pub exporter: Option<[u8; 32]>,
+}
+
+/// Why there is no client; the texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The file with the authorities cannot be read, or holds something else.
+    #[error(transparent)]
+    Authorities(#[from] TlsError),
+    /// A certificate of the file is none.
+    #[error("{} holds a bad certificate", .path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
+    /// The system trusts nobody.
+    #[error(
+        "this system has no certificates of authorities; install ca-certificates, or name a file with `registry.ca-file`"
+    )]
+    NoAuthorities,
+    /// The cryptography of this process lacks what TLS needs.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
 }
 
 /// Why there is no response.
@@ -126,8 +152,8 @@ impl HttpClient {
     /// A client of the server at `url`; connects with the first request.
     ///
     /// # Errors
-    /// Where the certificates to trust cannot be read; the text says what to do.
-    pub fn new(url: Url, trust: &Trust, bounds: Bounds) -> anyhow::Result<Self> {
+    /// Where the certificates to trust cannot be read.
+    pub fn new(url: Url, trust: &Trust, bounds: Bounds) -> Result<Self, ClientError> {
         let tls = if url.tls { Some(TlsConnector::from(Arc::new(client_config(trust)?))) } else { None };
         Ok(Self { url, tls, bounds, kept: Mutex::new(None) })
     }
@@ -198,12 +224,12 @@ impl HttpClient {
         let failed = |problem: String| HttpError::Connect { server: self.url.clone(), problem };
         match timeout(within, self.try_connect()).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(failed(format!("{error:#}"))),
+            Ok(Err(error)) => Err(failed(error_line(&error))),
             Err(_) => Err(failed(format!("no answer within {}", humantime::format_duration(within)))),
         }
     }
 
-    async fn try_connect(&self) -> anyhow::Result<Connection> {
+    async fn try_connect(&self) -> Result<Connection, ConnectError> {
         let stream = TcpStream::connect((self.url.host.as_str(), self.url.port)).await?;
         // Requests are small and each is waited for.
         let _ = stream.set_nodelay(true);
@@ -214,7 +240,7 @@ impl HttpClient {
         let stream = connector.connect(name, stream).await?;
         let exporter = tls::client_exporter(stream.get_ref().1);
         // Without one, what is signed for this connection would hold on any plain one.
-        let exporter = exporter.ok_or_else(|| anyhow::anyhow!("the TLS connection has no exporter"))?;
+        let exporter = exporter.ok_or(ConnectError::NoExporter)?;
         converse(stream, Channel { exporter: Some(exporter) }).await
     }
 
@@ -234,10 +260,25 @@ enum Failed {
     Sent(HttpError),
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    /// From TCP, or from the TLS handshake.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// TLS has no such names.
+    #[error(transparent)]
+    Name(#[from] InvalidDnsNameError),
+    #[error("the TLS connection has no exporter")]
+    NoExporter,
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     channel: Channel,
-) -> anyhow::Result<Connection> {
+) -> Result<Connection, ConnectError> {
     let (sender, driver) = http1::Builder::new().max_buf_size(64 * 1024).handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(async move {
         if let Err(error) = driver.await {
@@ -247,7 +288,7 @@ async fn converse(
     Ok(Connection { sender, channel, _driver: AbortOnDropHandle::new(driver) })
 }
 
-fn client_config(trust: &Trust) -> anyhow::Result<ClientConfig> {
+fn client_config(trust: &Trust) -> Result<ClientConfig, ClientError> {
     let builder = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions()?;
     let mut config = match trust {
         Trust::Anyone => {
@@ -265,22 +306,21 @@ fn client_config(trust: &Trust) -> anyhow::Result<ClientConfig> {
 }
 
 /// The authorities in a PEM file.
-fn roots_of(path: &Path) -> anyhow::Result<RootCertStore> {
+fn roots_of(path: &Path) -> Result<RootCertStore, ClientError> {
     let mut roots = RootCertStore::empty();
     for certificate in tls::certificates(path)? {
-        roots.add(certificate).map_err(|e| anyhow::anyhow!("{} holds a bad certificate: {e}", path.display()))?;
+        roots.add(certificate).map_err(|source| ClientError::Certificate { path: path.to_owned(), source })?;
     }
     Ok(roots)
 }
 
-fn system_roots() -> anyhow::Result<RootCertStore> {
+fn system_roots() -> Result<RootCertStore, ClientError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
-    anyhow::ensure!(
-        added > 0,
-        "this system has no certificates of authorities; install ca-certificates, or name a file with `registry.ca-file`"
-    );
+    if added == 0 {
+        return Err(ClientError::NoAuthorities);
+    }
     Ok(roots)
 }
 

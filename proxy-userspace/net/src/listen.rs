@@ -6,12 +6,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::sleep;
 
@@ -46,6 +45,74 @@ impl fmt::Display for ListenAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write an IP address and a port, `systemd`, or `systemd:NAME`")]
 pub struct ListenAddressError;
+
+/// Why a listener cannot be had; the texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// What the service manager says of its sockets is broken.
+    #[error("the service manager's LISTEN_FDS and LISTEN_FDNAMES do not fit together")]
+    Announcement(#[source] io::Error),
+    /// Something that the service manager passed is of no use.
+    #[error("file descriptor {fd} ({name}) from the service manager")]
+    Passed {
+        /// The descriptor.
+        fd: RawFd,
+        /// Its name in `LISTEN_FDNAMES`.
+        name: String,
+        /// What is wrong with it.
+        source: PassedError,
+    },
+    /// The sockets that a listener asks the service manager for cannot be had.
+    #[error("listener {listener}")]
+    Inherited {
+        /// What the log calls the listener.
+        listener: String,
+        /// What is wrong.
+        source: InheritedError,
+    },
+    /// The system opens no socket there.
+    #[error("cannot listen on {address}: {error}{}", advice(.error, *.address))]
+    Open {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system says. Its text stands within this one's, before the advice; so it is not the source too.
+        error: io::Error,
+    },
+    /// A socket that is open cannot be used.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    /// A socket that the service manager passed has another family since.
+    #[error("a listener without an IP address")]
+    NoAddress,
+}
+
+/// What is wrong with a descriptor that the service manager passed.
+#[derive(Debug, thiserror::Error)]
+pub enum PassedError {
+    /// It has no address.
+    #[error("is no socket")]
+    NoSocket(#[source] io::Error),
+    /// It does not tell what it is.
+    #[error(transparent)]
+    Options(#[from] io::Error),
+    /// It is a socket of another kind, or a connection.
+    #[error("is no TCP socket that listens; use ListenStream= with an IP address and Accept=no in the .socket unit")]
+    NotListening,
+}
+
+/// Why the service manager's sockets do not serve a listener.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritedError {
+    /// The process can have no more descriptors.
+    #[error(transparent)]
+    Copy(#[from] io::Error),
+    /// None has the name that the listener asks for.
+    #[error("the service manager passed no such socket: {passed}")]
+    Missing {
+        /// What it passed instead, and what to do.
+        passed: String,
+    },
+}
 
 impl FromStr for ListenAddress {
     type Err = ListenAddressError;
@@ -125,15 +192,16 @@ impl Inherited {
     ///
     /// # Errors
     /// When the announcement is broken, or something passed is no TCP socket that listens.
-    pub fn take() -> Result<Self> {
-        let announced = sd_notify::listen_fds_with_names()
-            .context("the service manager's LISTEN_FDS and LISTEN_FDNAMES do not fit together")?;
+    pub fn take() -> Result<Self, ListenError> {
+        let announced = sd_notify::listen_fds_with_names().map_err(ListenError::Announcement)?;
         let mut sockets = Vec::new();
         for (fd, name) in announced {
             // SAFETY: sd_listen_fds(3) makes the descriptors this process's own; `listen_fds_with_names` has checked
             // LISTEN_PID and has set a flag on each, so that they are open; and nothing else in the process takes them.
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-            inspect(&socket).with_context(|| format!("file descriptor {fd} ({name}) from the service manager"))?;
+            if let Err(source) = inspect(&socket) {
+                return Err(ListenError::Passed { fd, name, source });
+            }
             sockets.push((name, socket));
         }
         Ok(Self { sockets })
@@ -147,13 +215,15 @@ impl Inherited {
     }
 
     /// Copies of the sockets that belong to a listener. Copies, so that a reload can ask again.
-    fn get(&self, wanted: Option<&str>, listeners: &[ListenConfig]) -> Result<Vec<Socket>> {
+    fn get(&self, wanted: Option<&str>, listeners: &[ListenConfig]) -> Result<Vec<Socket>, InheritedError> {
         let found = self.sockets.iter().filter(|(name, _)| match wanted {
             Some(wanted) => name == wanted,
             None => !is_named(listeners, name),
         });
         let found: Vec<Socket> = found.map(|(_, socket)| socket.try_clone()).collect::<io::Result<_>>()?;
-        ensure!(!found.is_empty(), "the service manager passed no such socket: {}", self.describe());
+        if found.is_empty() {
+            return Err(InheritedError::Missing { passed: self.describe() });
+        }
         Ok(found)
     }
 
@@ -170,33 +240,29 @@ fn is_named(listeners: &[ListenConfig], name: &str) -> bool {
     listeners.iter().any(|l| matches!(&l.address, ListenAddress::Systemd(Some(n)) if n == name))
 }
 
-fn inspect(socket: &Socket) -> Result<()> {
-    let address = socket.local_addr().context("is no socket")?;
+fn inspect(socket: &Socket) -> Result<(), PassedError> {
+    let address = socket.local_addr().map_err(PassedError::NoSocket)?;
     let ok = address.as_socket().is_some() && socket.r#type()? == Type::STREAM && socket.is_listener()?;
-    ensure!(
-        ok,
-        "is no TCP socket that listens; use ListenStream= with an IP address and Accept=no in the .socket unit"
-    );
-    Ok(())
+    if ok { Ok(()) } else { Err(PassedError::NotListening) }
 }
 
 /// Opens the sockets of one listener; more than one only where the service manager passes several of one name. `all` are
 /// the listeners of the whole configuration.
 ///
 /// # Errors
-/// When it cannot be opened; the text says what to do.
-pub fn bind(listener: &ListenConfig, all: &[ListenConfig], inherited: &Inherited) -> Result<Vec<Bound>> {
+/// When it cannot be opened.
+pub fn bind(listener: &ListenConfig, all: &[ListenConfig], inherited: &Inherited) -> Result<Vec<Bound>, ListenError> {
     let sockets = match &listener.address {
         ListenAddress::Socket(address) => vec![open(*address, is_v6_only(*address, all))?],
-        ListenAddress::Systemd(name) => {
-            inherited.get(name.as_deref(), all).with_context(|| format!("listener {listener}"))?
-        }
+        ListenAddress::Systemd(name) => inherited
+            .get(name.as_deref(), all)
+            .map_err(|source| ListenError::Inherited { listener: listener.to_string(), source })?,
     };
     sockets
         .into_iter()
         .map(|socket| {
             socket.set_nonblocking(true)?;
-            let address = socket.local_addr()?.as_socket().context("a listener without an IP address")?;
+            let address = socket.local_addr()?.as_socket().ok_or(ListenError::NoAddress)?;
             Ok(Bound { config: listener.clone(), socket, address })
         })
         .collect()
@@ -318,8 +384,8 @@ fn is_v6_only(address: SocketAddr, all: &[ListenConfig]) -> bool {
 /// Opens a listening TCP socket; port 0 takes a free one. `v6_only`: one on an IPv6 address takes no IPv4.
 ///
 /// # Errors
-/// When it cannot be opened; the text says what to do.
-pub fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
+/// When it cannot be opened.
+pub fn open(address: SocketAddr, v6_only: bool) -> Result<Socket, ListenError> {
     let opened = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // Connections of a node that has just ended must not keep the next one from starting.
@@ -331,10 +397,7 @@ pub fn open(address: SocketAddr, v6_only: bool) -> Result<Socket> {
         socket.listen(BACKLOG)?;
         Ok(socket)
     };
-    match opened() {
-        Ok(socket) => Ok(socket),
-        Err(error) => bail!("cannot listen on {address}: {error}{}", advice(&error, address)),
-    }
+    opened().map_err(|error| ListenError::Open { address, error })
 }
 
 fn advice(error: &io::Error, address: SocketAddr) -> String {

@@ -4,18 +4,17 @@
 //! (`certificate`) or covers the connection's exporter (`bound`), so that a man in the middle, who would have another
 //! certificate and other keys, is found out at the first request.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, date_time_ymd};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
@@ -43,6 +42,88 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// Why a certificate or a key cannot be used; the texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// No key or certificate can be made.
+    #[error("cannot {doing}")]
+    Generate {
+        /// What was tried.
+        doing: &'static str,
+        /// What the generator says.
+        source: rcgen::Error,
+    },
+    /// The key that was made is none that TLS knows.
+    #[error("{0}")]
+    GeneratedKey(&'static str),
+    /// The identity that was made is of no use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A file cannot be read.
+    #[error("cannot {doing} {}", .path.display())]
+    Unreadable {
+        /// What was tried: `open`, `look at` or `read`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// More than 1 MiB.
+    #[error("{} is longer than a certificate chain can be", .path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Everybody may access a file with a private key.
+    #[error("{} holds a private key and everybody may access it; run: chmod o= {}", .path.display(), .path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of certificates is no PEM.
+    #[error("{} is no PEM file of certificates", .path.display())]
+    NoPem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// A file of certificates holds something else, or nothing.
+    #[error("{} holds no certificate; it must begin with -----BEGIN CERTIFICATE-----", .path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key's file holds something else.
+    #[error("{} holds no private key in PEM (PKCS #8, PKCS #1 or SEC1, not encrypted)", .path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// Certificate and key are of no use together.
+    #[error("{} and {} cannot be used; do they belong together?", .files.certificate.display(), .files.key.display())]
+    Unusable {
+        /// The two.
+        files: CertificateFiles,
+        /// What is wrong with them.
+        source: IdentityError,
+    },
+}
+
+/// Why TLS does not take a certificate chain with a key.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is no certificate in it.
+    #[error("an empty certificate chain")]
+    Empty,
+    /// What TLS says.
+    #[error(transparent)]
+    Rejected(#[from] rustls::Error),
+}
+
 /// What a listener presents, and how it accepts handshakes with it.
 pub struct TlsIdentity {
     /// Does the server's side of handshakes.
@@ -66,42 +147,40 @@ impl TlsIdentity {
     ///
     /// # Errors
     /// When the random number generator or the encoder fails.
-    pub fn generate(host: &str) -> Result<Self> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a TLS key")?;
+    pub fn generate(host: &str) -> Result<Self, TlsError> {
+        let cannot = |doing| move |source| TlsError::Generate { doing, source };
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(cannot("make a TLS key"))?;
         let mut names = vec!["localhost".to_owned()];
         // A host name that DNS could not carry is left out; nobody verifies the names anyway.
         let is_dns = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
         if is_dns && host != "localhost" {
             names.push(host.to_owned());
         }
-        let mut params = CertificateParams::new(names).context("cannot name a TLS certificate")?;
+        let mut params = CertificateParams::new(names).map_err(cannot("name a TLS certificate"))?;
         params.distinguished_name.push(DnType::CommonName, "portsplice");
         let now = date_time_ymd(1970, 1, 1) + unix_time();
         params.not_before = now - CLOCK_SKEW;
         params.not_after = now + VALIDITY;
-        let certificate = params.self_signed(&key).context("cannot sign a TLS certificate")?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
-        Self::new(vec![certificate.der().clone()], key)
+        let certificate = params.self_signed(&key).map_err(cannot("sign a TLS certificate"))?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(TlsError::GeneratedKey)?;
+        Ok(Self::new(vec![certificate.der().clone()], key)?)
     }
 
     /// Reads a certificate chain and its key from PEM files.
     ///
     /// # Errors
     /// When a file cannot be read or holds something else, when everybody may read the key, or when the two do not belong
-    /// together; the text says what to do.
-    pub fn load(files: &CertificateFiles) -> Result<Self> {
+    /// together.
+    pub fn load(files: &CertificateFiles) -> Result<Self, TlsError> {
         let chain = certificates(&files.certificate)?;
-        let path = files.key.display();
         let pem = read_pem(&files.key, true)?;
         let key = PrivateKeyDer::from_pem_slice(&pem)
-            .with_context(|| format!("{path} holds no private key in PEM (PKCS #8, PKCS #1 or SEC1, not encrypted)"))?;
-        Self::new(chain, key).with_context(|| {
-            format!("{} and {path} cannot be used; do they belong together?", files.certificate.display())
-        })
+            .map_err(|source| TlsError::NoKey { path: files.key.clone(), source })?;
+        Self::new(chain, key).map_err(|source| TlsError::Unusable { files: files.clone(), source })
     }
 
-    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
-        let certificate_der = chain.first().context("an empty certificate chain")?.to_vec();
+    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
+        let certificate_der = chain.first().ok_or(IdentityError::Empty)?.to_vec();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
@@ -139,14 +218,15 @@ pub fn client_exporter(connection: &ClientConnection) -> Option<[u8; 32]> {
 /// The certificates of a PEM file, at least one.
 ///
 /// # Errors
-/// When it cannot be read or holds something else; the text says what to do.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let shown = path.display();
+/// When it cannot be read or holds something else.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read_pem(path, false)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .with_context(|| format!("{shown} is no PEM file of certificates"))?;
-    ensure!(!chain.is_empty(), "{shown} holds no certificate; it must begin with -----BEGIN CERTIFICATE-----");
+        .map_err(|source| TlsError::NoPem { path: path.to_owned(), source })?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { path: path.to_owned() });
+    }
     Ok(chain)
 }
 
@@ -191,16 +271,18 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-fn read_pem(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>> {
-    let shown = path.display();
-    let file = regular_file::open(path).with_context(|| format!("cannot open {shown}"))?;
-    let metadata = file.metadata().with_context(|| format!("cannot look at {shown}"))?;
+fn read_pem(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let unreadable = |doing| move |source| TlsError::Unreadable { doing, path: path.to_owned(), source };
+    let file = regular_file::open(path).map_err(unreadable("open"))?;
+    let metadata = file.metadata().map_err(unreadable("look at"))?;
     if secret && metadata.permissions().mode() & 0o007 != 0 {
-        bail!("{shown} holds a private key and everybody may access it; run: chmod o= {shown}");
+        return Err(TlsError::Exposed { path: path.to_owned() });
     }
     let mut pem = Zeroizing::new(Vec::new());
-    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut pem).with_context(|| format!("cannot read {shown}"))?;
-    ensure!(pem.len() as u64 <= MAX_PEM_BYTES, "{shown} is longer than a certificate chain can be");
+    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut pem).map_err(unreadable("read"))?;
+    if pem.len() as u64 > MAX_PEM_BYTES {
+        return Err(TlsError::TooLong { path: path.to_owned() });
+    }
     Ok(pem)
 }
 

@@ -2,6 +2,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use portsplice_model::error_line;
+
 use super::*;
 
 fn listener(address: &str) -> ListenConfig {
@@ -13,7 +15,7 @@ fn listener(address: &str) -> ListenConfig {
     ListenConfig { address, tls: true, credentials: vec![Scheme::Bound], certificate: None }
 }
 
-fn bind_one(address: &str) -> Result<Bound> {
+fn bind_one(address: &str) -> Result<Bound, ListenError> {
     let config = listener(address);
     Ok(bind(&config, std::slice::from_ref(&config), &Inherited::default())?.remove(0))
 }
@@ -68,7 +70,7 @@ fn errors_say_what_to_do() {
     assert!(error.contains(&format!("cannot listen on {taken}")) && error.contains("ss -ltnp"), "{error}");
     let error = bind_one("192.0.2.1:1").unwrap_err().to_string();
     assert!(error.contains("ip address"), "{error}");
-    let error = format!("{:#}", bind_one("systemd").unwrap_err());
+    let error = error_line(&bind_one("systemd").unwrap_err());
     assert!(error.contains("it passed none at all"), "{error}");
 }
 
@@ -155,7 +157,7 @@ fn as_service_named() {
     assert_eq!(bind(&all[0], &all, &inherited).unwrap()[0].address, plain[0].address);
 
     let all = [listener("systemd:web")];
-    let error = format!("{:#}", bind(&all[0], &all, &inherited).unwrap_err());
+    let error = error_line(&bind(&all[0], &all, &inherited).unwrap_err());
     assert!(error.contains("it passed tls, plain") && error.contains("FileDescriptorName="), "{error}");
 }
 
@@ -166,7 +168,7 @@ fn as_service_same_name() {
 }
 
 fn as_service_broken() {
-    let error = format!("{:#}", Inherited::take().unwrap_err());
+    let error = error_line(&Inherited::take().unwrap_err());
     assert!(error.contains("file descriptor 4 (b)") && error.contains("ListenStream="), "{error}");
 }
 

@@ -1,5 +1,6 @@
 use std::fs::{self, Permissions};
 
+use portsplice_model::error_line;
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 
 use super::*;
@@ -116,7 +117,7 @@ fn certificates_are_read_from_files() {
 fn bad_files_are_explained() {
     let dir = tempfile::tempdir().unwrap();
     let good = files(dir.path());
-    let error = |files: &CertificateFiles| format!("{:#}", TlsIdentity::load(files).unwrap_err());
+    let error = |files: &CertificateFiles| error_line(&TlsIdentity::load(files).unwrap_err());
 
     let missing = CertificateFiles { certificate: dir.path().join("none"), ..good.clone() };
     assert!(error(&missing).contains("cannot open"), "{}", error(&missing));
