@@ -19,11 +19,18 @@ mod signals;
 
 use std::io::Write;
 
+use portsplice_registry::StoreError;
+
 pub use ports::KernelNews;
 
 /// The text of docs/metrics.md: every metric that a node or an edge can have.
 pub(crate) fn metrics_document() -> String {
     observe::metrics_document()
+}
+
+/// An error of a store as one of the start. Its text says what its source says, which would be read twice in a chain.
+fn store_error(error: StoreError) -> anyhow::Error {
+    anyhow::Error::msg(error.to_string())
 }
 
 /// Tells people and tests what stands, on standard output. Nobody has to listen.

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Actor, Change, Directory, Hostname, Link, LinkError, Record, Reporter, StoreError, Update};
-pub use api::Access;
+pub use api::{Access, AccessError};
 use api::{Api, Failed};
 pub use model::User;
 use model::{Container, ContainerRequest, PortLink, is_container, new_link, requests_of};
@@ -43,7 +43,7 @@ impl ArvadosRegistry {
     ///
     /// # Errors
     /// Where a file that `access` names is wrong. Whether Arvados is there shows when it is used.
-    pub fn new(access: &Access, address: Option<String>) -> anyhow::Result<Self> {
+    pub fn new(access: &Access, address: Option<String>) -> Result<Self, AccessError> {
         let reader = Arc::new(Reader { api: Api::new(access)?, requests: Mutex::default() });
         Ok(Self { reader, written: Written::default(), address })
     }
@@ -58,7 +58,7 @@ impl ArvadosRegistry {
     }
 
     fn address(&self) -> Result<&str, StoreError> {
-        self.address.as_deref().ok_or_else(|| StoreError::Refused("this process is no node".into()))
+        self.address.as_deref().ok_or_else(|| StoreError::refused("this process is no node"))
     }
 
     async fn create(&self, link: &Link) -> Result<(), LinkError> {

@@ -24,8 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Actor, Change, Directory, Hostname, Link, LinkError, Record, Reporter, StoreError, Update};
-pub use connection::Access;
 use connection::Connection;
+pub use connection::{Access, AccessError};
 use keys::Keys;
 pub use writer::NodeIdentity;
 use writer::{Order, Writer};
@@ -50,7 +50,7 @@ impl EtcdRegistry {
     ///
     /// # Errors
     /// Where a file that `access` names is wrong. Whether etcd is there shows when it is used.
-    pub fn new(access: Access, prefix: &str, node: Option<NodeIdentity>) -> anyhow::Result<Self> {
+    pub fn new(access: Access, prefix: &str, node: Option<NodeIdentity>) -> Result<Self, AccessError> {
         access.check()?;
         let keys = Keys::new(prefix);
         let connection = Arc::new(Connection::new(access.clone()));
@@ -67,14 +67,14 @@ impl EtcdRegistry {
         &self,
         order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order,
     ) -> Result<(), StoreError> {
-        let orders = self.orders.as_ref().ok_or_else(|| StoreError::Refused("this process is no node".into()))?;
-        let ended = || StoreError::Unavailable("etcd: this node has ended its reports".into());
+        let orders = self.orders.as_ref().ok_or_else(|| StoreError::refused("this process is no node"))?;
+        let ended = || StoreError::unavailable("etcd: this node has ended its reports");
         let (done, answer) = oneshot::channel();
         let reported = async {
             orders.send(order(done)).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
-        let late = |_| StoreError::Unavailable("etcd does not answer; the report is tried again".into());
+        let late = |_| StoreError::unavailable("etcd does not answer; the report is tried again");
         timeout(REPORT, reported).await.map_err(late)?
     }
 }

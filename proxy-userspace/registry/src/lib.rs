@@ -21,7 +21,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-pub use error::{LinkError, StoreError};
+pub use error::{LinkError, Reason, StoreError};
 use portsplice_model::{Hostname, Link, Record};
 
 /// Where a node writes what it knows of its containers.

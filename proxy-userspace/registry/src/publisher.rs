@@ -184,7 +184,7 @@ impl Publisher {
         // Nothing was told when they could not be made, so that is no success.
         let running = tokio::task::spawn_blocking(move || source.records())
             .await
-            .map_err(|e| StoreError::Internal(format!("what runs here could not be listed: {e}")))?;
+            .map_err(|e| StoreError::internal(format!("what runs here could not be listed: {e}")).because(e))?;
         let running: BTreeMap<String, Record> = running.into_iter().map(|r| (r.uuid.clone(), r)).collect();
         if self.reported.is_none() {
             self.status.pending(running.len());

@@ -35,7 +35,7 @@ use portsplice_auth::{ContainerKey, Keyring, sign};
 use portsplice_model::unix_time;
 use portsplice_model::url::Url;
 use portsplice_net::backoff::{Backoff, jittered};
-use portsplice_net::client::{Bounds, Channel, HttpClient, Trust};
+use portsplice_net::client::{Bounds, Channel, ClientError, HttpClient, Trust};
 
 /// An answer is as long as a list of what is missing, or a record.
 const BOUNDS: Bounds =
@@ -104,7 +104,7 @@ impl Remote {
     ///
     /// # Errors
     /// Where the certificates cannot be read.
-    pub fn start(settings: RemoteSettings, keyring: Arc<ArcSwap<Keyring>>) -> anyhow::Result<Self> {
+    pub fn start(settings: RemoteSettings, keyring: Arc<ArcSwap<Keyring>>) -> Result<Self, ClientError> {
         let trust = settings.ca_file.clone().map_or(Trust::Anyone, Trust::File);
         let problem = Problem::default();
         let link = EdgeLink {
@@ -127,7 +127,7 @@ impl Remote {
         &self,
         order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order,
     ) -> Result<(), StoreError> {
-        let ended = || StoreError::Internal("the task that reports to the edge has ended".into());
+        let ended = || StoreError::internal("the task that reports to the edge has ended");
         let (done, answer) = oneshot::channel();
         self.orders.send(order(done)).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
@@ -260,11 +260,11 @@ impl EdgeLink {
     async fn call(&self, call: &Call, body: Bytes) -> Result<Bytes, StoreError> {
         if let Some(left) = self.pause.left() {
             let url = &self.settings.url;
-            return Err(StoreError::Unavailable(format!("{url} asks to be left alone for {left} s")));
+            return Err(StoreError::unavailable(format!("{url} asks to be left alone for {left} s")));
         }
         let identity = call.identity();
         let key = self.keyring.load().key(&identity).ok_or_else(|| {
-            StoreError::Refused(format!(
+            StoreError::refused(format!(
                 "there is no key of {identity} here: put it into the file {identity} of `secrets.keys-dir`, or give the root secret"
             ))
         })?;
@@ -290,16 +290,16 @@ impl EdgeLink {
             // Nobody but the edge can hold this node up.
             (true, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
                 self.pause.begin(&response);
-                Err(StoreError::Unavailable(says))
+                Err(StoreError::unavailable(says))
             }
             // It came too slowly this time.
-            (true, StatusCode::REQUEST_TIMEOUT) => Err(StoreError::Unavailable(says)),
-            (true, _) if status.is_client_error() => Err(StoreError::Refused(says)),
-            (false, StatusCode::UNAUTHORIZED) => Err(StoreError::Refused(says)),
-            (false, _) if status.is_success() => Err(StoreError::Unavailable(format!(
+            (true, StatusCode::REQUEST_TIMEOUT) => Err(StoreError::unavailable(says)),
+            (true, _) if status.is_client_error() => Err(StoreError::refused(says)),
+            (false, StatusCode::UNAUTHORIZED) => Err(StoreError::refused(says)),
+            (false, _) if status.is_success() => Err(StoreError::unavailable(format!(
                 "{url} does not prove that it holds the key: it is no edge of this cluster, or somebody stands in between"
             ))),
-            _ => Err(StoreError::Unavailable(says)),
+            _ => Err(StoreError::unavailable(says)),
         }
     }
 }
@@ -328,16 +328,16 @@ fn request(identity: &str, call: &Call, authorization: &str, body: Bytes) -> Req
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Bytes, StoreError> {
-    let body = serde_json::to_vec(value).map_err(|e| StoreError::Refused(e.to_string()))?;
+    let body = serde_json::to_vec(value).map_err(|e| StoreError::refused(e.to_string()).because(e))?;
     if body.len() > api::BODY_BYTES {
         let limit = api::BODY_BYTES;
-        return Err(StoreError::Refused(format!("a report of {} bytes; the edge takes up to {limit}", body.len())));
+        return Err(StoreError::refused(format!("a report of {} bytes; the edge takes up to {limit}", body.len())));
     }
     Ok(body.into())
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(body).map_err(|e| StoreError::Corrupt(format!("the edge's answer: {e}")))
+    serde_json::from_slice(body).map_err(|e| StoreError::corrupt(format!("the edge's answer: {e}")).because(e))
 }
 
 /// Does what was ordered, for as long as somebody waits for it.

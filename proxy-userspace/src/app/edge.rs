@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::daemon::{Role, Starting};
 use super::listeners::Serve;
-use super::observe;
+use super::{observe, store_error};
 use crate::config;
 use crate::config::edge::EdgeConfig;
 use crate::descriptors::{Cost, Descriptors, threads};
@@ -39,7 +39,7 @@ impl Role for EdgeRole {
 
     fn check(config: &EdgeConfig) -> Result<()> {
         if config.store.path.exists() {
-            Embedded::open(&config.store.path, "")?;
+            Embedded::open(&config.store.path, "").map_err(store_error)?;
         }
         Ok(())
     }
@@ -60,8 +60,8 @@ impl Role for EdgeRole {
 
     async fn start((): (), starting: &Starting<'_, Self::Settings>) -> Result<Self> {
         let Starting { config, descriptors, metrics, .. } = starting;
-        let store = Embedded::open(&config.store.path, "")?;
-        let edge = Edge::new(settings(config, descriptors), store, Arc::clone(metrics)).await?;
+        let store = Embedded::open(&config.store.path, "").map_err(store_error)?;
+        let edge = Edge::new(settings(config, descriptors), store, Arc::clone(metrics)).await.map_err(store_error)?;
         observe::edge(metrics, &edge);
         let expiring = Arc::clone(&edge);
         let expiry = AbortOnDropHandle::new(tokio::spawn(async move { expiring.expire().await }));

@@ -104,8 +104,8 @@ async fn nothing_hangs_while_it_is_stopped() {
             async { edge.records().await.map(drop) },
             async { edge.link(&app).await.map(drop) },
             async { edge.links().await.map(drop) },
-            async { edge.create_link(&other).await.map_err(|e| StoreError::Unavailable(e.to_string())) },
-            async { edge.delete_link(&app, &Actor::Admin).await.map_err(|e| StoreError::Unavailable(e.to_string())) },
+            async { edge.create_link(&other).await.map_err(|e| StoreError::unavailable(e.to_string())) },
+            async { edge.delete_link(&app, &Actor::Admin).await.map_err(|e| StoreError::unavailable(e.to_string())) },
             node.retain("n1", &[]),
         )
     };

@@ -1,12 +1,12 @@
 //! Requests to Arvados's API, as its documentation has them: `doc/api/requests`, `methods`, `tokens` of Arvados.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, InvalidHeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,8 +18,9 @@ use super::model::{HasUuid, Items};
 use crate::StoreError;
 use crate::pause::Pause;
 use portsplice_files::regular_file;
+use portsplice_model::error_line;
 use portsplice_model::url::Url;
-use portsplice_net::client::{Bounds, HttpClient, HttpError, Trust};
+use portsplice_net::client::{Bounds, ClientError, HttpClient, HttpError, Trust};
 
 /// How many objects are asked for at once. The server may give fewer and says how many it would.
 const PAGE: usize = 500;
@@ -43,6 +44,36 @@ pub struct Access {
     pub token_file: PathBuf,
 }
 
+/// Why the API cannot be asked; the texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// What its certificate is checked against cannot be had.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The file with the token cannot be read.
+    #[error("`registry.token-file` {}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("`registry.token-file` {} must hold a token and nothing else", .path.display())]
+    NoToken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// HTTP cannot carry the token.
+    #[error("`registry.token-file` {}", .path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: InvalidHeaderValue,
+    },
+}
+
 /// What the server says instead of giving what was asked for.
 #[derive(Debug)]
 pub(super) enum Failed {
@@ -59,9 +90,9 @@ impl Failed {
     pub(super) fn about(self, what: &str) -> StoreError {
         match self {
             Self::NotFound => {
-                StoreError::Refused(format!("Arvados has no {what}, or does not let the token's user see it"))
+                StoreError::refused(format!("Arvados has no {what}, or does not let the token's user see it"))
             }
-            Self::Unprocessable(text) => StoreError::Refused(format!("Arvados refuses {what}: {text}")),
+            Self::Unprocessable(text) => StoreError::refused(format!("Arvados refuses {what}: {text}")),
             Self::Store(error) => error,
         }
     }
@@ -87,7 +118,7 @@ impl Api {
     ///
     /// # Errors
     /// What is wrong with a file.
-    pub(super) fn new(access: &Access) -> anyhow::Result<Self> {
+    pub(super) fn new(access: &Access) -> Result<Self, AccessError> {
         let trust = access.ca_file.clone().map_or(Trust::System, Trust::File);
         let http = HttpClient::new(access.url.clone(), &trust, Bounds::default())?;
         let this = Self { http, token_file: access.token_file.clone(), pause: Pause::new(PAUSE.0, PAUSE.1) };
@@ -129,7 +160,7 @@ impl Api {
                 return Ok(all);
             }
         }
-        Err(Failed::Store(StoreError::Corrupt(format!("Arvados lists {path} without end"))))
+        Err(Failed::Store(StoreError::corrupt(format!("Arvados lists {path} without end"))))
     }
 
     /// Makes an object.
@@ -171,14 +202,15 @@ impl Api {
         let form = encoded(parameters);
         let in_query = method == Method::GET || method == Method::DELETE;
         let target = if in_query { format!("/arvados/v1/{path}?{form}") } else { format!("/arvados/v1/{path}") };
-        let credential = self.credential().map_err(|e| Failed::Store(StoreError::Refused(format!("{e:#}"))))?;
+        let credential =
+            self.credential().map_err(|e| Failed::Store(StoreError::refused(error_line(&e)).because(e)))?;
         let make = || {
             let request = Request::builder().method(&method).uri(&target).header(AUTHORIZATION, credential.clone());
             let body = if in_query { Bytes::new() } else { Bytes::from(form.clone()) };
             request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(Full::new(body))
         };
         // What goes into it has been checked above; the client wants one for each attempt.
-        make().map_err(|e| Failed::Store(StoreError::Refused(format!("{path}: {e}"))))?;
+        make().map_err(|e| Failed::Store(StoreError::refused(format!("{path}: {e}")).because(e)))?;
         let response = self.http.request(|_| make().unwrap_or_default()).await?;
         self.read(path, &response)
     }
@@ -186,11 +218,11 @@ impl Api {
     fn read<T: DeserializeOwned>(&self, path: &str, response: &Response<Bytes>) -> Result<T, Failed> {
         let (status, body) = (response.status(), response.body());
         if status.is_success() {
-            let corrupt = |e| StoreError::Corrupt(format!("what Arvados answers about {path}: {e}"));
+            let corrupt = |e| StoreError::corrupt(format!("what Arvados answers about {path}: {e}")).because(e);
             return serde_json::from_slice(body).map_err(|e| Failed::Store(corrupt(e)));
         }
         let says = || text_of(status, body);
-        let refused = |advice: &str| Failed::Store(StoreError::Refused(format!("Arvados, {path}: {}{advice}", says())));
+        let refused = |advice: &str| Failed::Store(StoreError::refused(format!("Arvados, {path}: {}{advice}", says())));
         Err(match status {
             StatusCode::NOT_FOUND => Failed::NotFound,
             StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Failed::Unprocessable(says()),
@@ -198,29 +230,32 @@ impl Api {
             StatusCode::FORBIDDEN => refused("; docs/registry.md lists what the token must be allowed to do"),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 self.pause.begin(response);
-                Failed::Store(StoreError::Unavailable(format!("Arvados, {path}: {}", says())))
+                Failed::Store(StoreError::unavailable(format!("Arvados, {path}: {}", says())))
             }
             status if status.is_server_error() => {
-                Failed::Store(StoreError::Unavailable(format!("Arvados, {path}: {}", says())))
+                Failed::Store(StoreError::unavailable(format!("Arvados, {path}: {}", says())))
             }
             _ => refused("; check `registry.url`"),
         })
     }
 
     fn wait_over(&self) -> Result<(), Failed> {
-        let left = |left| StoreError::Unavailable(format!("Arvados asks to be left alone for {left} s"));
+        let left = |left| StoreError::unavailable(format!("Arvados asks to be left alone for {left} s"));
         self.pause.left().map_or(Ok(()), |seconds| Err(Failed::Store(left(seconds))))
     }
 
-    fn credential(&self) -> anyhow::Result<HeaderValue> {
-        let path = &self.token_file;
-        let shown = || format!("`registry.token-file` {}", path.display());
-        let text = regular_file::read_text(path, MAX_TOKEN).with_context(shown)?;
+    fn credential(&self) -> Result<HeaderValue, AccessError> {
+        let path = || self.token_file.clone();
+        let text = regular_file::read_text(&self.token_file, MAX_TOKEN)
+            .map_err(|source| AccessError::Unreadable { path: path(), source })?;
         let token = text.trim();
         let is_token = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-        ensure!(is_token, "{} must hold a token and nothing else", shown());
+        if !is_token {
+            return Err(AccessError::NoToken { path: path() });
+        }
         let text = Zeroizing::new(format!("Bearer {token}"));
-        let mut credential = HeaderValue::from_str(&text).with_context(shown)?;
+        let mut credential =
+            HeaderValue::from_str(&text).map_err(|source| AccessError::Header { path: path(), source })?;
         credential.set_sensitive(true);
         Ok(credential)
     }

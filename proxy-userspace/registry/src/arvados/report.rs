@@ -106,7 +106,7 @@ async fn not_now(api: &Api, uuid: &str, text: String) -> Result<(), StoreError> 
     let container: Container =
         api.get(&path(uuid), &SELECT).await.map_err(|failed| failed.about(&format!("container {uuid}")))?;
     if container.is_waiting() {
-        return Err(StoreError::Unavailable(format!("Arvados: container {uuid} does not run yet")));
+        return Err(StoreError::unavailable(format!("Arvados: container {uuid} does not run yet")));
     }
     if !container.is_running() {
         return Ok(());

@@ -48,7 +48,7 @@ impl Database {
         let told = Arc::clone(&versions);
         let thread = std::thread::Builder::new().name("registry".to_owned());
         let spawned = thread.spawn(move || serve(connection, &queue, &told));
-        spawned.map_err(|e| StoreError::Unavailable(format!("cannot start a thread for the file: {e}")))?;
+        spawned.map_err(|e| StoreError::unavailable(format!("cannot start a thread for the file: {e}")).because(e))?;
         Ok(Self { jobs, versions })
     }
 
@@ -62,13 +62,13 @@ impl Database {
             let _ = answer.send(query(connection)); // nobody has to wait for it any more
         });
         self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::Unavailable(format!("{WAITING} calls are waiting for the file")),
-            TrySendError::Disconnected(_) => StoreError::Unavailable("its thread has ended; restart the daemon".into()),
+            TrySendError::Full(_) => StoreError::unavailable(format!("{WAITING} calls are waiting for the file")),
+            TrySendError::Disconnected(_) => StoreError::unavailable("its thread has ended; restart the daemon"),
         })?;
         match timeout(PATIENCE, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(StoreError::Unavailable("its thread has ended; restart the daemon".into())),
-            Err(_) => Err(StoreError::Unavailable(format!("the file did not answer within {} s", PATIENCE.as_secs()))),
+            Ok(Err(_)) => Err(StoreError::unavailable("its thread has ended; restart the daemon")),
+            Err(_) => Err(StoreError::unavailable(format!("the file did not answer within {} s", PATIENCE.as_secs()))),
         }
     }
 
@@ -131,13 +131,14 @@ pub(super) fn durable_transaction<T, E: From<StoreError>>(
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         let text = error.to_string();
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch) => Self::Corrupt(text),
+        let this = match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch) => Self::corrupt(text),
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => {
-                Self::Refused(text)
+                Self::refused(text)
             }
-            Some(_) => Self::Unavailable(text),
-            None => Self::Corrupt(text),
-        }
+            Some(_) => Self::unavailable(text),
+            None => Self::corrupt(text),
+        };
+        this.because(error)
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn report(c: &Connection, node: &str, ttl: Option<u32>, changes: &[Ch
 }
 
 fn put(c: &Connection, revision: i64, ttl: Option<u32>, record: &Record) -> Result<(), StoreError> {
-    let body = serde_json::to_string(record).map_err(|e| StoreError::Refused(format!("a record: {e}")))?;
+    let body = serde_json::to_string(record).map_err(|e| StoreError::refused(format!("a record: {e}")).because(e))?;
     // One that is written again as it is concerns nobody who watches.
     c.prepare_cached(
         "INSERT INTO records (uuid, node, ttl, revision, body) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -162,7 +162,7 @@ pub(super) fn raw(row: &Row<'_>) -> rusqlite::Result<(String, String)> {
 }
 
 pub(super) fn read((uuid, body): (String, String)) -> Result<Record, StoreError> {
-    serde_json::from_str(&body).map_err(|e| StoreError::Corrupt(format!("the record of {uuid}: {e}")))
+    serde_json::from_str(&body).map_err(|e| StoreError::corrupt(format!("the record of {uuid}: {e}")).because(e))
 }
 
 /// The columns of a link, for [`raw_link`].
@@ -175,7 +175,8 @@ pub(super) fn raw_link(row: &Row<'_>) -> rusqlite::Result<(String, String, u16, 
 
 pub(super) fn read_link(row: (String, String, u16, String)) -> Result<Link, StoreError> {
     let (hostname, container_request_uuid, port, owner) = row;
-    let hostname = hostname.parse().map_err(|e| StoreError::Corrupt(format!("the link {hostname:?}: {e}")))?;
+    let hostname =
+        hostname.parse().map_err(|e| StoreError::corrupt(format!("the link {hostname:?}: {e}")).because(e))?;
     Ok(Link { hostname, container_request_uuid, port, owner })
 }
 

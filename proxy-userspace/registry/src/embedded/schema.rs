@@ -66,18 +66,15 @@ const MIGRATIONS: &[&str] = &["
 /// Opens the file and brings it to the present version. `busy` is how long other processes may hold it.
 pub(super) fn open(path: &Path, busy: Duration) -> Result<Connection, StoreError> {
     let shown = path.display();
-    make(path).map_err(|e| StoreError::Refused(format!("cannot make {shown}: {e}; choose another registry file")))?;
+    make(path).map_err(|e| {
+        StoreError::refused(format!("cannot make {shown}: {e}; choose another registry file")).because(e)
+    })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(path, flags);
-    let mut connection =
-        opened.map_err(|e| StoreError::Refused(format!("cannot open {shown}: {e}; choose another registry file")))?;
-    let in_file = |error: StoreError| match error {
-        StoreError::Unavailable(e) => StoreError::Unavailable(format!("{shown}: {e}")),
-        StoreError::Refused(e) => StoreError::Refused(format!("{shown}: {e}")),
-        StoreError::Corrupt(e) => StoreError::Corrupt(format!("{shown}: {e}")),
-        StoreError::Internal(e) => StoreError::Internal(format!("{shown}: {e}")),
-    };
-    prepare(&mut connection, busy).map_err(in_file)?;
+    let mut connection = opened.map_err(|e| {
+        StoreError::refused(format!("cannot open {shown}: {e}; choose another registry file")).because(e)
+    })?;
+    prepare(&mut connection, busy).map_err(|error| error.of(shown))?;
     Ok(connection)
 }
 
@@ -96,7 +93,7 @@ fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), StoreError
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
         let text = format!("its file system allows the journal mode {mode} and not WAL; put it on a local disk");
-        return Err(StoreError::Refused(text));
+        return Err(StoreError::refused(text));
     }
     connection.pragma_update(None, "synchronous", SYNCHRONOUS)?;
     if version(&*connection.transaction()?)? == MIGRATIONS.len() {
@@ -126,15 +123,15 @@ fn version(connection: &Connection) -> Result<usize, StoreError> {
 /// gets files beside it, and locks that a daemon which uses it would meet; and nothing is migrated.
 pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     let shown = path.display();
-    let refused = |e: &dyn std::fmt::Display| {
-        StoreError::Refused(format!("cannot read {shown}: {e}; choose another registry file"))
+    let refused = |says: &dyn std::fmt::Display| {
+        StoreError::refused(format!("cannot read {shown}: {says}; choose another registry file"))
     };
     let file = regular_file::open(path).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidInput => refused(&"it is no file"),
-        _ => refused(&e),
+        _ => refused(&e).because(e),
     })?;
     let mut header = Vec::new();
-    file.take(HEADER).read_to_end(&mut header).map_err(|e| refused(&e))?;
+    file.take(HEADER).read_to_end(&mut header).map_err(|e| refused(&e).because(e))?;
     let number = |at: usize| Some(i32::from_be_bytes(header.get(at..at + 4)?.try_into().ok()?));
     // Before its first transaction a database is an empty file.
     let version = match (number(40), number(60), number(68)) {
@@ -142,12 +139,9 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
         (Some(schema), Some(version), Some(application)) if header.starts_with(b"SQLite format 3\0") => {
             known_version(application, version.into(), schema == 0)
         }
-        _ => Err(StoreError::Corrupt("the file is not a database; choose another registry file".into())),
+        _ => Err(StoreError::corrupt("the file is not a database; choose another registry file")),
     };
-    version.map(drop).map_err(|error| match error {
-        StoreError::Corrupt(e) => StoreError::Corrupt(format!("{shown}: {e}")),
-        other => other,
-    })
+    version.map(drop).map_err(|error| error.of(shown))
 }
 
 /// Our version, by what SQLite's header holds for its user.
@@ -156,10 +150,10 @@ fn known_version(application: i32, version: i64, is_empty: bool) -> Result<usize
     match usize::try_from(version) {
         Ok(0) if application == 0 && is_empty => Ok(0),
         Ok(version @ 1..) if application == APPLICATION && version <= known => Ok(version),
-        Ok(version @ 1..) if application == APPLICATION => Err(StoreError::Corrupt(format!(
+        Ok(version @ 1..) if application == APPLICATION => Err(StoreError::corrupt(format!(
             "the file is of version {version}, this program knows versions up to {known}; start the newer program, or choose another registry file"
         ))),
-        _ => Err(StoreError::Corrupt("the file is another program's database; choose another registry file".into())),
+        _ => Err(StoreError::corrupt("the file is another program's database; choose another registry file")),
     }
 }
 

@@ -62,12 +62,13 @@ pub(super) async fn write(
     lease: i64,
     found: Found,
 ) -> Result<Claimed, Fault> {
-    let value = serde_json::to_vec(claim).map_err(|e| StoreError::Refused(format!("the claim of this node: {e}")))?;
+    let value = serde_json::to_vec(claim)
+        .map_err(|e| StoreError::refused(format!("the claim of this node: {e}")).because(e))?;
     let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)));
     let put = Txn::new().when([holds(key, found.revision)]).and_then([put]);
     let written = connection.once(CALL, async |mut client: Client| client.txn(put).await).await?;
     if !written.succeeded() {
-        return Err(StoreError::Unavailable(format!("somebody else writes {key:?} in etcd")).into());
+        return Err(StoreError::unavailable(format!("somebody else writes {key:?} in etcd")).into());
     }
     let revision = written.header().map_or(0, ResponseHeader::revision);
     let predecessor = found.claim.and_then(|before| before.lease()).filter(|&before| before != lease);
@@ -83,12 +84,12 @@ fn taken(key: &str, other: &Claim) -> Fault {
     let address = &other.address;
     let text =
         format!("the node at {address} has the name of this one ({key:?} in etcd); give each its own `node.name`");
-    StoreError::Refused(text).into()
+    StoreError::refused(text).into()
 }
 
 fn superseded(key: &str) -> Fault {
     let text = format!("a daemon that was started later reports for this node ({key:?} in etcd); end one of the two");
-    StoreError::Refused(text).into()
+    StoreError::refused(text).into()
 }
 
 /// The condition that a claim written at `revision` is the last.

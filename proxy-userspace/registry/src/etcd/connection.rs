@@ -6,11 +6,11 @@
 //! there.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -19,7 +19,9 @@ use zeroize::Zeroizing;
 use super::fault::Fault;
 use crate::StoreError;
 use portsplice_files::regular_file;
+use portsplice_model::error_line;
 use portsplice_model::url::Url;
+use portsplice_net::tls::TlsError;
 
 /// How long one call may take, a new connection and its authentication included.
 pub(super) const CALL: Duration = Duration::from_secs(4);
@@ -46,17 +48,44 @@ pub struct Access {
     pub token_file: Option<PathBuf>,
 }
 
+/// Why etcd cannot be asked; the texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// [`Access`] names no member.
+    #[error("etcd needs an endpoint: set `registry.url`")]
+    NoEndpoint,
+    /// The file with the password holds something else.
+    #[error("{} must hold USER:PASSWORD for etcd, and nothing else", .path.display())]
+    NoPassword {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The members' certificates cannot be checked.
+    #[error(transparent)]
+    Authorities(#[from] TlsError),
+    /// A file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
 impl Access {
     /// Reads all files once, so that a mistake shows at the start. They are read again for each connection.
     ///
     /// # Errors
     /// What is wrong with one.
-    pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(!self.endpoints.is_empty(), "etcd needs an endpoint: set `registry.url`");
+    pub fn check(&self) -> Result<(), AccessError> {
+        if self.endpoints.is_empty() {
+            return Err(AccessError::NoEndpoint);
+        }
         self.endpoints.iter().try_for_each(|url| self.options(url).map(drop))
     }
 
-    fn options(&self, url: &Url) -> anyhow::Result<ConnectOptions> {
+    fn options(&self, url: &Url) -> Result<ConnectOptions, AccessError> {
         // A member without a leader would answer from what it knew, for hours.
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
@@ -73,13 +102,13 @@ impl Access {
             let (user, password) = text
                 .split_once(':')
                 .filter(|(user, password)| !user.is_empty() && !password.is_empty())
-                .with_context(|| format!("{} must hold USER:PASSWORD for etcd, and nothing else", path.display()))?;
+                .ok_or_else(|| AccessError::NoPassword { path: path.clone() })?;
             options = options.with_user(user, password);
         }
         Ok(options)
     }
 
-    fn tls(&self) -> anyhow::Result<TlsOptions> {
+    fn tls(&self) -> Result<TlsOptions, AccessError> {
         let mut tls = TlsOptions::new();
         tls = match &self.ca_file {
             Some(path) => {
@@ -97,8 +126,9 @@ impl Access {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let content = regular_file::read(path, MAX_FILE).with_context(|| format!("cannot read {}", path.display()))?;
+fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
+    let content = regular_file::read(path, MAX_FILE)
+        .map_err(|source| AccessError::Unreadable { path: path.to_owned(), source })?;
     Ok(content.to_vec())
 }
 
@@ -158,7 +188,7 @@ impl Connection {
             call(current.client).await.map_err(Fault::from)
         };
         let late =
-            || StoreError::Unavailable(format!("etcd does not answer within {}", humantime::format_duration(within)));
+            || StoreError::unavailable(format!("etcd does not answer within {}", humantime::format_duration(within)));
         let result = timeout(within, attempt).await.unwrap_or_else(|_| Err(late().into()));
         if let (Err(fault), Some(generation)) = (&result, generation)
             && fault.is_transient()
@@ -197,7 +227,7 @@ impl Connection {
             made = current.wait_for(Option::is_some) => match made.ok().and_then(|made| made.clone()) {
                 Some(made) => Ok(made),
                 // Not to be expected: the sender is this one's.
-                None => Err(StoreError::Unavailable("the connection to etcd was given up".into()).into()),
+                None => Err(StoreError::unavailable("the connection to etcd was given up").into()),
             },
         }
     }
@@ -208,9 +238,9 @@ impl Connection {
         // Also when this is given up half-way, or another call comes meanwhile, the next attempt is elsewhere.
         let endpoint = self.next.fetch_add(1, Ordering::Relaxed) % self.access.endpoints.len();
         let url = &self.access.endpoints[endpoint];
-        let options = self.access.options(url).map_err(|e| StoreError::Refused(format!("{e:#}")))?;
+        let options = self.access.options(url).map_err(|e| StoreError::refused(error_line(&e)).because(e))?;
         let made = timeout(CONNECT, Client::connect([url.to_string()], Some(options))).await;
-        let client = made.map_err(|_| StoreError::Unavailable(format!("{url} does not answer")))??;
+        let client = made.map_err(|_| StoreError::unavailable(format!("{url} does not answer")))??;
         let mut used = None;
         self.current.send_if_modified(|current| {
             // Of two that are made at a time, the first is everybody's.
@@ -219,7 +249,7 @@ impl Connection {
             used = Some(current.get_or_insert_with(|| Current { client, generation: generation(), endpoint }).clone());
             is_first
         });
-        used.ok_or_else(|| StoreError::Internal("a connection to etcd is lost".into()).into())
+        used.ok_or_else(|| StoreError::internal("a connection to etcd is lost").into())
     }
 
     /// Gives the client of `generation` up, unless that has happened.

@@ -49,9 +49,11 @@ impl Desired {
                     Ok(value) if value.len() <= BATCH_BYTES => self.put(&record.uuid, value),
                     Ok(value) => {
                         let (uuid, size) = (&record.uuid, value.len());
-                        result = Err(StoreError::Refused(format!("the record of {uuid} is too large ({size} bytes)")));
+                        result = Err(StoreError::refused(format!("the record of {uuid} is too large ({size} bytes)")));
                     }
-                    Err(e) => result = Err(StoreError::Refused(format!("the record of {}: {e}", record.uuid))),
+                    Err(e) => {
+                        result = Err(StoreError::refused(format!("the record of {}: {e}", record.uuid)).because(e))
+                    }
                 },
             }
         }

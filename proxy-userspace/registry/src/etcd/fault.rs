@@ -41,10 +41,10 @@ impl Fault {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::LeaseGone => Self::Unavailable("etcd: the lease of this node has ended".into()),
-            Fault::Compacted => Self::Unavailable("etcd: what was being read has been compacted".into()),
-            Fault::TooLarge => Self::Refused(
-                "etcd: the request is too large; see its --max-request-bytes (1.5 MiB if not set) and --max-txn-ops (128)".into(),
+            Fault::LeaseGone => Self::unavailable("etcd: the lease of this node has ended"),
+            Fault::Compacted => Self::unavailable("etcd: what was being read has been compacted"),
+            Fault::TooLarge => Self::refused(
+                "etcd: the request is too large; see its --max-request-bytes (1.5 MiB if not set) and --max-txn-ops (128)",
             ),
             Fault::Store(error) => error,
         }
@@ -66,9 +66,11 @@ impl From<Error> for Fault {
             }
             // What the client calls a lease that the server answers about with no time left.
             Error::LeaseKeepAliveError(text) if text == "lease not found" => Self::LeaseGone,
-            Error::InvalidArgs(_) | Error::InvalidUri(_) => StoreError::Refused(format!("etcd: {error}")).into(),
-            Error::TransportError(e) => StoreError::Unavailable(format!("etcd: {}", error_line(&e))).into(),
-            error => StoreError::Unavailable(format!("etcd: {error}")).into(),
+            Error::InvalidArgs(_) | Error::InvalidUri(_) => {
+                StoreError::refused(format!("etcd: {error}")).because(error).into()
+            }
+            Error::TransportError(e) => StoreError::unavailable(format!("etcd: {}", error_line(&e))).because(e).into(),
+            error => StoreError::unavailable(format!("etcd: {error}")).because(error).into(),
         }
     }
 }
@@ -76,7 +78,7 @@ impl From<Error> for Fault {
 /// What a status says. `source` is what the connection says, if it was that.
 fn of_status(code: i32, message: &str, source: Option<&str>) -> Fault {
     let message = message.trim_start_matches("etcdserver: ");
-    let refused = |advice: &str| Fault::Store(StoreError::Refused(format!("etcd: {message}{advice}")));
+    let refused = |advice: &str| Fault::Store(StoreError::refused(format!("etcd: {message}{advice}")));
     match code {
         NOT_FOUND if message.contains("lease not found") => Fault::LeaseGone,
         OUT_OF_RANGE if message.contains("has been compacted") => Fault::Compacted,
@@ -109,7 +111,7 @@ fn unavailable(message: &str, source: Option<&str>) -> Fault {
         Some(source) => format!("etcd: {message}: {source}"),
         None => format!("etcd: {message}"),
     };
-    Fault::Store(StoreError::Unavailable(text))
+    Fault::Store(StoreError::unavailable(text))
 }
 
 #[cfg(test)]

@@ -107,12 +107,13 @@ pub(super) fn link(hostname: &str, kv: &KeyValue) -> Result<Link, StoreError> {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(kv: &KeyValue) -> Result<T, StoreError> {
-    serde_json::from_slice(kv.value())
-        .map_err(|e| StoreError::Corrupt(format!("the value of {:?} is wrong: {e}", String::from_utf8_lossy(kv.key()))))
+    serde_json::from_slice(kv.value()).map_err(|e| {
+        StoreError::corrupt(format!("the value of {:?} is wrong: {e}", String::from_utf8_lossy(kv.key()))).because(e)
+    })
 }
 
 fn misplaced(kv: &KeyValue, says: &str) -> StoreError {
-    StoreError::Corrupt(format!("the value of {:?} says that it is of {says:?}", String::from_utf8_lossy(kv.key())))
+    StoreError::corrupt(format!("the value of {:?} says that it is of {says:?}", String::from_utf8_lossy(kv.key())))
 }
 
 #[cfg(test)]

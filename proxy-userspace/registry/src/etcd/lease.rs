@@ -97,9 +97,9 @@ async fn renew(
         match timeout(patience, exchange).await {
             Ok(Ok(Some(answer))) if answer.ttl() > 0 => {}
             Ok(Ok(Some(_))) => return Fault::LeaseGone,
-            Ok(Ok(None)) => return StoreError::Unavailable("etcd has ended the stream".into()).into(),
+            Ok(Ok(None)) => return StoreError::unavailable("etcd has ended the stream").into(),
             Ok(Err(error)) => return error.into(),
-            Err(_) => return StoreError::Unavailable("etcd does not answer".into()).into(),
+            Err(_) => return StoreError::unavailable("etcd does not answer").into(),
         }
     }
 }

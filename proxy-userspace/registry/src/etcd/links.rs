@@ -17,8 +17,8 @@ const ATTEMPTS: usize = 3;
 /// See [`LinkError`].
 pub(super) async fn create(connection: &Connection, keys: &Keys, link: &Link) -> Result<(), LinkError> {
     let key = keys.link(&link.hostname);
-    let value =
-        serde_json::to_vec(link).map_err(|e| StoreError::Refused(format!("the link {}: {e}", link.hostname)))?;
+    let value = serde_json::to_vec(link)
+        .map_err(|e| StoreError::refused(format!("the link {}: {e}", link.hostname)).because(e))?;
     let transaction = || {
         Txn::new()
             .when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)])
@@ -67,7 +67,7 @@ pub(super) async fn delete(
             return Ok(());
         }
     }
-    Err(StoreError::Unavailable(format!("etcd: somebody else keeps changing the link {hostname}")).into())
+    Err(StoreError::unavailable(format!("etcd: somebody else keeps changing the link {hostname}")).into())
 }
 
 /// What cannot be read belongs to nobody, so that only an administrator removes it.

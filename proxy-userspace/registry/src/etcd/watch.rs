@@ -173,7 +173,7 @@ impl Follower {
                 },
             }
         }
-        Err(Fault::from(StoreError::Unavailable("etcd does not answer".into())).into())
+        Err(Fault::from(StoreError::unavailable("etcd does not answer")).into())
     }
 
     /// Tells what a message says.
@@ -247,9 +247,9 @@ fn refused(message: &WatchResponse) -> Result<(), Break> {
     }
     let reason = message.cancel_reason();
     let text = format!("etcd ends the watch: {}", if reason.is_empty() { "no reason given" } else { reason });
-    Err(Fault::from(StoreError::Unavailable(text)).into())
+    Err(Fault::from(StoreError::unavailable(text)).into())
 }
 
 fn ended() -> Fault {
-    StoreError::Unavailable("etcd has ended the stream".into()).into()
+    StoreError::unavailable("etcd has ended the stream").into()
 }

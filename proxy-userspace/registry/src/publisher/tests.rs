@@ -20,7 +20,7 @@ struct Store {
 
 impl Store {
     fn away(&self) -> Result<(), StoreError> {
-        if self.away.load(Ordering::Relaxed) { Err(StoreError::Unavailable("away".into())) } else { Ok(()) }
+        if self.away.load(Ordering::Relaxed) { Err(StoreError::unavailable("away")) } else { Ok(()) }
     }
 
     async fn until(&self, fits: impl Fn(&BTreeMap<String, Record>) -> bool) {
@@ -44,7 +44,7 @@ impl Reporter for Store {
             self.reports.fetch_add(1, Ordering::Relaxed);
             self.away()?;
             if changes.iter().any(|change| change.uuid() == "bad") {
-                return Err(StoreError::Refused("bad".into()));
+                return Err(StoreError::refused("bad"));
             }
             for change in changes {
                 match change {

@@ -18,6 +18,7 @@ use missing::etcd;
 use portsplice_auth::Keyring;
 
 use super::records::Identity;
+use crate::app::store_error;
 use crate::config::{RegistryConfig, RegistryStore};
 use portsplice_registry::SharedReporter;
 use portsplice_registry::embedded::Embedded;
@@ -31,7 +32,7 @@ pub(super) fn open(
 ) -> Result<SharedReporter> {
     match config.store {
         RegistryStore::None => bail!("`registry.store` names no store"),
-        RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, &identity.node)?)),
+        RegistryStore::Embedded => Ok(Arc::new(Embedded::open(&config.path, &identity.node).map_err(store_error)?)),
         RegistryStore::Edge => {
             let url = config.url.first().context("`registry.url` is empty; write the edge's")?.clone();
             let node = identity.node.clone();
@@ -50,7 +51,7 @@ pub(super) fn open(
 pub(super) fn check(config: &RegistryConfig) -> Result<()> {
     match config.store {
         RegistryStore::None | RegistryStore::Edge => Ok(()),
-        RegistryStore::Embedded if config.path.exists() => Ok(Embedded::check(&config.path)?),
+        RegistryStore::Embedded if config.path.exists() => Embedded::check(&config.path).map_err(store_error),
         RegistryStore::Embedded => Ok(()),
         RegistryStore::Etcd => etcd::check(config),
         RegistryStore::Arvados => arvados::check(config),

@@ -16,7 +16,8 @@ pub(super) fn open(config: &RegistryConfig, identity: &Identity) -> Result<Share
 
 /// Reads the files that the configuration names.
 pub(super) fn check(config: &RegistryConfig) -> Result<()> {
-    ArvadosRegistry::new(&access(config)?, None).map(drop)
+    ArvadosRegistry::new(&access(config)?, None)?;
+    Ok(())
 }
 
 fn access(config: &RegistryConfig) -> Result<Access> {

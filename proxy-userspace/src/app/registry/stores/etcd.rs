@@ -18,7 +18,7 @@ pub(super) fn open(config: &RegistryConfig, identity: &Identity) -> Result<Share
 
 /// Reads the files that the configuration names.
 pub(super) fn check(config: &RegistryConfig) -> Result<()> {
-    access(config).check()
+    Ok(access(config).check()?)
 }
 
 fn access(config: &RegistryConfig) -> Access {
