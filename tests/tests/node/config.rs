@@ -168,6 +168,7 @@ fn flags_alone() {
     // No file of the machine's own may meddle.
     std::fs::write(site.path("empty.toml"), "").expect("written");
     command.env("PORTSPLICE_CONFIG", site.path("empty.toml"));
+    command.env("PORTSPLICE_CONTROL_SOCKET", site.control()).env("PORTSPLICE_AUTH_USED_FILE", site.path("used"));
     let process = Process::spawn("portsplice node", &mut command, None);
     let node = Node::ready(site, process, None);
     assert_eq!((node.plain.len(), node.tls.len(), node.admin.is_some()), (1, 1, true));
