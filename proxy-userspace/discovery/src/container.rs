@@ -5,6 +5,7 @@
 //! holds its namespace by descriptor and is watched by pidfd: when its process ends it is gone at that moment, whether or
 //! not the engine says so, or is there at all.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -33,11 +34,11 @@ mod registered;
 mod slots;
 mod traffic;
 
-pub use docker::version as engine_version;
+pub use docker::{Failure as EngineError, version as engine_version};
 pub use peer::Peer;
 pub use policy::{OriginScheme, Policy, PortSet, Publication};
 
-pub use registered::{KeyText, PortRange, RegisterError, Registrar, Registration};
+pub use registered::{DirectoryError, KeyText, PortRange, RegisterError, Registrar, Registration};
 pub use slots::ConnectionSlot;
 
 use cache::{Cache, Lookup};
@@ -282,6 +283,17 @@ pub enum ResolveError {
     EngineUnavailable,
 }
 
+/// Why containers cannot be looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainersError {
+    /// This process's own network namespace cannot be opened.
+    #[error(transparent)]
+    Namespace(#[from] io::Error),
+    /// The directory in which containers are registered cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+}
+
 /// All containers of this node.
 pub struct Containers {
     cache: Arc<Cache>,
@@ -295,13 +307,13 @@ impl Containers {
     /// `events`, and their namespaces to `observer`.
     ///
     /// # Errors
-    /// The directory cannot be used; the text says what to do.
+    /// See [`ContainersError`]; the text says what to do.
     pub async fn start(
         settings: &ContainersSettings,
         events: Events,
         observer: Arc<dyn Observer>,
         shutdown: CancellationToken,
-    ) -> anyhow::Result<Arc<Self>> {
+    ) -> Result<Arc<Self>, ContainersError> {
         let cache = Arc::new(Cache::new(events, observer));
         let entrance = Entrance { own: Arc::new(Netns::current()?), allow_host_network: settings.allow_host_network };
         let mut sources = Vec::new();

@@ -54,13 +54,13 @@ pub enum ListenError {
     Announcement(#[source] io::Error),
     /// Something that the service manager passed is of no use.
     #[error("file descriptor {fd} ({name}) from the service manager")]
-    Passed {
+    Descriptor {
         /// The descriptor.
         fd: RawFd,
         /// Its name in `LISTEN_FDNAMES`.
         name: String,
         /// What is wrong with it.
-        source: PassedError,
+        source: DescriptorError,
     },
     /// The sockets that a listener asks the service manager for cannot be had.
     #[error("listener {listener}")]
@@ -88,7 +88,7 @@ pub enum ListenError {
 
 /// What is wrong with a descriptor that the service manager passed.
 #[derive(Debug, thiserror::Error)]
-pub enum PassedError {
+pub enum DescriptorError {
     /// It has no address.
     #[error("is no socket")]
     NoSocket(#[source] io::Error),
@@ -200,7 +200,7 @@ impl Inherited {
             // LISTEN_PID and has set a flag on each, so that they are open; and nothing else in the process takes them.
             let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
             if let Err(source) = inspect(&socket) {
-                return Err(ListenError::Passed { fd, name, source });
+                return Err(ListenError::Descriptor { fd, name, source });
             }
             sockets.push((name, socket));
         }
@@ -240,10 +240,10 @@ fn is_named(listeners: &[ListenConfig], name: &str) -> bool {
     listeners.iter().any(|l| matches!(&l.address, ListenAddress::Systemd(Some(n)) if n == name))
 }
 
-fn inspect(socket: &Socket) -> Result<(), PassedError> {
-    let address = socket.local_addr().map_err(PassedError::NoSocket)?;
+fn inspect(socket: &Socket) -> Result<(), DescriptorError> {
+    let address = socket.local_addr().map_err(DescriptorError::NoSocket)?;
     let ok = address.as_socket().is_some() && socket.r#type()? == Type::STREAM && socket.is_listener()?;
-    if ok { Ok(()) } else { Err(PassedError::NotListening) }
+    if ok { Ok(()) } else { Err(DescriptorError::NotListening) }
 }
 
 /// Opens the sockets of one listener; more than one only where the service manager passes several of one name. `all` are

@@ -197,9 +197,8 @@ fn docker(report: &mut Report, config: Option<&Config>) -> Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let answer = runtime.block_on(async {
         let late = || anyhow::anyhow!("it does not answer within {} s", DOCKER.as_secs());
-        tokio::time::timeout(DOCKER, portsplice_discovery::container::engine_version(&socket))
-            .await
-            .unwrap_or_else(|_| Err(late()))
+        let asked = tokio::time::timeout(DOCKER, portsplice_discovery::container::engine_version(&socket)).await;
+        asked.map_or_else(|_| Err(late()), |answer| answer.map_err(anyhow::Error::from))
     });
     match answer {
         Ok(version) => {

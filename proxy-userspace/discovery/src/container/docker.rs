@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
 use super::{Ask, Container, Desk, Entrance};
+use portsplice_model::error_line;
 use portsplice_net::backoff::Backoff;
 
 mod api;
@@ -24,7 +25,8 @@ mod identify;
 mod images;
 mod inspections;
 
-use api::{Api, Event};
+pub use api::Failure;
+use api::{Api, Event, EventsError};
 use identify::{Known, Outcome};
 use images::Images;
 use inspections::Inspections;
@@ -38,6 +40,24 @@ const START: Duration = Duration::from_secs(3);
 /// What must have gone well for this long, before the pause after the next loss is short again.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// Why an engine is followed no longer.
+#[derive(Debug, thiserror::Error)]
+enum Loss {
+    #[error("asking for its version at {}", .socket.display())]
+    Version { socket: PathBuf, source: Failure },
+    #[error("listing containers")]
+    List(#[source] Failure),
+    #[error("inspecting a container")]
+    Inspect(#[source] Failure),
+    #[error("following its events")]
+    Events(#[source] EventsError),
+    #[error("it ended the stream of events")]
+    Ended,
+    /// A fault of this program.
+    #[error(transparent)]
+    Panic(#[from] JoinError),
+}
+
 /// How an engine is followed.
 pub(super) struct Settings {
     pub(super) socket: PathBuf,
@@ -50,7 +70,7 @@ pub(super) struct Settings {
 ///
 /// # Errors
 /// Why it does not answer.
-pub async fn version(socket: &Path) -> anyhow::Result<String> {
+pub async fn version(socket: &Path) -> Result<String, Failure> {
     Ok(Api::connect(socket.to_owned()).await?.version)
 }
 
@@ -151,8 +171,8 @@ impl Resolver {
         }
     }
 
-    fn lost(&self, error: &anyhow::Error) {
-        let text = format!("{error:#}");
+    fn lost(&self, error: &Loss) {
+        let text = error_line(error);
         let mut health = self.desk.health.lock();
         let said = matches!(&*health, Some(Err(before)) if *before == text);
         if said {
@@ -175,19 +195,17 @@ impl Resolver {
     }
 
     /// Returns only when the engine is lost, with the reason.
-    async fn connect_and_follow(&mut self) -> anyhow::Error {
+    async fn connect_and_follow(&mut self) -> Loss {
         match Api::connect(self.socket.clone()).await {
             Ok(api) => match self.follow(&api).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
-            Err(error) => {
-                anyhow::Error::new(error).context(format!("asking for its version at {}", self.socket.display()))
-            }
+            Err(source) => Loss::Version { socket: self.socket.clone(), source },
         }
     }
 
-    async fn follow(&mut self, api: &Api) -> anyhow::Result<std::convert::Infallible> {
+    async fn follow(&mut self, api: &Api) -> Result<std::convert::Infallible, Loss> {
         let (mut events, _following) = api.events();
         let mut inspections = Inspections::new(api.clone(), self.images.clone(), self.entrance.clone());
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
@@ -204,7 +222,7 @@ impl Resolver {
                     last_list = Instant::now();
                     self.list(api, &mut inspections).await?;
                 }
-                event = events.recv() => match event.ok_or_else(|| anyhow!("it ended the stream of events"))?? {
+                event = events.recv() => match event.ok_or(Loss::Ended)?.map_err(Loss::Events)? {
                     Event::Container(id, name) => {
                         if let Some(name) = name {
                             self.names.insert(id.clone(), name);
@@ -245,9 +263,8 @@ impl Resolver {
     }
 
     /// Inspects what the engine lists and is not known, or is known and not listed.
-    async fn list(&mut self, api: &Api, inspections: &mut Inspections) -> anyhow::Result<()> {
-        let (listed, without) =
-            api.list().await.map_err(|error| anyhow::Error::new(error).context("listing containers"))?;
+    async fn list(&mut self, api: &Api, inspections: &mut Inspections) -> Result<(), Loss> {
+        let (listed, without) = api.list().await.map_err(Loss::List)?;
         if without > 0 {
             tracing::debug!(containers = without, "the engine lists containers without an id that can be understood");
         }
@@ -275,7 +292,7 @@ impl Resolver {
         Ok(())
     }
 
-    fn apply(&mut self, id: String, outcome: Outcome) -> anyhow::Result<()> {
+    fn apply(&mut self, id: String, outcome: Outcome) -> Result<(), Loss> {
         match outcome {
             Outcome::NotRunning => {
                 if let Some(known) = self.known.remove(&id) {
@@ -330,7 +347,7 @@ impl Resolver {
                     self.complaints.insert(id, reason);
                 }
             }
-            Outcome::EngineLost(error) => return Err(error),
+            Outcome::EngineLost(failure) => return Err(Loss::Inspect(failure)),
         }
         Ok(())
     }

@@ -6,12 +6,12 @@
 //! process. Its file may stay behind, and the pid be given to somebody else; see [`scan`] for why that leads nowhere.
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,39 @@ const SETTLE: Duration = Duration::from_millis(15);
 /// How soon to look again for what was not ready, a namespace not yet mounted, say; doubled each time up to [`RESCAN`].
 const RETRY: Duration = Duration::from_millis(50);
 
+/// Why containers cannot be registered in a directory; the texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// It is missing and cannot be made.
+    #[error("cannot make {directory:?}, where containers are registered: make it, or name another directory")]
+    Make {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It cannot be examined.
+    #[error("cannot read {directory:?}")]
+    Read {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is something else.
+    #[error("{directory:?} is no directory: containers are registered by files in a directory")]
+    NoDirectory {
+        /// The path.
+        directory: PathBuf,
+    },
+    /// Everybody may put files there.
+    #[error("anyone may register containers in {directory:?}: chmod o-w {directory:?}")]
+    Open {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
 /// Looks through `directory` once, then follows it until `shutdown`. A directory that is missing is made.
 ///
 /// # Errors
@@ -51,7 +84,7 @@ pub(super) async fn start(
     cache: Arc<Cache>,
     desk: Desk,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) -> Result<(), DirectoryError> {
     prepare(directory)?;
     let scanner = Scanner::new(directory.to_owned(), entrance, cache);
     let (ready, first_scan) = oneshot::channel();
@@ -61,16 +94,15 @@ pub(super) async fn start(
 }
 
 /// A file in this directory makes the daemon enter a namespace, so not everyone may put one there.
-fn prepare(directory: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory).with_context(|| {
-        format!("cannot make {directory:?}, where containers are registered: make it, or name another directory")
-    })?;
-    let metadata = std::fs::metadata(directory).with_context(|| format!("cannot read {directory:?}"))?;
+fn prepare(directory: &Path) -> Result<(), DirectoryError> {
+    let path = || directory.to_owned();
+    std::fs::create_dir_all(directory).map_err(|source| DirectoryError::Make { directory: path(), source })?;
+    let metadata = std::fs::metadata(directory).map_err(|source| DirectoryError::Read { directory: path(), source })?;
     if !metadata.is_dir() {
-        bail!("{directory:?} is no directory: containers are registered by files in a directory");
+        return Err(DirectoryError::NoDirectory { directory: path() });
     }
     if writable_by_all(&metadata) {
-        bail!("anyone may register containers in {directory:?}: chmod o-w {directory:?}");
+        return Err(DirectoryError::Open { directory: path() });
     }
     Ok(())
 }

@@ -4,10 +4,10 @@
 //! harm. Each question has a connection of its own: one that is not answered holds up no other.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -37,18 +37,54 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// Events that wait to be looked at.
 const BACKLOG: usize = 256;
 
-/// Why a question has no answer.
+/// Why a question to a container engine has no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub enum Failure {
     /// There is no engine to be asked.
-    #[error("cannot connect to it: {0}")]
-    Away(std::io::Error),
+    #[error("cannot connect to it")]
+    Away(#[source] std::io::Error),
     /// There is no such thing.
     #[error("it knows nothing of that")]
     NotFound,
-    /// It does not answer this question, or not in a way that can be understood.
-    #[error("{0:#}")]
-    Unclear(anyhow::Error),
+    /// No whole answer came within 10 seconds.
+    #[error("it does not answer within {} s", ANSWER.as_secs())]
+    Late,
+    /// The connection ended before an answer began. What hyper says is shown; its own sources are not.
+    #[error("it does not answer: {0}")]
+    Silent(hyper::Error),
+    /// The connection ended within an answer, or the answer is too long. As above, of what is shown.
+    #[error("its answer breaks off: {0}")]
+    Broken(Box<dyn Error + Send + Sync>),
+    /// The answer is not what the API's documentation says.
+    #[error("its answer is not understood")]
+    Garbled(#[source] serde_json::Error),
+    /// It refuses.
+    #[error("it answers with {status}: {message}")]
+    Status {
+        /// With this status.
+        status: StatusCode,
+        /// And these words, shortened.
+        message: String,
+    },
+    /// The question cannot be written down.
+    #[error("the request")]
+    Request(#[source] hyper::http::Error),
+    /// What was asked for has no id that can be in a path.
+    #[error("{0:?} is no id")]
+    Id(String),
+}
+
+/// Why the stream of events has ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EventsError {
+    #[error(transparent)]
+    Request(#[from] Failure),
+    #[error("it answers with {0}")]
+    Status(StatusCode),
+    #[error("an event is longer than {} bytes", EVENT)]
+    TooLong,
+    #[error(transparent)]
+    Stream(#[from] hyper::Error),
 }
 
 /// An engine.
@@ -169,31 +205,35 @@ impl Api {
     }
 
     /// News of containers, from a moment ago on. The stream has ended when nothing more comes.
-    pub(super) fn events(&self) -> (mpsc::Receiver<anyhow::Result<Event>>, AbortOnDropHandle<()>) {
+    pub(super) fn events(&self) -> (mpsc::Receiver<Result<Event, EventsError>>, AbortOnDropHandle<()>) {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let api = self.clone();
         let task = tokio::spawn(async move {
             if let Err(error) = api.follow(&sender).await {
-                let _ = sender.send(Err(error.context("following its events"))).await;
+                let _ = sender.send(Err(error)).await;
             }
         });
         (receiver, AbortOnDropHandle::new(task))
     }
 
-    async fn follow(&self, sender: &mpsc::Sender<anyhow::Result<Event>>) -> anyhow::Result<()> {
+    async fn follow(&self, sender: &mpsc::Sender<Result<Event, EventsError>>) -> Result<(), EventsError> {
         let since = unix_time().saturating_sub(OVERLAP);
         // {"type":["container"]}. Which events matter is decided here: engines differ in their names.
         let filters = "%7B%22type%22%3A%5B%22container%22%5D%7D";
         let path = format!("/events?since={}.{:09}&filters={filters}", since.as_secs(), since.subsec_nanos());
         let (response, _connection) = self.ask(&path).await?;
-        ensure!(response.status().is_success(), "it answers with {}", response.status());
+        if !response.status().is_success() {
+            return Err(EventsError::Status(response.status()));
+        }
         let mut body = response.into_body();
         let mut line = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else { continue };
             for part in data.split_inclusive(|&byte| byte == b'\n') {
                 line.extend_from_slice(part);
-                ensure!(line.len() <= EVENT, "an event is longer than {EVENT} bytes");
+                if line.len() > EVENT {
+                    return Err(EventsError::TooLong);
+                }
                 if line.ends_with(b"\n") {
                     if let Some(event) = read_event(&line)
                         && sender.send(Ok(event)).await.is_err()
@@ -212,31 +252,28 @@ impl Api {
             let (response, _connection) = self.ask(path).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), LONGEST).collect().await;
-            let body = body.map_err(|error| Failure::Unclear(anyhow!("its answer breaks off: {error}")))?.to_bytes();
+            let body = body.map_err(Failure::Broken)?.to_bytes();
             match status {
                 StatusCode::NOT_FOUND => Err(Failure::NotFound),
-                status if status.is_success() => serde_json::from_slice(&body)
-                    .map_err(|error| Failure::Unclear(anyhow!("its answer is not understood: {error}"))),
-                status => Err(Failure::Unclear(anyhow!("it answers with {status}: {}", message(&body)))),
+                status if status.is_success() => serde_json::from_slice(&body).map_err(Failure::Garbled),
+                status => Err(Failure::Status { status, message: message(&body) }),
             }
         };
-        let late = || Failure::Unclear(anyhow!("it does not answer within {} s", ANSWER.as_secs()));
-        timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(late()))
+        timeout(ANSWER, answer).await.unwrap_or(Err(Failure::Late))
     }
 
     /// Asks; the connection is to be kept for as long as the response is read.
     async fn ask(&self, path: &str) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(Failure::Away)?;
-        let unclear = |error: hyper::Error| Failure::Unclear(anyhow!("it does not answer: {error}"));
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unclear)?;
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Failure::Silent)?;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
             // What goes wrong is told to whoever reads the response.
             let _ = connection.await;
         }));
         let request = Request::get(format!("{}{path}", self.prefix)).header(hyper::header::HOST, "docker");
-        let request = request.body(Empty::<Bytes>::new()).context("the request").map_err(Failure::Unclear)?;
-        let response = sender.send_request(request).await.map_err(unclear)?;
+        let request = request.body(Empty::<Bytes>::new()).map_err(Failure::Request)?;
+        let response = sender.send_request(request).await.map_err(Failure::Silent)?;
         Ok((response, connection))
     }
 }
@@ -245,7 +282,7 @@ impl Api {
 fn path_part(id: &str) -> Result<&str, Failure> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'-' | b'_' | b'.' | b'+');
     let is_plain = !id.is_empty() && id.bytes().all(plain) && id != "." && id != "..";
-    if is_plain { Ok(id) } else { Err(Failure::Unclear(anyhow!("{id:?} is no id"))) }
+    if is_plain { Ok(id) } else { Err(Failure::Id(id.to_owned())) }
 }
 
 /// What the engine says of a failure, as far as a line of the log has room for it.

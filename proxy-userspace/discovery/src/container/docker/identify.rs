@@ -14,7 +14,7 @@ use super::images::Images;
 use crate::container::policy::{self, label};
 use crate::container::process::{Process, start_after_boot};
 use crate::container::{Container, Entrance, Policy};
-use portsplice_model::Denied;
+use portsplice_model::{Denied, error_line};
 
 /// A container of the engine as it is in the cache.
 #[derive(Clone)]
@@ -43,15 +43,15 @@ pub(super) enum Outcome {
     /// The engine does not tell about this container, for this reason.
     Troubled(String),
     /// There is no engine any more.
-    EngineLost(anyhow::Error),
+    EngineLost(Failure),
 }
 
 impl From<Failure> for Outcome {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::NotFound => Self::NotRunning,
-            Failure::Away(_) => Self::EngineLost(anyhow::Error::new(failure).context("inspecting a container")),
-            Failure::Unclear(error) => Self::Troubled(format!("{error:#}")),
+            Failure::Away(_) => Self::EngineLost(failure),
+            failure => Self::Troubled(error_line(&failure)),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::api::Api;
@@ -140,7 +140,7 @@ impl Inspections {
     ///
     /// # Errors
     /// A task has panicked.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<(String, Outcome)>> {
+    pub(super) async fn next(&mut self) -> Result<Option<(String, Outcome)>, JoinError> {
         let quick = self.wanted.values().filter_map(|stage| match stage {
             Stage::Running { since, .. } if !stage.is_slow() => Some(*since + SLOW),
             _ => None,
