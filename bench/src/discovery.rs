@@ -20,7 +20,7 @@ use portsplice_tooling::{interrupt, workspace};
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Time for what a change brings about to be over.
-const SETTLE: Duration = Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(5);
 /// `ports.rescan`, the default.
 const RESCAN: Duration = Duration::from_secs(60);
 /// The first port that a container listens on.
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, binary: &Path) -> anyhow::Result<()> {
 
 /// Watches the node while nothing changes.
 fn watch(node: &mut Node, what: &str, seconds: u64) -> anyhow::Result<()> {
-    pause(node, SETTLE)?;
+    pause(node, DRAIN)?;
     let look = |node: &Node| anyhow::Ok((node.cpu()?, node.looker()?, node.metric("portsplice_ports_dumps_total")?));
     let (before, began) = (look(node)?, Instant::now());
     pause(node, Duration::from_secs(seconds))?;

@@ -14,25 +14,26 @@ fuzz_target!(|data: &[u8]| {
     let method = if how & 1 != 0 { "HEAD" } else { "GET" };
     let upgrade = if how & 2 != 0 { "Connection: upgrade\r\nUpgrade: websocket, x/1\r\n" } else { "" };
     let request = format!("{method} / HTTP/1.1\r\nHost: h\r\n{upgrade}\r\n");
-    let asked = RequestHead::parse(request.as_bytes(), &HeadLimits::default()).expect("the request is legal").asked();
+    let context =
+        RequestHead::parse(request.as_bytes(), &HeadLimits::default()).expect("the request is legal").context();
 
     let whole = ResponseScanner::new(limits).advance(data);
     let mut scanner = ResponseScanner::new(limits);
     let single = (0..=data.len()).find_map(|end| scanner.advance(&data[..end]).transpose()).transpose();
     assert!(whole == single || (whole.is_err() && single.is_err()), "{whole:?} in one piece, {single:?} byte by byte");
-    let parsed = ResponseHead::parse(data, &asked, &limits);
+    let parsed = ResponseHead::parse(data, &context, &limits);
     let Ok(Some(length)) = whole else {
         assert!(parsed.is_err(), "accepted as {parsed:?}, and the scanner did not");
         return;
     };
-    let Ok(head) = ResponseHead::parse(&data[..length], &asked, &limits) else { return };
+    let Ok(head) = ResponseHead::parse(&data[..length], &context, &limits) else { return };
     let version = if how & 4 != 0 { Version::Http10 } else { Version::Http11 };
     let to = ToClient { version, close: how & 8 != 0, dechunk: how & 16 != 0, authorization_response: Some("f00d") };
     let mut out = Vec::new();
     write_response(&head, &to, &mut out);
     // The gateway's own fields come on top of as many as are allowed.
     let roomy = ResponseLimits { fields: limits.fields + 8, head_bytes: limits.head_bytes + 1024 };
-    let again = ResponseHead::parse(&out, &asked, &roomy).expect("what is forwarded is legal");
+    let again = ResponseHead::parse(&out, &context, &roomy).expect("what is forwarded is legal");
     assert_eq!(again.status, head.status);
     if !(head.framing == ResponseFraming::Chunked && to.dechunk) {
         assert_eq!(again.framing, head.framing);

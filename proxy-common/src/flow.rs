@@ -45,15 +45,15 @@ pub struct FlowOf<U32, U64> {
     pub blocking: U32,
 
     /// Whether the verdict has let a message pass since it last redirected one: 1 or 0.
-    pub passing: U64,
+    pub falling_back: U64,
     /// How often it redirected again after messages had passed.
-    pub returned: U64,
+    pub resumed: U64,
     /// Bytes redirected to C.
     pub fast_bytes: U64,
     /// Messages redirected to C.
     pub fast_messages: U64,
-    /// Messages that passed, by [`Passed`].
-    pub passed: [U64; Passed::COUNT],
+    /// Messages that passed, by [`FallbackReason`].
+    pub fallbacks: [U64; FallbackReason::COUNT],
 }
 
 /// An entry as the programs see it.
@@ -77,7 +77,7 @@ pub enum Framing {
 /// Why the verdict lets a message pass to U.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passed {
+pub enum FallbackReason {
     /// Bytes that went through U before it are not written to C yet, or it is the daemon's turn to write.
     Order = 0,
     /// C has too little room to take it whole.
@@ -90,17 +90,17 @@ pub enum Passed {
     /// The kernel did not find C.
     Lost = 4,
     /// A message before it is still on its way to C.
-    Crossed = 5,
+    InFlight = 5,
     /// It may be urgent data, or it is not known how it is sent.
     Urgent = 6,
 }
 
-impl Passed {
+impl FallbackReason {
     /// How many reasons there are.
     pub const COUNT: usize = 7;
     /// All of them.
     pub const ALL: [Self; Self::COUNT] =
-        [Self::Order, Self::Full, Self::End, Self::Unfit, Self::Lost, Self::Crossed, Self::Urgent];
+        [Self::Order, Self::Full, Self::End, Self::Unfit, Self::Lost, Self::InFlight, Self::Urgent];
 }
 
 /// What S keeps with it from the moment it is armed (socket local storage).
@@ -113,10 +113,10 @@ pub struct Server {
     pub generation: u32,
 }
 
-/// The connection between U and S, and what to arm: the argument of the program `arm`.
+/// The connection between U and S, and what to arm: the argument of the program `attach`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArmRequest {
+pub struct AttachRequest {
     /// The entry of the flow table, filled in by the daemon but for what this program finds out.
     pub slot: u32,
     /// The generation that S shall belong to; not 0.
@@ -147,17 +147,17 @@ pub const TUPLE_V6: u32 = 36;
 
 /// Arm only if S has read everything that was sent to it. On kernels where `FIONREAD` is wrong for a socket in a socket
 /// map, and for servers that block in reading, S must not be in one while it has something to read.
-pub const ARM_QUIET: u32 = 1;
+pub const ATTACH_QUIET: u32 = 1;
 /// Arm only if S's descriptor is non-blocking: a blocking read of a socket in a socket map can fail with `EAGAIN`
 /// (`tcp_bpf_recvmsg` in the kernel's `net/ipv4/tcp_bpf.c`).
-pub const ARM_NONBLOCKING: u32 = 2;
+pub const ATTACH_NONBLOCKING: u32 = 2;
 
-/// How arming ended: the return value of the program `arm`.
+/// How arming ended: the return value of the program `attach`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Armed {
+pub enum AttachStatus {
     /// The flow is armed.
-    Yes = 0,
+    Attached = 0,
     /// The program could not read its argument, or the slot is not in the table.
     Argument = 1,
     /// There is no S in this namespace: the connection has ended, or leads elsewhere.
@@ -174,9 +174,9 @@ pub enum Armed {
     ZeroCopy = 7,
     /// S is a part of an MPTCP connection.
     Multipath = 8,
-    /// S has something to read, see [`ARM_QUIET`].
+    /// S has something to read, see [`ATTACH_QUIET`].
     Unread = 9,
-    /// S's descriptor is a blocking one, see [`ARM_NONBLOCKING`].
+    /// S's descriptor is a blocking one, see [`ATTACH_NONBLOCKING`].
     Blocking = 10,
     /// The kernel did not take S into the map: a program of somebody else's map has a say in what it sends, for example.
     Refused = 11,
@@ -185,15 +185,15 @@ pub enum Armed {
     Foreign = 12,
 }
 
-impl Armed {
+impl AttachStatus {
     /// The meaning of a program's return value; none if it has none.
     pub fn from_value(value: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|&armed| armed as u32 == value)
+        Self::ALL.into_iter().find(|&attached| attached as u32 == value)
     }
 
     /// All of them.
     pub const ALL: [Self; 13] = [
-        Self::Yes,
+        Self::Attached,
         Self::Argument,
         Self::NoServer,
         Self::NoUpstream,
@@ -209,18 +209,18 @@ impl Armed {
     ];
 }
 
-/// What the program `settle` is asked.
+/// What the program `drain` is asked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SettleRequest {
+pub struct DrainRequest {
     /// The entry of the flow table.
     pub slot: u32,
     /// Not 0: the flow has ended; S leaves its map, and once all is settled, C does.
     pub end: u32,
 }
 
-/// The return values of the program `settle`.
-pub mod settled {
+/// The return values of the program `drain`.
+pub mod drained {
     /// All redirected bytes are in C's queue.
     pub const YES: u32 = 0;
     /// A message is still on its way between S and C: ask again.
@@ -323,16 +323,16 @@ impl Offsets {
 
 layout!(Flow: 144 bytes, align 8 {
     turn @ 0, relayed @ 8, client_start @ 12, budget @ 16, taken @ 24, client @ 32, client_cookie @ 40, framing @ 48,
-    blocking @ 52, passing @ 56, returned @ 64, fast_bytes @ 72, fast_messages @ 80, passed @ 88,
+    blocking @ 52, falling_back @ 56, resumed @ 64, fast_bytes @ 72, fast_messages @ 80, fallbacks @ 88,
 });
 layout!(Server: 8 bytes, align 4 {
     slot @ 0, generation @ 4,
 });
-layout!(ArmRequest: 112 bytes, align 8 {
+layout!(AttachRequest: 112 bytes, align 8 {
     slot @ 0, generation @ 4, budget @ 8, client_cookie @ 16, flags @ 24, framing @ 28, tuple_bytes @ 32,
     server_tuple @ 36, upstream_tuple @ 72, reserved @ 108,
 });
-layout!(SettleRequest: 8 bytes, align 4 {
+layout!(DrainRequest: 8 bytes, align 4 {
     slot @ 0, end @ 4,
 });
 layout!(Offsets: 120 bytes, align 4 {

@@ -21,8 +21,8 @@ pub mod turn;
 pub use counters::Counters;
 pub use event::{SocketEvent, op, state};
 pub use flow::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Calls, Flow, FlowOf, Framing, Offsets, Passed, Server,
-    SettleRequest, TUPLE_V4, TUPLE_V6, settled,
+    ATTACH_NONBLOCKING, ATTACH_QUIET, AttachRequest, AttachStatus, Calls, DrainRequest, FallbackReason, Flow, FlowOf,
+    Framing, Offsets, Server, TUPLE_V4, TUPLE_V6, drained,
 };
 use layout::layout;
 pub use listen::{LISTEN_BURST, LISTEN_RING_BYTES, ListenEvent, Pace};
@@ -47,9 +47,9 @@ pub mod names {
     /// The sk_msg program that decides on each message of an armed server.
     pub const VERDICT: &str = "verdict";
     /// The program that arms a flow, run by the daemon inside the container's namespace.
-    pub const ARM: &str = "arm";
+    pub const ATTACH: &str = "attach";
     /// The program that takes a flow's arms away again.
-    pub const SETTLE: &str = "settle";
+    pub const DRAIN: &str = "drain";
     /// Array of [`Flow`](crate::Flow)s, mapped into the daemon's memory.
     pub const FLOWS: &str = "FLOWS";
     /// Socket map of servers' sockets, with the verdict, by slot.

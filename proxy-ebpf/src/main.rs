@@ -3,13 +3,13 @@
 //! - `socket_events` (sock_ops) counts what the sockets of registered network namespaces do, and tells the daemon which
 //!   begin and cease to listen.
 //! - `verdict` (sk_msg) sends what a container's server sends straight to the controller's connection, if that is safe.
-//! - `arm` and `settle` are run by the daemon: they put a server's socket under the verdict, and take it out again.
+//! - `attach` and `drain` are run by the daemon: they put a server's socket under the verdict, and take it out again.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
-mod arm;
 mod atomic;
+mod attach;
 mod caller;
 mod chunked;
 mod kernel;
@@ -39,16 +39,16 @@ pub fn verdict(ctx: SkMsgContext) -> u32 {
     verdict::handle(&ctx)
 }
 
-/// Run by the daemon in the container's network namespace; see [`arm::arm`].
+/// Run by the daemon in the container's network namespace; see [`attach::attach`].
 #[classifier]
-pub fn arm(ctx: TcContext) -> i32 {
-    arm::arm(&ctx) as i32
+pub fn attach(ctx: TcContext) -> i32 {
+    attach::attach(&ctx) as i32
 }
 
-/// Run by the daemon; see [`arm::settle`].
+/// Run by the daemon; see [`attach::drain`].
 #[classifier]
-pub fn settle(ctx: TcContext) -> i32 {
-    arm::settle(&ctx) as i32
+pub fn drain(ctx: TcContext) -> i32 {
+    attach::drain(&ctx) as i32
 }
 
 /// Run by the daemon; returns its process id.
@@ -61,7 +61,7 @@ pub fn process(_ctx: TcContext) -> i32 {
 /// system call.
 #[classifier]
 pub fn call(ctx: TcContext) -> i32 {
-    arm::call(&ctx) as i32
+    attach::call(&ctx) as i32
 }
 
 /// Never called, and never part of the object: a path that panics would not get past the verifier.

@@ -7,11 +7,11 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::sk_action;
 use aya_ebpf::helpers::generated::{bpf_msg_redirect_map, bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::programs::SkMsgContext;
-use proxy_common::{Flow, Framing, Passed, Server, turn};
+use proxy_common::{FallbackReason, Flow, Framing, Server, turn};
 
 use crate::kernel::{self, offset};
 use crate::maps::{CLIENTS, FLOWS, SERVER};
-use crate::{arm, atomic, caller, chunked};
+use crate::{atomic, attach, caller, chunked};
 
 /// Room that C must have beyond twice the message: what its pages are accounted for is more than their bytes.
 const SPARE_ROOM: i64 = 4096;
@@ -44,18 +44,18 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
         let verdict = if atomic::replace(word, turn::free(generation), turn::verdict(generation)) {
             let verdict = decide(ctx, sk.cast(), flow, slot);
             if verdict.is_err() {
-                (*flow).passing = 1;
+                (*flow).falling_back = 1;
             }
             atomic::set(word, turn::free(generation));
             verdict
         } else if turn::is_of(core::ptr::read_volatile(word), generation) {
-            (*flow).passing = 1;
-            Err(Passed::Order)
+            (*flow).falling_back = 1;
+            Err(FallbackReason::Order)
         } else {
             return PASS;
         };
         if let Err(reason) = verdict {
-            atomic::add((&raw mut (*flow).passed).cast::<u64>().add(reason as usize), 1);
+            atomic::add((&raw mut (*flow).fallbacks).cast::<u64>().add(reason as usize), 1);
         }
     }
     PASS
@@ -63,11 +63,11 @@ pub fn handle(ctx: &SkMsgContext) -> u32 {
 
 /// Redirects the message, or says why it passes. It is the verdict's turn.
 #[inline(always)]
-fn decide(ctx: &SkMsgContext, sk: *mut core::ffi::c_void, flow: *mut Flow, slot: u32) -> Result<(), Passed> {
+fn decide(ctx: &SkMsgContext, sk: *mut core::ffi::c_void, flow: *mut Flow, slot: u32) -> Result<(), FallbackReason> {
     // SAFETY: `sk` is a full socket.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk) } as u64;
     if tcp == 0 {
-        return Err(Passed::Unfit);
+        return Err(FallbackReason::Unfit);
     }
     // SAFETY: the pointers lead into a value of the flow table; each of these is one load of an aligned integer.
     let (relayed, client, client_cookie, budget, taken, framing, expected) = unsafe {
@@ -78,30 +78,30 @@ fn decide(ctx: &SkMsgContext, sk: *mut core::ffi::c_void, flow: *mut Flow, slot:
             core::ptr::read_volatile(&raw const (*flow).budget),
             core::ptr::read_volatile(&raw const (*flow).taken),
             core::ptr::read_volatile(&raw const (*flow).framing),
-            arm::expected(flow),
+            attach::expected(flow),
         )
     };
     // Everything that S ever sent the slow way must have reached C, or its bytes would not be in order. S is locked, so its
     // sequence number stands still. A program beside S may have moved it, which disorders its own response only.
     if kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
-        return Err(Passed::Order);
+        return Err(FallbackReason::Order);
     }
     // The address was C's when the flow was armed. A socket that is another one by now is told by its cookie; were it
     // exchanged after this, the redirect would still go to what stands in the map, or fail.
     if kernel::read::<u64>(client, offset!(cookie)) != client_cookie {
-        return Err(Passed::Unfit);
+        return Err(FallbackReason::Unfit);
     }
     // S is not locked between a verdict and the message's arrival in C's queue, so the message of another thread may still
     // be on its way there. This one must not overtake it, neither here nor through the daemon.
     if kernel::read::<u32>(client, offset!(write_seq)) != expected {
-        return Err(Passed::Crossed);
+        return Err(FallbackReason::InFlight);
     }
     // The kernel looks at none of this before it redirects.
     if !kernel::takes_bytes(tcp) || kernel::sends_without_copying(tcp) || !kernel::takes_bytes(client) {
-        return Err(Passed::Unfit);
+        return Err(FallbackReason::Unfit);
     }
     if !caller::sends_plainly() {
-        return Err(Passed::Urgent);
+        return Err(FallbackReason::Urgent);
     }
     let size = u64::from(ctx.size());
     let room = i64::from(kernel::read::<i32>(client, offset!(sndbuf)))
@@ -110,28 +110,28 @@ fn decide(ctx: &SkMsgContext, sk: *mut core::ffi::c_void, flow: *mut Flow, slot:
     // would ever tell it to go on, since its own socket is empty.
     // When the kernel is short of memory for sockets, room in a buffer promises nothing.
     if room < 2 * size as i64 + SPARE_ROOM || kernel::memory_is_short(client) {
-        return Err(Passed::Full);
+        return Err(FallbackReason::Full);
     }
     // Last, since it is what costs most.
     let budget = if framing == Framing::Chunked as u32 {
-        chunked::follow(ctx, budget).ok_or(Passed::End)?
+        chunked::follow(ctx, budget).ok_or(FallbackReason::End)?
     } else {
-        turn::behind(budget, size).ok_or(Passed::End)?
+        turn::behind(budget, size).ok_or(FallbackReason::End)?
     };
-    let Some(taken) = taken.checked_add(size) else { return Err(Passed::End) };
+    let Some(taken) = taken.checked_add(size) else { return Err(FallbackReason::End) };
     // SAFETY: both pointers are what the helper wants.
     let redirected =
         unsafe { bpf_msg_redirect_map(ctx.as_ptr().cast(), (&raw const CLIENTS).cast_mut().cast(), slot, 0) };
     if redirected as u32 != PASS {
-        return Err(Passed::Lost);
+        return Err(FallbackReason::Lost);
     }
     // The message sets out when this program has returned. By then it is taken from the budget, and the turn is given back.
     // SAFETY: as above; these are the verdict's own as long as it has the turn.
     unsafe {
         core::ptr::write_volatile(&raw mut (*flow).budget, budget);
         core::ptr::write_volatile(&raw mut (*flow).taken, taken);
-        (*flow).returned += (*flow).passing;
-        (*flow).passing = 0;
+        (*flow).resumed += (*flow).falling_back;
+        (*flow).falling_back = 0;
         (*flow).fast_messages += 1;
         core::ptr::write_volatile(&raw mut (*flow).fast_bytes, (*flow).fast_bytes + size);
     }

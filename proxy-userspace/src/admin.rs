@@ -73,17 +73,17 @@ impl AdminListener {
     /// When the socket cannot be registered with the runtime or has become unusable.
     pub async fn serve(self, admin: Admin) -> Result<Infallible> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let (places, listener) = (&places, &listener);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let (permits, listener) = (&permits, &listener);
         let accept = || async move {
-            let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-            Ok((listener.accept().await?.0, place))
+            let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+            Ok((listener.accept().await?.0, permit))
         };
-        let admit = |(stream, place)| {
+        let admit = |(stream, permit)| {
             let admin = admin.clone();
             tokio::spawn(async move {
                 connection(stream, admin).await;
-                drop(place);
+                drop(permit);
             });
         };
         Err(listen::accept("admin", accept, admit).await.into())

@@ -9,8 +9,8 @@ mod daemon;
 mod docs;
 mod events;
 mod flags;
+mod operations;
 mod operator;
-mod orders;
 mod output;
 mod ps;
 mod sign;
@@ -62,9 +62,9 @@ enum Command {
     /// Tell of containers, ports and connections as they come and go
     Events(events::EventsArgs),
     /// Let the daemon finish what runs, and end
-    Drain(orders::DrainArgs),
+    Drain(operations::DrainArgs),
     /// Change what the daemon logs, for a time
-    LogLevel(orders::LogLevelArgs),
+    LogLevel(operations::LogLevelArgs),
     /// Tell what this machine offers the daemon, and whether the fast path holds on its kernel
     Check(check::CheckArgs),
     /// Print the headers of a signed request, for curl
@@ -98,8 +98,8 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Connections(args) => connections::run(&args),
         Command::Events(args) => events::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Drain(args) => orders::drain(&args).map(|()| ExitCode::SUCCESS),
-        Command::LogLevel(args) => orders::log_level(&args).map(|()| ExitCode::SUCCESS),
+        Command::Drain(args) => operations::drain(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogLevel(args) => operations::log_level(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(args),
         Command::Sign(args) => sign::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => docs::completions(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS),

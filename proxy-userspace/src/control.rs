@@ -13,9 +13,9 @@ mod client;
 mod describe;
 mod group;
 mod methods;
-mod news;
 pub mod schema;
 pub mod socket;
+mod subscriptions;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -61,7 +61,7 @@ pub struct Parts {
     /// Changes what is logged.
     pub log: LogControl,
     /// How long a drain may take.
-    pub patience: Duration,
+    pub drain_timeout: Duration,
 }
 
 /// What all clients share.
@@ -91,24 +91,26 @@ impl Control {
 
     /// Serves clients until it is dropped, and they with it.
     pub async fn serve(self: Arc<Self>, listener: UnixListener, access: Access) {
-        let places = Arc::new(Semaphore::new(CLIENTS));
+        let permits = Arc::new(Semaphore::new(CLIENTS));
         let mut clients = tokio::task::JoinSet::new();
         let clock = Arc::clone(&self);
         clients.spawn(async move { clock.log_clock().await });
         let admit = |(stream, _)| {
             // What is left of clients that have gone.
             while clients.try_join_next().is_some() {}
-            match (access.check(&stream), Arc::clone(&places).try_acquire_owned()) {
-                (Err(refusal), _) => client::turn_away(&stream, portsplice_control::wire::code::NOT_ALLOWED, refusal),
+            match (access.check(&stream), Arc::clone(&permits).try_acquire_owned()) {
+                (Err(refusal), _) => {
+                    client::reject_connection(&stream, portsplice_control::wire::code::NOT_ALLOWED, refusal)
+                }
                 (Ok(()), Err(_)) => {
                     let text = format!("there are {CLIENTS} clients, which is all there can be; try again later");
-                    client::turn_away(&stream, portsplice_control::wire::code::BUSY, text);
+                    client::reject_connection(&stream, portsplice_control::wire::code::BUSY, text);
                 }
-                (Ok(()), Ok(place)) => {
+                (Ok(()), Ok(permit)) => {
                     let client = Client::new(Arc::clone(&self), stream);
                     clients.spawn(async move {
                         client.run().await;
-                        drop(place);
+                        drop(permit);
                     });
                 }
             }

@@ -2,15 +2,15 @@
 //!
 //! - [`Edge::serve`] (`accept`): connections, TLS handshakes, one HTTP/1.1 conversation each.
 //! - `records`: the record API: a request is authenticated by its head, then its body is read and done.
-//! - `places`: how many requests one key holder or one address may have under way.
+//! - `permits`: how many requests one key holder or one address may have under way.
 //! - `leases`: which records outlive which node's silence, and for how long.
 //!
 //! Requests of users for host names will be served beside the record API; they need none of `records`.
 
 mod accept;
 mod leases;
-mod places;
 mod records;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
 use leases::Leases;
-use places::RequestLimits;
 use portsplice_net::limits::ConnectionLimits;
 use portsplice_registry::StoreError;
 use portsplice_registry::embedded::Embedded;
+use slots::RequestLimits;
 
 /// Large bodies that are read at once: such may have a mebibyte, and others wait. No address has more than a part of these
-/// places (see `places`).
+/// places (see `permits`).
 const LARGE_BODIES: usize = 64;
 
 /// Bounds on what a client may use. Zero timeouts and zero caps are off.

@@ -3,7 +3,7 @@
 //! The `log` crate's records (of libraries) come through the same subscriber. The access log is the target
 //! [`ACCESS_TARGET`] at level info; it can be switched on its own with a filter such as `warn,portsplice::access=info`.
 
-mod gate;
+mod scoped_filter;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use gate::{Gate, Rules};
+use scoped_filter::{Rules, ScopedFilter};
 
 /// The target of the lines of the access log.
 pub const ACCESS_TARGET: &str = "portsplice::access";
@@ -40,7 +40,7 @@ pub enum LogFormat {
 /// Changes the filter of the process's log.
 #[derive(Clone)]
 pub struct LogControl {
-    gate: Gate,
+    gate: ScopedFilter,
     state: Arc<Mutex<State>>,
 }
 
@@ -114,7 +114,7 @@ impl LogControl {
     fn new(filter: &str) -> Result<Self> {
         let parsed = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?}"))?;
         let state = State { configured: filter.to_owned(), steps: 0, overrides: Vec::new() };
-        Ok(Self { gate: Gate::new(Rules::new(parsed, Vec::new())), state: Arc::new(Mutex::new(state)) })
+        Ok(Self { gate: ScopedFilter::new(Rules::new(parsed, Vec::new())), state: Arc::new(Mutex::new(state)) })
     }
 
     /// Puts a filter of the configuration in force; steps by signals are forgotten when it differs from the last one. What
@@ -133,12 +133,12 @@ impl LogControl {
     }
 
     /// One step more verbose; returns the filter that is in force then.
-    pub fn louder(&self) -> String {
+    pub fn more_verbose(&self) -> String {
         self.step(1)
     }
 
     /// One step less verbose; returns the filter that is in force then.
-    pub fn quieter(&self) -> String {
+    pub fn less_verbose(&self) -> String {
         self.step(-1)
     }
 
@@ -281,15 +281,15 @@ mod tests {
     #[test]
     fn a_step_back_restores_what_was_configured() {
         let control = LogControl::new("warn,a=debug").unwrap();
-        assert_eq!(control.louder(), "info,a=debug");
-        assert_eq!(control.louder(), "debug,a=debug");
-        assert_eq!(control.quieter(), "info,a=debug");
-        assert_eq!(control.quieter(), "warn,a=debug");
-        assert_eq!(control.quieter(), "error,a=debug");
+        assert_eq!(control.more_verbose(), "info,a=debug");
+        assert_eq!(control.more_verbose(), "debug,a=debug");
+        assert_eq!(control.less_verbose(), "info,a=debug");
+        assert_eq!(control.less_verbose(), "warn,a=debug");
+        assert_eq!(control.less_verbose(), "error,a=debug");
         control.configure("info").unwrap();
-        assert_eq!(control.louder(), "debug");
+        assert_eq!(control.more_verbose(), "debug");
         control.configure("info").unwrap();
-        assert_eq!(control.quieter(), "info", "the same configuration again keeps the step");
+        assert_eq!(control.less_verbose(), "info", "the same configuration again keeps the step");
         assert!(control.configure("a=b=c").is_err());
         assert_eq!(control.filter(), "info");
     }

@@ -30,8 +30,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::gateway_error::{GatewayError, Reason};
 use crate::label::{Label, label_enum};
-use crate::refusal::{Reason, Refusal};
 use counters::{AtZero, CounterBy, LabelSet};
 use description::histogram;
 pub use description::{Description, Kind, LabelDescription, Unit, Values, counter, gauge};
@@ -141,7 +141,7 @@ pub struct Metrics {
     listeners: ByListener<Counter>,
     listeners_open: ByListener<Gauge>,
     responses: Responses,
-    refusals: CounterBy<Reason>,
+    gateway_errors: CounterBy<Reason>,
     granted: CounterBy<Scheme>,
     relayed: CounterBy<(Direction, Path)>,
     tunnels: Gauge,
@@ -209,7 +209,7 @@ impl Metrics {
             .worry("`timestamp` or `certificate` where `bound` is meant: those bind less of the request."),
             AtZero::Left,
         );
-        let refusals = r.counter_by(
+        let gateway_errors = r.counter_by(
             counter("refusals", "Requests or connections that the daemon itself refused, by reason (docs/protocol.md has each with its status and advice); a reason is there once it has occurred").worry(
                 "`credential_wrong`, `credential_replayed`: somebody guesses, or keys differ. `credential_stale`: clocks differ. `busy_node`, `heads_full`: the node is at its limits. `engine_unavailable`: the container engine is away.",
             ),
@@ -261,7 +261,7 @@ impl Metrics {
             listeners,
             listeners_open,
             responses,
-            refusals,
+            gateway_errors,
             granted,
             relayed,
             tunnels,
@@ -303,8 +303,8 @@ impl Metrics {
     }
 
     /// The node refused something.
-    pub fn refusal(&self, refusal: &Refusal) {
-        self.refusals.inc(refusal.reason());
+    pub fn gateway_error(&self, error: &GatewayError) {
+        self.gateway_errors.inc(error.reason());
     }
 
     /// A credential was accepted under `scheme`.
@@ -478,7 +478,7 @@ mod tests {
         drop(listener.connection());
         metrics.request(200, Some(Path::Splice));
         metrics.request(502, None);
-        metrics.refusal(&Refusal::NotListening);
+        metrics.gateway_error(&GatewayError::NotListening);
         metrics.granted(Scheme::Bound);
         metrics.bytes(Direction::Down, Path::Tls, 7);
         metrics.dialed(Dialed::Connected, Duration::from_micros(50));

@@ -6,7 +6,7 @@
 //! - `exchange`: one request and its response, both directions at once; `upload` and `download` are its halves.
 //! - `interim`: how many interim responses are borne; `heads`: how much is kept of heads that are not whole yet.
 //! - `retry`: whether a request may be sent a second time.
-//! - `parting`: what becomes of relays when their container goes; `ending`: how a client's connection is closed.
+//! - `exit_watch`: what becomes of relays when their container goes; `ending`: how a client's connection is closed.
 //! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
 
 pub mod accept;
@@ -16,10 +16,9 @@ mod download;
 mod ending;
 mod engine;
 mod exchange;
+mod exit_watch;
 mod heads;
 mod interim;
-mod origin;
-mod parting;
 mod reply;
 mod request;
 mod retry;
@@ -27,6 +26,7 @@ mod route;
 mod secure;
 mod session;
 mod upload;
+mod upstream;
 pub mod workers;
 
 use std::sync::Arc;
@@ -49,7 +49,7 @@ use workers::Workers;
 const SPLICED_CHUNK: u64 = 64 * 1024;
 
 /// How many connections beyond the caps are told so at a time. Each keeps its socket for some three seconds at most.
-const TURNED_AWAY: usize = 16;
+const MAX_REJECTING: usize = 16;
 
 /// What a node does with connections and requests; all of it can change while it runs and holds from the next request
 /// (or connection) on.
@@ -64,7 +64,7 @@ pub struct NodeSettings {
     /// Timeouts; a zero one is off.
     pub timeouts: Timeouts,
     /// How long a request waits for a port that nothing listens on yet.
-    pub hold: Duration,
+    pub wait_for_port: Duration,
     /// Most connections in all and for each client address; 0 is no limit.
     pub connections: u32,
     /// Most connections of one client address; 0 is no limit.
@@ -92,12 +92,12 @@ pub struct Timeouts {
     pub keep_alive: Duration,
     /// Between requests on a kept-alive connection to a container. It is also what keeps a request from meeting a server that
     /// just gives the connection up, so it is less than servers wait: 2 s the most impatient of the common ones.
-    pub origin_idle: Duration,
+    pub upstream_idle: Duration,
     /// Without a byte in either direction while a request, response or tunnel is under way.
     pub idle: Duration,
     /// From a request's last byte to the end of the final response's head, whatever comes before that. Also from the head
     /// of a request whose client waits for leave to send the body (`Expect: 100-continue`), until it is given.
-    pub answer: Duration,
+    pub response_header: Duration,
 }
 
 /// The part of the node that all connections share.
@@ -109,10 +109,10 @@ pub struct Node {
     connections: ConnectionLimits,
     heads: heads::UnfinishedHeads,
     /// Connections beyond the caps that are told so at the same time; others are reset without a word.
-    turning_away: Arc<Semaphore>,
+    rejecting: Arc<Semaphore>,
     table: Arc<Connections>,
     tails: Arc<Tails>,
-    origins: secure::Connector,
+    upstreams: secure::Connector,
     workers: Workers,
 }
 
@@ -152,10 +152,10 @@ impl Node {
             metrics,
             connections: ConnectionLimits::default(),
             heads: heads::UnfinishedHeads::default(),
-            turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+            rejecting: Arc::new(Semaphore::new(MAX_REJECTING)),
             table: connections,
             tails: Arc::default(),
-            origins: secure::Connector::new(),
+            upstreams: secure::Connector::new(),
             workers,
         })
     }

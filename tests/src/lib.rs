@@ -12,7 +12,7 @@
 //! - [`rig`]: one container, one daemon, one path (direct, splice, copy, TLS): what most tests begin with.
 //! - [`servers`]: the container's side with real servers.
 //! - [`zoo`]: servers that write in every way the kernel knows.
-//! - [`habits`]: clients that read in every way.
+//! - [`client_behaviours`]: clients that read in every way.
 //! - [`soak`]: thousands of connections, each a play that its number decides.
 //! - [`etcd`]: a real etcd that can be killed, stopped and started again.
 //! - [`control`]: a client of the control socket.
@@ -22,12 +22,12 @@
 //!
 //! No helper asserts how long something took. [`HANG`] bounds every wait, so that a hang is a failure and not a stall.
 
+pub mod client_behaviours;
 pub mod control;
 pub mod docker;
 pub mod etcd;
 pub mod forwarder;
 pub mod freezer;
-pub mod habits;
 pub mod kernel;
 pub mod node;
 pub mod records;

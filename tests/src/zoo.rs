@@ -12,7 +12,7 @@
 //! | `POST /sink` | how many of the pattern's bytes came: `N` and a line end |
 //! | `GET /tally` | what was counted: `NAME N` lines |
 //!
-//! [`Manner::Edge`] serves `/bytes`, `/tally` and `/hold/N` ([`edge`]) only.
+//! [`ServerVariant::Edge`] serves `/bytes`, `/tally` and `/hold/N` ([`edge`]) only.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -32,7 +32,7 @@ mod uring;
 
 /// How a server writes the content of its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum ServerVariant {
     /// write(2), 64 KiB each.
     Write,
     /// write(2) of 1 to 1,400 bytes.
@@ -61,7 +61,7 @@ pub enum Manner {
     Edge,
 }
 
-impl Manner {
+impl ServerVariant {
     /// All of them.
     pub const ALL: [Self; 13] = [
         Self::Write,
@@ -155,7 +155,7 @@ impl Tally {
 /// # Errors
 /// What keeps it from listening.
 #[expect(clippy::print_stdout, reason = "the test reads the port from here")]
-pub fn run(manner: Manner, address: &str, send_buffer: Option<usize>) -> anyhow::Result<()> {
+pub fn run(manner: ServerVariant, address: &str, send_buffer: Option<usize>) -> anyhow::Result<()> {
     let listener = listen(manner, address)?;
     if let Some(bytes) = send_buffer {
         // Accepted sockets inherit it.
@@ -163,15 +163,15 @@ pub fn run(manner: Manner, address: &str, send_buffer: Option<usize>) -> anyhow:
     }
     println!("port {}", listener.local_addr()?.port());
     match manner {
-        Manner::Edge => edge::run(&listener)?,
+        ServerVariant::Edge => edge::run(&listener)?,
         _ => blocking::run(&listener, manner),
     }
     Ok(())
 }
 
-fn listen(manner: Manner, address: &str) -> anyhow::Result<TcpListener> {
+fn listen(manner: ServerVariant, address: &str) -> anyhow::Result<TcpListener> {
     let address: SocketAddr = address.parse().with_context(|| format!("{address} is no address"))?;
-    let protocol = if manner == Manner::Mptcp { Protocol::MPTCP } else { Protocol::TCP };
+    let protocol = if manner == ServerVariant::Mptcp { Protocol::MPTCP } else { Protocol::TCP };
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))
         .with_context(|| format!("a {protocol:?} socket (Multipath TCP: sysctl net.mptcp.enabled)"))?;
     socket.set_reuse_address(true)?;
@@ -192,14 +192,14 @@ impl Server {
     /// Starts one on 127.0.0.1 of a namespace.
     #[track_caller]
     #[must_use]
-    pub fn start(manner: Manner, netns: &Netns) -> Self {
+    pub fn start(manner: ServerVariant, netns: &Netns) -> Self {
         Self::start_on(manner, netns, "127.0.0.1:0", None)
     }
 
     /// Starts one on an address of a namespace, perhaps with send buffers of a certain size.
     #[track_caller]
     #[must_use]
-    pub fn start_on(manner: Manner, netns: &Netns, address: &str, send_buffer: Option<usize>) -> Self {
+    pub fn start_on(manner: ServerVariant, netns: &Netns, address: &str, send_buffer: Option<usize>) -> Self {
         let mut command = Command::new(crate::tools::built("zoo"));
         command.arg(manner.name()).arg(address).args(send_buffer.map(|bytes| bytes.to_string()));
         let process = Process::spawn(&format!("{manner:?}"), &mut command, Some(netns));

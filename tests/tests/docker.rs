@@ -241,7 +241,10 @@ fn ports_and_records_follow_the_container() {
     let store = store.path().join("registry.db");
     let mut config = NodeConfig::new();
     config.inside(&engine.host).set("containers", "docker", &format!("{:?}", engine.socket()));
-    config.set("containers", "hold", "\"20s\"").set("bpf", "mode", "\"required\"").set("ports", "rescan", "\"24h\"");
+    config
+        .set("containers", "wait-for-port", "\"20s\"")
+        .set("bpf", "mode", "\"required\"")
+        .set("ports", "rescan", "\"24h\"");
     config.set("registry", "store", "\"embedded\"").set("registry", "path", &format!("{store:?}"));
     let mut node = config.start();
     let mut control = Control::connect(&node.site.control());
@@ -320,7 +323,7 @@ fn paused_containers() {
     engine.docker(&["pause", &name]);
     // One that starts now finds it, and its port.
     let hasty = node(&engine, |config| {
-        config.set("limits", "answer-timeout", "\"1s\"");
+        config.set("limits", "response-header-timeout", "\"1s\"");
     });
     let refused = |node: &Node| {
         let mut conn = node.connect(&name, 8000);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use portsplice_tests::client::{Conn, Proof};
 use portsplice_tests::rig::{Path, Rig};
-use portsplice_tests::zoo::{Manner, Server};
+use portsplice_tests::zoo::{Server, ServerVariant};
 use portsplice_tests::{pattern, privileged};
 
 /// Answers under way at the same time.
@@ -34,7 +34,7 @@ fn short_of_memory() {
     let rig = Rig::with(Path::Fast, |config| {
         config.set("log", "access", "false").without_caps();
     });
-    let server = Server::start(Manner::Edge, &rig.netns);
+    let server = Server::start(ServerVariant::Edge, &rig.netns);
     let dialer = rig.dialer(server.port);
     let len = BEFORE + shortage() / ANSWERS as u64;
     let open = |_| {

@@ -17,5 +17,5 @@ mod turn;
 
 pub use flows::{Counts, Flows, Quirks};
 pub use in_namespace::InNamespace;
-pub use kernel_flow::{KernelFlow, Refused, Request};
+pub use kernel_flow::{AttachFailure, KernelFlow, Request};
 pub use proof::{Finding, Item, Proof};

@@ -25,10 +25,10 @@ mod value;
 
 pub use counters::Namespaces;
 pub use facade::Fastpath;
-pub use fast::{Counts, Finding, Flows, InNamespace, Item, KernelFlow, Proof, Quirks, Refused, Request};
+pub use fast::{AttachFailure, Counts, Finding, Flows, InNamespace, Item, KernelFlow, Proof, Quirks, Request};
 pub use kernel::Kernel;
 pub use listeners::ListenEvents;
 pub use logs::LOG_TARGET;
-pub use proxy_common::{Armed, Counters, ListenEvent, MAX_FLOWS, Passed};
+pub use proxy_common::{AttachStatus, Counters, FallbackReason, ListenEvent, MAX_FLOWS};
 pub use settings::{BpfMode, BpfSettings};
 pub use unavailable::Unavailable;

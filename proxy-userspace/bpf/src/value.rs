@@ -1,6 +1,6 @@
 //! Values of `proxy-common` in a map.
 
-use proxy_common::{ArmRequest, Calls, Counters, Offsets, Pace, Settings, SettleRequest};
+use proxy_common::{AttachRequest, Calls, Counters, DrainRequest, Offsets, Pace, Settings};
 
 /// A value of `proxy-common` in a map, or a program's argument.
 #[repr(transparent)]
@@ -17,4 +17,4 @@ macro_rules! plain {
     };
 }
 
-plain!(ArmRequest, Calls, Counters, Offsets, Pace, Settings, SettleRequest);
+plain!(AttachRequest, Calls, Counters, Offsets, Pace, Settings, DrainRequest);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use container::{
     Connection, ConnectionActivity, ConnectionList, ContainerDetail, ContainerInfo, ContainerList, ContainerPort,
-    Endpoint, Place, PortList,
+    Endpoint, PortList, Target,
 };
 pub use log::{Level, LogScope, LogSet, LogState};
 pub use stats::{Bytes, FastPath, Source, Stats};
@@ -95,7 +95,7 @@ pub struct Draining {
     /// Connections that are open now.
     pub connections: u64,
     /// How long they may go on, in seconds.
-    pub patience: u64,
+    pub drain_timeout: u64,
 }
 
 /// What can be subscribed to.
@@ -161,7 +161,7 @@ pub enum Event {
         /// Its number.
         id: u64,
         /// Where to.
-        place: Place,
+        target: Target,
     },
     /// A connection has ended.
     ConnectionClosed {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::wire::{Answer, Call, Fault, Frame, Frames, Id, Notification, code};
 
 /// How long an answer may take. The daemon answers at once; this is for one that hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer. A list of a hundred thousand connections takes some 40 MiB.
 const ANSWER: usize = 1 << 30;
 
@@ -79,7 +79,7 @@ impl Client {
             }
         };
         let connect = Self { path, stream, frames: Frames::with_limit(ANSWER), next: 1 };
-        connect.wait_at_most(Some(PATIENCE))?;
+        connect.set_timeout(Some(RESPONSE_TIMEOUT))?;
         Ok(connect)
     }
 
@@ -87,8 +87,8 @@ impl Client {
     ///
     /// # Errors
     /// When the socket refuses.
-    pub fn wait_at_most(&self, patience: Option<Duration>) -> Result<(), Failure> {
-        self.stream.set_read_timeout(patience).map_err(|error| self.io(error))
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> Result<(), Failure> {
+        self.stream.set_read_timeout(timeout).map_err(|error| self.io(error))
     }
 
     /// Asks, and waits for the answer. For connections that have subscribed to nothing.

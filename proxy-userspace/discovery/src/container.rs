@@ -36,7 +36,7 @@ mod traffic;
 
 pub use docker::{Failure as EngineError, version as engine_version};
 pub use peer::Peer;
-pub use policy::{OriginScheme, Policy, PortSet, Publication};
+pub use policy::{Policy, PortSet, Publication, UpstreamScheme};
 
 pub use registered::{DirectoryError, KeyText, PortRange, RegisterError, Registrar, Registration};
 pub use slots::ConnectionSlot;
@@ -48,9 +48,9 @@ use slots::Slots;
 use traffic::Totals;
 
 /// How long a request for an unknown name waits for the resolvers to look again.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests for unknown names that wait at a time, for each resolver.
-const ASKING: usize = 1024;
+const MAX_REFRESH_REQUESTS: usize = 1024;
 
 /// Where containers are looked for.
 #[derive(Clone, Debug, Default)]
@@ -94,11 +94,11 @@ pub struct Container {
     /// When it began to claim its names, as time since the machine's start: of two that claim one name the first has it.
     since: Duration,
     /// What goes on when the same container gets another name or another policy.
-    life: Arc<Life>,
+    state: Arc<ContainerState>,
 }
 
 #[derive(Debug, Default)]
-struct Life {
+struct ContainerState {
     slots: Slots,
     /// Who is told of the first of them that is taken.
     first: OnceLock<Arc<Notify>>,
@@ -113,7 +113,7 @@ struct Life {
 
 impl Container {
     pub(crate) fn new(id: String, name: String, netns: Arc<Netns>, policy: Policy) -> Self {
-        Self { id, name, netns, policy, process: None, since: process::uptime(), life: Arc::default() }
+        Self { id, name, netns, policy, process: None, since: process::uptime(), state: Arc::default() }
     }
 
     fn claiming_since(self, since: Duration) -> Self {
@@ -132,7 +132,7 @@ impl Container {
             policy: self.policy.clone(),
             process: self.process,
             since: self.since,
-            life: self.life.clone(),
+            state: self.state.clone(),
         }
     }
 
@@ -143,7 +143,7 @@ impl Container {
     /// Whether the container was stopped, restarted, replaced or removed. It never comes back: after a restart there is
     /// another `Container`.
     pub fn is_gone(&self) -> bool {
-        self.life.gone.load(Ordering::Acquire)
+        self.state.gone.load(Ordering::Acquire)
     }
 
     /// Whether it is paused: its processes are frozen, by `docker pause` for instance. Its ports still take connections and
@@ -159,43 +159,43 @@ impl Container {
 
     /// Returns once the container is gone; see [`Container::is_gone`].
     pub async fn gone(&self) {
-        self.life.ended.cancelled().await;
+        self.state.ended.cancelled().await;
     }
 
     fn mark_gone(&self) {
-        self.life.gone.store(true, Ordering::Release);
-        self.life.ended.cancel();
+        self.state.gone.store(true, Ordering::Release);
+        self.state.ended.cancel();
     }
 
     /// Whether both are one run of one container, under whatever names.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.life, &other.life)
+        Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// How many [`ConnectionSlot`]s are held.
     pub fn active(&self) -> usize {
-        self.life.slots.counts().0
+        self.state.slots.counts().0
     }
 
     /// What was moved for it, requests that are over only.
     pub fn traffic(&self) -> Traffic {
-        self.life.traffic.sum()
+        self.state.traffic.sum()
     }
 
     /// A request is over, or an upgraded connection, for which this was moved.
     pub fn count(&self, traffic: Traffic) {
-        self.life.traffic.add(traffic);
+        self.state.traffic.add(traffic);
     }
 
     /// How many connections there are and were.
     pub fn connection_counts(&self) -> ConnectionCounts {
-        let (active, total) = self.life.slots.counts();
+        let (active, total) = self.state.slots.counts();
         ConnectionCounts { active: active as u64, total }
     }
 
     /// When a connection was last opened, [used](Container::touch) or closed, in whole seconds.
     pub fn last_activity(&self) -> Option<SystemTime> {
-        match self.life.last_activity.load(Ordering::Relaxed) {
+        match self.state.last_activity.load(Ordering::Relaxed) {
             0 => None,
             seconds => Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
         }
@@ -203,14 +203,14 @@ impl Container {
 
     /// Wakes `told` when the first connection is made. Only the first caller's is taken; ask for
     /// [`Container::connection_counts`] afterwards, since there may have been one already.
-    pub fn tell_first(&self, told: &Arc<Notify>) {
+    pub fn notify_on_first(&self, notify: &Arc<Notify>) {
         // Whoever takes the first slot looks for this afterwards, and the counts are behind the same lock.
-        let _ = self.life.first.set(Arc::clone(told));
+        let _ = self.state.first.set(Arc::clone(notify));
     }
 
     /// A connection into the container is used: a request begins or ends, or a tunnel moves bytes.
     pub fn touch(&self) {
-        self.life.touch();
+        self.state.touch();
     }
 
     /// Who told of it: `docker`, `directory` or `control`.
@@ -232,11 +232,11 @@ impl Container {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, port: u16, timeout: Duration) -> Result<Sock, DialError> {
-        dial(&self.netns, port, self.policy.source, &self.life.hints, timeout).await
+        dial(&self.netns, port, self.policy.source, &self.state.hints, timeout).await
     }
 }
 
-impl Life {
+impl ContainerState {
     fn touch(&self) {
         let now = unix_time().as_secs();
         // Mostly the same second: then the line stays shared between the processors.
@@ -246,9 +246,9 @@ impl Life {
     }
 
     /// The first slot was taken.
-    fn tell_first(&self) {
-        if let Some(told) = self.first.get() {
-            told.notify_one();
+    fn notify_first(&self) {
+        if let Some(notify) = self.first.get() {
+            notify.notify_one();
         }
     }
 }
@@ -274,7 +274,7 @@ impl Observer for () {
 pub enum ResolveError {
     /// No running container of this node goes by the name.
     #[error("the container does not run on this node")]
-    NotHere,
+    NotOnThisNode,
     /// What was given is the beginning of the ids of several, and guessing is not done.
     #[error("several running containers go by this name")]
     Ambiguous,
@@ -315,27 +315,28 @@ impl Containers {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, ContainersError> {
         let cache = Arc::new(Cache::new(events, observer));
-        let entrance = Entrance { own: Arc::new(Netns::current()?), allow_host_network: settings.allow_host_network };
+        let host_network =
+            HostNetworkRule { own: Arc::new(Netns::current()?), allow_host_network: settings.allow_host_network };
         let mut sources = Vec::new();
         if let Some(directory) = &settings.directory {
-            let (source, desk) = Source::new("directory");
-            registered::start(directory, entrance.clone(), cache.clone(), desk, shutdown.clone()).await?;
+            let (source, handle) = Source::new("directory");
+            registered::start(directory, host_network.clone(), cache.clone(), handle, shutdown.clone()).await?;
             sources.push(source);
         }
         let registrar = settings.registrar.clone().map(|RegistrarSettings { state, keys }| {
             // There is nowhere to look again: what is registered is known at once.
-            let (source, Desk { health, .. }) = Source::new("control");
+            let (source, ResolverHandle { health, .. }) = Source::new("control");
             sources.push(source);
-            Registrar::start(state, keys, entrance.clone(), cache.clone(), health, shutdown.clone())
+            Registrar::start(state, keys, host_network.clone(), cache.clone(), health, shutdown.clone())
         });
         if let Some(socket) = &settings.docker {
-            let (source, desk) = Source::new("docker");
+            let (source, handle) = Source::new("docker");
             let engine = docker::Settings {
                 socket: socket.clone(),
                 optional: settings.docker_optional,
                 trust_image_labels: settings.trust_image_labels,
             };
-            docker::start(engine, entrance, cache.clone(), desk, shutdown).await;
+            docker::start(engine, host_network, cache.clone(), handle, shutdown).await;
             sources.push(source);
         }
         Ok(Arc::new(Self { cache, sources, registrar }))
@@ -358,18 +359,18 @@ impl Containers {
             Lookup::Found(container) => Ok(container),
             Lookup::Ambiguous => Err(ResolveError::Ambiguous),
             // Boxed to keep the common case, which is part of every session's future, small.
-            Lookup::Missing => Box::pin(self.look_again(name)).await,
+            Lookup::Missing => Box::pin(self.refresh(name)).await,
         }
     }
 
-    async fn look_again(&self, name: &str) -> Result<Arc<Container>, ResolveError> {
-        let answers = futures_util::future::join_all(self.sources.iter().map(Source::look_again));
-        let answered = tokio::time::timeout(LOOK_AGAIN, answers).await.is_ok();
+    async fn refresh(&self, name: &str) -> Result<Arc<Container>, ResolveError> {
+        let answers = futures_util::future::join_all(self.sources.iter().map(Source::refresh));
+        let answered = tokio::time::timeout(REFRESH_TIMEOUT, answers).await.is_ok();
         match self.cache.lookup(name) {
             Lookup::Found(container) => Ok(container),
             Lookup::Ambiguous => Err(ResolveError::Ambiguous),
             Lookup::Missing if answered && self.health().iter().all(|(_, health)| health.is_ok()) => {
-                Err(ResolveError::NotHere)
+                Err(ResolveError::NotOnThisNode)
             }
             Lookup::Missing => Err(ResolveError::EngineUnavailable),
         }
@@ -407,15 +408,15 @@ impl Containers {
 
 /// What all resolvers need to judge a namespace.
 #[derive(Clone)]
-struct Entrance {
+struct HostNetworkRule {
     /// The daemon's own namespace.
     own: Arc<Netns>,
     allow_host_network: bool,
 }
 
-impl Entrance {
+impl HostNetworkRule {
     /// Closes a container that has no network of its own, unless that is allowed.
-    fn judge(&self, netns: &Netns, policy: Policy) -> Policy {
+    fn apply(&self, netns: &Netns, policy: Policy) -> Policy {
         if netns.id() == self.own.id() && !self.allow_host_network {
             Policy { deny: Some(Denied::HostNetwork), ..policy }
         } else {
@@ -431,29 +432,29 @@ type Health = Arc<Mutex<Option<Result<(), String>>>>;
 struct Source {
     name: &'static str,
     health: Health,
-    asks: mpsc::Sender<Ask>,
+    requests: mpsc::Sender<RefreshRequest>,
 }
 
 /// Somebody who waits for a resolver to look again; told by being dropped.
-type Ask = oneshot::Sender<()>;
+type RefreshRequest = oneshot::Sender<()>;
 
 /// The same, seen from the resolver.
-struct Desk {
+struct ResolverHandle {
     health: Health,
-    asks: mpsc::Receiver<Ask>,
+    requests: mpsc::Receiver<RefreshRequest>,
 }
 
 impl Source {
-    fn new(name: &'static str) -> (Self, Desk) {
+    fn new(name: &'static str) -> (Self, ResolverHandle) {
         let health = Health::new(Mutex::new(Some(Ok(()))));
-        let (sender, asks) = mpsc::channel(ASKING);
-        (Self { name, health: health.clone(), asks: sender }, Desk { health, asks })
+        let (sender, requests) = mpsc::channel(MAX_REFRESH_REQUESTS);
+        (Self { name, health: health.clone(), requests: sender }, ResolverHandle { health, requests })
     }
 
-    async fn look_again(&self) {
-        let (ask, answer) = oneshot::channel();
+    async fn refresh(&self) {
+        let (request, answer) = oneshot::channel();
         // With so many asking already, one more learns what they learn.
-        if self.asks.try_send(ask).is_ok() {
+        if self.requests.try_send(request).is_ok() {
             let _ = answer.await;
         }
     }
@@ -485,8 +486,8 @@ mod tests {
     fn the_hosts_network_is_closed_unless_allowed() {
         let own = Arc::new(Netns::current().unwrap());
         for (allow_host_network, deny) in [(false, Some(Denied::HostNetwork)), (true, None)] {
-            let entrance = Entrance { own: own.clone(), allow_host_network };
-            assert_eq!(entrance.judge(&Netns::current().unwrap(), Policy::default()).deny, deny);
+            let host_network = HostNetworkRule { own: own.clone(), allow_host_network };
+            assert_eq!(host_network.apply(&Netns::current().unwrap(), Policy::default()).deny, deny);
         }
     }
 }

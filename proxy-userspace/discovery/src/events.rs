@@ -92,12 +92,12 @@ impl Events {
     }
 
     /// Tells of a container or port.
-    pub fn tell(&self, event: StateEvent) {
+    pub fn emit(&self, event: StateEvent) {
         let _ = self.state.send(event); // nobody has to listen
     }
 
     /// Tells of a connection; `event` is made only if anybody listens, since connections are many.
-    pub fn tell_connection(&self, event: impl FnOnce() -> ConnectionEvent) {
+    pub fn emit_connection(&self, event: impl FnOnce() -> ConnectionEvent) {
         if self.connections.receiver_count() > 0 {
             let _ = self.connections.send(event());
         }

@@ -29,12 +29,12 @@ use clock::Now;
 use diff::Change;
 use portsplice_model::ListeningPort;
 use portsplice_net::netns::{Netns, NetnsId};
-use scanner::Desk;
+use scanner::ScanQueue;
 use table::Table;
 
 pub use events::{ListenSource, follow};
 pub use proxy_common::ListenEvent;
-pub use wait::News;
+pub use wait::PortWatch;
 
 /// How often namespaces are looked at when nobody has said.
 const RESCAN: Duration = Duration::from_secs(60);
@@ -44,10 +44,10 @@ const RESCAN: Duration = Duration::from_secs(60);
 pub struct Ports {
     namespaces: RwLock<Namespaces>,
     events: Events,
-    desk: Arc<Desk>,
+    queue: Arc<ScanQueue>,
     /// The kernel's news have ended, or some never come.
-    deaf: AtomicBool,
-    heard: AtomicU64,
+    events_lost: AtomicBool,
+    events_seen: AtomicU64,
     lost: AtomicU64,
     dumps: AtomicU64,
 }
@@ -62,9 +62,9 @@ struct Namespaces {
 struct Namespace {
     netns: Arc<Netns>,
     /// Whether the kernel tells of it.
-    told: bool,
+    has_events: bool,
     /// The kernel was found to keep silent of sockets of it.
-    silent: AtomicBool,
+    misses_events: AtomicBool,
     /// `None` once it has gone: whoever is still at it must not bring its ports back.
     table: Mutex<Option<Table>>,
     ports: watch::Sender<Arc<[ListeningPort]>>,
@@ -78,7 +78,7 @@ pub struct Counts {
     /// Ports that listen now.
     pub listening: usize,
     /// Events that came.
-    pub heard: u64,
+    pub events_seen: u64,
     /// Events that did not.
     pub lost: u64,
     /// Dumps that were taken.
@@ -108,9 +108,9 @@ impl Ports {
         Self {
             namespaces: RwLock::default(),
             events,
-            desk: Arc::new(Desk::new(rescan)),
-            deaf: AtomicBool::new(false),
-            heard: AtomicU64::new(0),
+            queue: Arc::new(ScanQueue::new(rescan)),
+            events_lost: AtomicBool::new(false),
+            events_seen: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             dumps: AtomicU64::new(0),
         }
@@ -131,7 +131,7 @@ impl Ports {
         let namespaces = self.namespaces.read();
         Counts {
             listening: namespaces.by_id.values().map(|namespace| namespace.ports.borrow().len()).sum(),
-            heard: self.heard.load(Ordering::Relaxed),
+            events_seen: self.events_seen.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
             dumps: self.dumps.load(Ordering::Acquire),
         }
@@ -139,11 +139,11 @@ impl Ports {
 
     /// Begins to look after a namespace. `told`: the kernel's program tells of its sockets from now on or longer; else it is looked
     /// at as often as is cheap.
-    pub fn added(&self, netns: &Arc<Netns>, told: bool) {
+    pub fn added(&self, netns: &Arc<Netns>, has_events: bool) {
         let namespace = Arc::new(Namespace {
             netns: Arc::clone(netns),
-            told,
-            silent: AtomicBool::new(false),
+            has_events,
+            misses_events: AtomicBool::new(false),
             table: Mutex::new(Some(Table::default())),
             ports: watch::Sender::default(),
             lost: AtomicU64::new(0),
@@ -154,12 +154,12 @@ impl Ports {
         }
         namespaces.by_id.insert(netns.id(), namespace);
         drop(namespaces);
-        self.desk.add(netns.id());
+        self.queue.add(netns.id());
     }
 
     /// Forgets a namespace. Its ports count as closed.
     pub fn removed(&self, netns: &Netns) {
-        self.desk.remove(netns.id());
+        self.queue.remove(netns.id());
         let mut namespaces = self.namespaces.write();
         if let Some(cookie) = netns.cookie() {
             namespaces.by_cookie.remove(&cookie);
@@ -174,16 +174,16 @@ impl Ports {
     }
 
     /// Takes news of the kernel's, in the order in which they came.
-    pub fn heard(&self, news: &[ListenEvent]) {
-        self.heard.fetch_add(news.len() as u64, Ordering::Relaxed);
+    pub fn on_events(&self, events: &[ListenEvent]) {
+        self.events_seen.fetch_add(events.len() as u64, Ordering::Relaxed);
         let now = Now::read();
         let mut touched: HashMap<u64, Arc<Namespace>> = HashMap::new();
         let namespaces = self.namespaces.read();
-        for event in news {
+        for event in events {
             let Some(namespace) = namespaces.by_cookie.get(&event.netns) else { continue };
-            let doubt = namespace.table.lock().as_mut().is_some_and(|table| table.heard(event, &now));
-            if doubt {
-                self.desk.doubt(namespace.netns.id());
+            let stale = namespace.table.lock().as_mut().is_some_and(|table| table.on_event(event, &now));
+            if stale {
+                self.queue.mark_stale(namespace.netns.id());
             }
             touched.entry(event.netns).or_insert_with(|| Arc::clone(namespace));
         }
@@ -195,7 +195,7 @@ impl Ports {
     }
 
     /// News were lost: `so_far` says how many of each namespace, by its cookie. Those that lost some are looked at again.
-    pub fn missed(&self, so_far: impl Fn(u64) -> u64) {
+    pub fn on_lost(&self, so_far: impl Fn(u64) -> u64) {
         for (&cookie, namespace) in &self.namespaces.read().by_cookie {
             let lost = so_far(cookie);
             let before = namespace.lost.swap(lost, Ordering::Relaxed);
@@ -204,21 +204,21 @@ impl Ports {
                 if let Some(table) = &mut *namespace.table.lock() {
                     table.lost(clock::monotonic());
                 }
-                self.desk.doubt(namespace.netns.id());
+                self.queue.mark_stale(namespace.netns.id());
             }
         }
     }
 
     /// No news come any more, from no namespace: all are looked at as often as is cheap.
-    pub fn deaf(&self) {
-        self.deaf.store(true, Ordering::Relaxed);
-        self.namespaces.read().by_id.keys().for_each(|&id| self.desk.doubt(id));
+    pub fn events_lost(&self) {
+        self.events_lost.store(true, Ordering::Relaxed);
+        self.namespaces.read().by_id.keys().for_each(|&id| self.queue.mark_stale(id));
     }
 
     /// A connection to a port was refused. If it was thought to listen, that is looked into.
     pub fn refused(&self, netns: NetnsId, port: u16) {
         if self.listens(netns, port) {
-            self.desk.doubt(netns);
+            self.queue.mark_stale(netns);
         }
     }
 
@@ -245,11 +245,11 @@ impl Ports {
             diff::diff(known, &ports, |change| match change {
                 Change::Opened(port) => {
                     tracing::debug!(%netns, address = %port.address, port = port.port, process = port.process, "port listening");
-                    self.events.tell(StateEvent::PortOpened(netns, port.clone()));
+                    self.events.emit(StateEvent::PortOpened(netns, port.clone()));
                 }
                 Change::Closed(port) => {
                     tracing::debug!(%netns, address = %port.address, port = port.port, "port closed");
-                    self.events.tell(StateEvent::PortClosed(netns, port.clone()));
+                    self.events.emit(StateEvent::PortClosed(netns, port.clone()));
                 }
             });
             *known = ports.into();
@@ -260,6 +260,6 @@ impl Ports {
 
 impl Drop for Ports {
     fn drop(&mut self) {
-        self.desk.close();
+        self.queue.close();
     }
 }

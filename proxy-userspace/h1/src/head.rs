@@ -61,7 +61,7 @@ impl OfferedUpgrades {
 
 /// What has to be remembered of a request in order to read the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestContext {
     /// The method is HEAD: the answer has no body whatever it says.
     pub head_method: bool,
     /// The client's version: it decides what may be sent to it.
@@ -158,8 +158,8 @@ impl<'b> RequestHead<'b> {
 
     /// What has to be remembered for the answer.
     #[must_use]
-    pub fn asked(&self) -> Asked {
-        Asked {
+    pub fn context(&self) -> RequestContext {
+        RequestContext {
             head_method: self.method == "HEAD",
             version: self.version,
             upgrade: self

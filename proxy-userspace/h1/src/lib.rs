@@ -37,7 +37,7 @@ pub use credential::Credential;
 pub use error::{Bound, CredentialError, RequestError, ResponseFault};
 pub use field::{Field, Kind};
 pub use framing::{ChunkMode, Chunked, FramingError, Step};
-pub use head::{Asked, BodyFraming, OfferedUpgrades, RequestHead, Upgrade};
+pub use head::{BodyFraming, OfferedUpgrades, RequestContext, RequestHead, Upgrade};
 pub use response::{ResponseFraming, ResponseHead};
 pub use rewrite::{ToClient, write_request, write_response};
 pub use scan::{HeadScanner, ResponseScanner};

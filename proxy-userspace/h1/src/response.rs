@@ -4,7 +4,7 @@
 use super::chars::{ascii, list};
 use super::error::{Bound, HeadError, ResponseFault};
 use super::field::{Field, Kind, Options, Reading, content_length, field_lines, take_line};
-use super::head::{Asked, is_http};
+use super::head::{RequestContext, is_http};
 use super::target::is_protocol;
 use super::{ResponseLimits, Version};
 
@@ -55,7 +55,7 @@ impl<'b> ResponseHead<'b> {
     ///
     /// # Errors
     /// What makes the answer illegal or ambiguous.
-    pub fn parse(head: &'b [u8], asked: &Asked, limits: &ResponseLimits) -> Result<Self, ResponseFault> {
+    pub fn parse(head: &'b [u8], context: &RequestContext, limits: &ResponseLimits) -> Result<Self, ResponseFault> {
         if head.len() > limits.head_bytes {
             return Err(HeadError::TooLarge(Bound::HeadBytes).into());
         }
@@ -70,12 +70,12 @@ impl<'b> ResponseHead<'b> {
             _ => Body::read(&fields, version)?,
         };
         let upgrade = match status {
-            101 => switched(&fields, &options, asked)?,
+            101 => switched(&fields, &options, context)?,
             426 => protocols(&fields).filter(|protocol| !is_http(protocol.as_bytes())).collect(),
             _ => Vec::new(),
         };
         options.mark(&mut fields);
-        let framing = body.framing(status, version, asked.head_method)?;
+        let framing = body.framing(status, version, context.head_method)?;
         Ok(Self {
             status,
             reason,
@@ -147,9 +147,13 @@ fn protocols<'a, 'b>(fields: &'a [Field<'b>]) -> impl Iterator<Item = &'b str> +
 }
 
 /// The protocols of a 101; all of them must have been offered (RFC 9110 7.8 and 15.2.2).
-fn switched<'b>(fields: &[Field<'b>], options: &Options<'b>, asked: &Asked) -> Result<Vec<&'b str>, ResponseFault> {
+fn switched<'b>(
+    fields: &[Field<'b>],
+    options: &Options<'b>,
+    context: &RequestContext,
+) -> Result<Vec<&'b str>, ResponseFault> {
     let offered =
-        asked.upgrade.as_ref().ok_or(ResponseFault::new("it switches protocols without having been asked"))?;
+        context.upgrade.as_ref().ok_or(ResponseFault::new("it switches protocols without having been asked"))?;
     let elements =
         fields.iter().filter(|field| field.kind == Kind::Upgrade).flat_map(|field| list(field.value)).count();
     let chosen: Vec<&str> = protocols(fields).filter(|protocol| offered.contains(protocol)).collect();

@@ -24,11 +24,11 @@ fn forwarded(bytes: &str) -> String {
 }
 
 /// What has been asked by a GET of HTTP/1.1.
-const GET: Asked = Asked { head_method: false, version: Version::Http11, upgrade: None };
+const GET: RequestContext = RequestContext { head_method: false, version: Version::Http11, upgrade: None };
 
 /// Scans and parses `bytes` as one response head.
-fn response<'b>(bytes: &'b [u8], asked: &Asked) -> Result<ResponseHead<'b>, ResponseFault> {
+fn response<'b>(bytes: &'b [u8], context: &RequestContext) -> Result<ResponseHead<'b>, ResponseFault> {
     let limits = ResponseLimits::default();
     let length = ResponseScanner::new(limits).advance(bytes)?.expect("the head is complete");
-    ResponseHead::parse(&bytes[..length], asked, &limits)
+    ResponseHead::parse(&bytes[..length], context, &limits)
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 struct Shared {
     started: CancellationToken,
-    cut: CancellationToken,
+    abort: CancellationToken,
     watches: AtomicUsize,
     empty: Notify,
 }
@@ -37,7 +37,7 @@ impl Drain {
         Self {
             shared: Arc::new(Shared {
                 started: CancellationToken::new(),
-                cut: CancellationToken::new(),
+                abort: CancellationToken::new(),
                 watches: AtomicUsize::new(0),
                 empty: Notify::new(),
             }),
@@ -55,9 +55,9 @@ impl Drain {
     }
 
     /// Ends what still runs, without waiting for a deadline. Also begins the drain.
-    pub fn cut(&self) {
+    pub fn abort(&self) {
         self.shared.started.cancel();
-        self.shared.cut.cancel();
+        self.shared.abort.cancel();
     }
 
     /// Whether [`Drain::begin`] was called.
@@ -108,13 +108,13 @@ impl DrainWatch {
 
     /// Whether the deadline has passed: end at once.
     #[cfg(test)]
-    fn is_cut(&self) -> bool {
-        self.shared.cut.is_cancelled()
+    fn is_aborted(&self) -> bool {
+        self.shared.abort.is_cancelled()
     }
 
     /// Waits until the deadline has passed; a connection then ends at once, with a reset.
-    pub async fn cut(&self) {
-        self.shared.cut.cancelled().await;
+    pub async fn abort(&self) {
+        self.shared.abort.cancelled().await;
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(drain.watches(), 1);
         tokio::spawn(async move {
             second.started().await;
-            assert!(second.draining() && !second.is_cut());
+            assert!(second.draining() && !second.is_aborted());
             tokio::time::sleep(Duration::from_secs(5)).await;
             drop(second);
         });
@@ -173,10 +173,10 @@ mod tests {
         let drain = Drain::new();
         for _ in 0..3 {
             let watch = drain.watch();
-            tokio::spawn(async move { watch.cut().await });
+            tokio::spawn(async move { watch.abort().await });
         }
-        drain.cut();
-        assert!(drain.draining() && drain.watch().is_cut());
+        drain.abort();
+        assert!(drain.draining() && drain.watch().is_aborted());
         drain.finished().await;
     }
 

@@ -11,11 +11,11 @@ use portsplice_model::Scope;
 
 /// Counts what each holder has under way. What is taken comes back when it is dropped.
 #[derive(Debug)]
-pub struct Places<H> {
+pub struct RequestSlots<H> {
     taken: Mutex<HashMap<H, u32>>,
 }
 
-impl<H> Default for Places<H> {
+impl<H> Default for RequestSlots<H> {
     fn default() -> Self {
         Self { taken: Mutex::default() }
     }
@@ -23,17 +23,17 @@ impl<H> Default for Places<H> {
 
 /// One place of each of `N` holders; dropping it gives them back.
 #[derive(Debug)]
-pub struct Place<H: Eq + Hash, const N: usize> {
-    places: Arc<Places<H>>,
+pub struct RequestSlot<H: Eq + Hash, const N: usize> {
+    slots: Arc<RequestSlots<H>>,
     holders: [H; N],
 }
 
-impl<H: Clone + Eq + Hash> Places<H> {
+impl<H: Clone + Eq + Hash> RequestSlots<H> {
     /// Takes a place of each holder, or none at all. Each comes with the most that it may have; 0 is no limit.
     ///
     /// # Errors
     /// The index of the first holder that has none left.
-    pub fn take<const N: usize>(self: &Arc<Self>, wanted: [(H, u32); N]) -> Result<Place<H, N>, usize> {
+    pub fn take<const N: usize>(self: &Arc<Self>, wanted: [(H, u32); N]) -> Result<RequestSlot<H, N>, usize> {
         let mut taken = self.taken.lock();
         let is_full = |(holder, most): &(H, u32)| *most != 0 && taken.get(holder).is_some_and(|taken| taken >= most);
         if let Some(full) = wanted.iter().position(is_full) {
@@ -43,7 +43,7 @@ impl<H: Clone + Eq + Hash> Places<H> {
         for holder in &holders {
             *taken.entry(holder.clone()).or_default() += 1;
         }
-        Ok(Place { places: Arc::clone(self), holders })
+        Ok(RequestSlot { slots: Arc::clone(self), holders })
     }
 
     /// How many places of `holder` are taken.
@@ -52,9 +52,9 @@ impl<H: Clone + Eq + Hash> Places<H> {
     }
 }
 
-impl<H: Eq + Hash, const N: usize> Drop for Place<H, N> {
+impl<H: Eq + Hash, const N: usize> Drop for RequestSlot<H, N> {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock();
+        let mut taken = self.slots.taken.lock();
         for holder in &self.holders {
             if let Some(count) = taken.get_mut(holder) {
                 *count -= 1;
@@ -69,7 +69,7 @@ impl<H: Eq + Hash, const N: usize> Drop for Place<H, N> {
 /// Counts open connections.
 #[derive(Debug, Default)]
 pub struct ConnectionLimits {
-    places: Arc<Places<Holder>>,
+    slots: Arc<RequestSlots<Holder>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,13 +82,13 @@ enum Holder {
 /// A connection that was admitted; dropping it gives its place back.
 #[derive(Debug)]
 pub struct Admission {
-    _place: Place<Holder, 2>,
+    _place: RequestSlot<Holder, 2>,
 }
 
 impl ConnectionLimits {
     /// Connections open now.
     pub fn open(&self) -> usize {
-        self.places.taken(&Holder::All) as usize
+        self.slots.taken(&Holder::All) as usize
     }
 
     /// Admits a connection of `client` unless `all` or `each` (0: no limit) are reached already.
@@ -96,7 +96,7 @@ impl ConnectionLimits {
     /// # Errors
     /// Which cap was reached.
     pub fn admit(&self, client: IpAddr, all: u32, each: u32) -> Result<Admission, Scope> {
-        match self.places.take([(Holder::All, all), (Holder::Client(client.to_canonical()), each)]) {
+        match self.slots.take([(Holder::All, all), (Holder::Client(client.to_canonical()), each)]) {
             Ok(place) => Ok(Admission { _place: place }),
             Err(0) => Err(Scope::Node),
             Err(_) => Err(Scope::Client),
@@ -121,18 +121,18 @@ mod tests {
         assert_eq!(limits.admit(one, 0, 1).unwrap_err(), Scope::Client, "a mapped address is the same client");
         drop((second, again));
         assert_eq!(limits.open(), 0);
-        assert!(limits.places.taken.lock().is_empty());
+        assert!(limits.slots.taken.lock().is_empty());
     }
 
     #[test]
     fn nothing_is_taken_of_one_when_another_is_full() {
-        let places = Arc::<Places<char>>::default();
-        let first = places.take([('a', 1), ('b', 2)]).unwrap();
-        assert_eq!(places.take([('b', 2), ('a', 1)]).unwrap_err(), 1);
-        assert_eq!((places.taken(&'a'), places.taken(&'b')), (1, 1));
-        let unlimited: Vec<_> = (0..3).map(|_| places.take([('a', 0)]).unwrap()).collect();
-        assert_eq!(places.taken(&'a'), 4);
+        let slots = Arc::<RequestSlots<char>>::default();
+        let first = slots.take([('a', 1), ('b', 2)]).unwrap();
+        assert_eq!(slots.take([('b', 2), ('a', 1)]).unwrap_err(), 1);
+        assert_eq!((slots.taken(&'a'), slots.taken(&'b')), (1, 1));
+        let unlimited: Vec<_> = (0..3).map(|_| slots.take([('a', 0)]).unwrap()).collect();
+        assert_eq!(slots.taken(&'a'), 4);
         drop((first, unlimited));
-        assert!(places.taken.lock().is_empty());
+        assert!(slots.taken.lock().is_empty());
     }
 }

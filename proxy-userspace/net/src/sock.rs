@@ -28,7 +28,7 @@ use self::tails::Tail;
 mod receive;
 mod tails;
 
-pub use self::tails::{Parted, Tails};
+pub use self::tails::{TailStatus, Tails};
 
 /// A connected (or connecting) non-blocking stream socket, registered with the runtime's reactor.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl Sock {
         cx: &mut Context<'_>,
         mut call: impl FnMut(&Socket) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        if self.has_parted() {
+        if self.tail_taken() {
             return Poll::Pending;
         }
         let fd = self.fd.load();
@@ -291,7 +291,7 @@ impl Sock {
         const ESTABLISHED: u8 = 1;
         const FIN_WAIT1: u8 = 4;
         const FIN_WAIT2: u8 = 5;
-        self.has_parted() || self.state().is_some_and(|state| !matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
+        self.tail_taken() || self.state().is_some_and(|state| !matches!(state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
     }
 
     /// Whether the receive queue holds something, or the end, that the reactor may not have told of yet.
@@ -341,10 +341,10 @@ impl Sock {
     ///
     /// Gives whether anything was taken out, and whether it is done; while neither the end has come nor the memory is used up,
     /// the task is woken when there is more.
-    pub fn part(&self, cx: &mut Context<'_>, tails: &Arc<Tails>, limit: u64) -> (bool, Poll<Parted>) {
+    pub fn take_tail(&self, cx: &mut Context<'_>, tails: &Arc<Tails>, limit: u64) -> (bool, Poll<TailStatus>) {
         let mut tail = self.tail.get_or_init(Box::default).lock();
         let mut taken = false;
-        let parted = loop {
+        let status = loop {
             let filled = self.poll_readable(cx, |socket| {
                 tail.fill(tails, limit, |buf| match (&*socket).read(buf) {
                     Ok(0) if self.reset.load(Relaxed) => Err(ErrorKind::ConnectionReset.into()),
@@ -353,12 +353,12 @@ impl Sock {
             });
             match filled {
                 Poll::Ready(Ok(None)) => taken = true,
-                Poll::Ready(Ok(Some(parted))) => break parted,
+                Poll::Ready(Ok(Some(status))) => break status,
                 // `fill` keeps what a read fails with; what is left is the reactor's, at the end of its runtime.
                 Poll::Ready(Err(_)) | Poll::Pending => return (taken, Poll::Pending),
             }
         };
-        if parted == Parted::Whole
+        if status == TailStatus::Complete
             && let Ok(Ok(other)) = Socket::new(Domain::IPV4, Type::STREAM, None).map(|socket| {
                 socket.set_nonblocking(true)?;
                 Self::registered(socket)
@@ -367,7 +367,7 @@ impl Sock {
             // One that is connected to nothing, on which every call is harmless.
             self.fd.store(Arc::new(other));
         }
-        (taken, Poll::Ready(parted))
+        (taken, Poll::Ready(status))
     }
 
     /// Whether a part of the stream, its end at least, is in memory: calls of the caller's own on the socket would miss it.
@@ -376,7 +376,7 @@ impl Sock {
     }
 
     /// Whether the connection has ended and all of it is in memory, or was.
-    pub fn has_parted(&self) -> bool {
+    pub fn tail_taken(&self) -> bool {
         self.tail.get().is_some_and(|tail| tail.lock().has_ended())
     }
 

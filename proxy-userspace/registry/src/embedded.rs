@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use super::{Actor, Change, Directory, Hostname, Link, LinkError, Record, Reporter, StoreError, Update};
 use database::Database;
-pub use queries::{Lease, Standing};
+pub use queries::{Lease, RetainOutcome};
 
 /// The store.
 #[derive(Clone, Debug)]
@@ -75,8 +75,8 @@ impl Embedded {
         &self,
         node: &str,
         running: Vec<String>,
-        written: impl FnOnce(&Standing) + Send + 'static,
-    ) -> Result<Standing, StoreError> {
+        written: impl FnOnce(&RetainOutcome) + Send + 'static,
+    ) -> Result<RetainOutcome, StoreError> {
         let node = node.to_owned();
         self.write_then(move |c| queries::retain_leased(c, &node, &running), written).await
     }

@@ -28,7 +28,7 @@ use connection::Connection;
 pub use connection::{Access, AccessError};
 use keys::Keys;
 pub use writer::NodeIdentity;
-use writer::{Order, Writer};
+use writer::{Command, Writer};
 
 /// How long a report may take. Longer than a few attempts; what is not confirmed by then is tried again anyway.
 const REPORT: Duration = Duration::from_secs(15);
@@ -42,7 +42,7 @@ pub struct EtcdRegistry {
     keys: Keys,
     connection: Arc<Connection>,
     /// The writer's ear; `None` where nothing is reported.
-    orders: Option<mpsc::Sender<Order>>,
+    commands: Option<mpsc::Sender<Command>>,
 }
 
 impl EtcdRegistry {
@@ -54,24 +54,24 @@ impl EtcdRegistry {
         access.check()?;
         let keys = Keys::new(prefix);
         let connection = Arc::new(Connection::new(access.clone()));
-        let orders = node.map(|node| {
-            let (orders, listening) = mpsc::channel(ORDERS);
+        let commands = node.map(|node| {
+            let (commands, listening) = mpsc::channel(ORDERS);
             tokio::spawn(Writer::new(Arc::clone(&connection), keys.clone(), node).run(listening));
-            orders
+            commands
         });
-        Ok(Self { access, keys, connection, orders })
+        Ok(Self { access, keys, connection, commands })
     }
 
     /// Has the writer do something.
-    async fn order(
+    async fn command(
         &self,
-        order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order,
+        command: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Command,
     ) -> Result<(), StoreError> {
-        let orders = self.orders.as_ref().ok_or_else(|| StoreError::refused("this process is no node"))?;
+        let commands = self.commands.as_ref().ok_or_else(|| StoreError::refused("this process is no node"))?;
         let ended = || StoreError::unavailable("etcd: this node has ended its reports");
         let (done, answer) = oneshot::channel();
         let reported = async {
-            orders.send(order(done)).await.map_err(|_| ended())?;
+            commands.send(command(done)).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
         let late = |_| StoreError::unavailable("etcd does not answer; the report is tried again");
@@ -81,19 +81,19 @@ impl EtcdRegistry {
 
 impl Reporter for EtcdRegistry {
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.order(|done| Order::Report(changes.to_vec(), done)).boxed()
+        self.command(|done| Command::Report(changes.to_vec(), done)).boxed()
     }
 
     fn retain<'a>(&'a self, _: &'a str, running: &'a [String]) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.order(|done| Order::Retain(running.to_vec(), done)).boxed()
+        self.command(|done| Command::Retain(running.to_vec(), done)).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
-            let Some(orders) = &self.orders else { return };
+            let Some(commands) = &self.commands else { return };
             let (done, ended) = oneshot::channel();
             let close = async {
-                if orders.send(Order::Close(done)).await.is_ok() {
+                if commands.send(Command::Close(done)).await.is_ok() {
                     let _ = ended.await;
                 }
             };

@@ -65,7 +65,7 @@ impl Publishing {
         settings: PublisherSettings,
         registry: SharedReporter,
         source: Arc<dyn Source>,
-        news: broadcast::Receiver<T>,
+        events: broadcast::Receiver<T>,
         first: Arc<Notify>,
     ) -> Self {
         let (status, stop) = (Arc::new(Status::new(Arc::clone(&registry))), CancellationToken::new());
@@ -76,11 +76,11 @@ impl Publishing {
             status: Arc::clone(&status),
             reported: None,
             refused: HashMap::new(),
-            told: HashMap::new(),
-            put_off: None,
+            reported_at: HashMap::new(),
+            deferred_until: None,
             backoff: Backoff::default(),
         };
-        let task = tokio::spawn(publisher.run(news, first, stop.clone()));
+        let task = tokio::spawn(publisher.run(events, first, stop.clone()));
         Self { status, stop, task }
     }
 
@@ -90,9 +90,9 @@ impl Publishing {
     }
 
     /// Takes this node's records away and ends, within `patience`.
-    pub async fn finish(mut self, patience: Duration) {
+    pub async fn finish(mut self, time_limit: Duration) {
         self.stop.cancel();
-        match timeout(patience, &mut self.task).await {
+        match timeout(time_limit, &mut self.task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!("the registry was not told that this node ends: the task failed: {error}")
@@ -118,9 +118,9 @@ struct Publisher {
     /// Containers whose last change the store has refused: until when they are left alone, and why.
     refused: HashMap<String, (Instant, String)>,
     /// When containers were last reported, for as long as that matters.
-    told: HashMap<String, Instant>,
+    reported_at: HashMap<String, Instant>,
     /// When a change is due that came too soon after the one before.
-    put_off: Option<Instant>,
+    deferred_until: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -134,9 +134,9 @@ enum Scope {
 }
 
 impl Publisher {
-    async fn run<T: Clone>(mut self, news: broadcast::Receiver<T>, first: Arc<Notify>, stop: CancellationToken) {
+    async fn run<T: Clone>(mut self, events: broadcast::Receiver<T>, first: Arc<Notify>, stop: CancellationToken) {
         tokio::select! {
-            () = self.publish(news, &first) => return, // nobody is left to tell any news
+            () = self.publish(events, &first) => return, // nobody is left to tell any news
             () = stop.cancelled() => {}
         }
         match self.registry.retain(&self.settings.node, &[]).await {
@@ -146,31 +146,31 @@ impl Publisher {
         self.registry.close().await;
     }
 
-    async fn publish<T: Clone>(&mut self, mut news: broadcast::Receiver<T>, first: &Notify) {
+    async fn publish<T: Clone>(&mut self, mut events: broadcast::Receiver<T>, first: &Notify) {
         let mut counts = interval(COUNTS);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let scope = tokio::select! {
                 biased;
                 () = first.notified() => Scope::Changes,
-                event = news.recv() => match event {
+                event = events.recv() => match event {
                     Err(broadcast::error::RecvError::Closed) => return,
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                         sleep(self.settings.debounce).await;
                         Scope::Changes
                     }
                 },
-                () = sleep_until(self.put_off.unwrap_or_else(Instant::now)), if self.put_off.is_some() => Scope::Changes,
+                () = sleep_until(self.deferred_until.unwrap_or_else(Instant::now)), if self.deferred_until.is_some() => Scope::Changes,
                 _ = counts.tick() => Scope::All,
             };
             // What was told until now is in the state that is looked at next.
             while !matches!(
-                news.try_recv(),
+                events.try_recv(),
                 Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed)
             ) {}
             while let Err(error) = self.report(scope).await {
                 self.reported = None;
-                self.told.clear();
+                self.reported_at.clear();
                 self.status.failed(&error);
                 sleep(self.backoff.pause()).await;
             }
@@ -194,10 +194,14 @@ impl Publisher {
         }
         self.refused.retain(|uuid, _| running.contains_key(uuid));
         let now = Instant::now();
-        self.told.retain(|_, told| *told + PACE > now);
+        self.reported_at.retain(|_, reported_at| *reported_at + PACE > now);
         let changes = self.difference(&running, scope);
-        let (changes, early): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| self.may_be_told(change));
-        self.put_off = early.iter().filter_map(|change| self.told.get(change.uuid())).min().map(|told| *told + PACE);
+        let (changes, early): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| self.may_report(change));
+        self.deferred_until = early
+            .iter()
+            .filter_map(|change| self.reported_at.get(change.uuid()))
+            .min()
+            .map(|reported_at| *reported_at + PACE);
         self.status.pending(changes.len());
         for (number, batch) in changes.chunks(BATCH).enumerate() {
             self.report_batch(batch).await?;
@@ -209,22 +213,22 @@ impl Publisher {
 
     fn difference(&self, running: &BTreeMap<String, Record>, scope: Scope) -> Vec<Change> {
         let now = Instant::now();
-        let is_left_alone = |uuid: &str| self.refused.get(uuid).is_some_and(|(until, _)| *until > now);
+        let is_backing_off = |uuid: &str| self.refused.get(uuid).is_some_and(|(until, _)| *until > now);
         let none = BTreeMap::new();
         let reported = self.reported.as_ref().unwrap_or(&none);
-        let is_news = |record: &&Record| match reported.get(&record.uuid) {
+        let has_changed = |record: &&Record| match reported.get(&record.uuid) {
             None => true,
             Some(old) if scope == Scope::All => old != *record,
             Some(old) => !is_same_but_for_counts(old, record),
         };
-        let put = running.values().filter(is_news).map(|record| Change::Put(Box::new(record.clone())));
+        let put = running.values().filter(has_changed).map(|record| Change::Put(Box::new(record.clone())));
         let gone = reported.keys().filter(|uuid| !running.contains_key(*uuid));
         let changes = put.chain(gone.map(|uuid| Change::Remove(uuid.clone())));
-        changes.filter(|change| !is_left_alone(change.uuid())).collect()
+        changes.filter(|change| !is_backing_off(change.uuid())).collect()
     }
 
     /// Whether the last report of a container is long enough ago for this one.
-    fn may_be_told(&self, change: &Change) -> bool {
+    fn may_report(&self, change: &Change) -> bool {
         let reported = self.reported.as_ref().and_then(|reported| reported.get(change.uuid()));
         // Whoever waits for it is told at once, and it happens once.
         let is_first_connection = match change {
@@ -233,7 +237,7 @@ impl Publisher {
             }
             Change::Remove(_) => false,
         };
-        is_first_connection || !self.told.contains_key(change.uuid())
+        is_first_connection || !self.reported_at.contains_key(change.uuid())
     }
 
     /// A change that the store will not take must not keep it from taking the others.
@@ -265,7 +269,7 @@ impl Publisher {
         let Some(reported) = &mut self.reported else { return };
         let now = Instant::now();
         for change in batch {
-            self.told.insert(change.uuid().to_owned(), now);
+            self.reported_at.insert(change.uuid().to_owned(), now);
             self.refused.remove(change.uuid());
             match change {
                 Change::Put(record) => drop(reported.insert(record.uuid.clone(), (**record).clone())),

@@ -156,7 +156,7 @@ impl EdgeLink {
 
     /// Says that this node lives, and when it says so next.
     async fn live(&mut self) {
-        let pause = match self.sign_of_life().await {
+        let pause = match self.heartbeat().await {
             Ok(()) => {
                 if self.problem.lock().take().is_some() {
                     tracing::info!("the edge knows again that this node lives");
@@ -176,7 +176,7 @@ impl EdgeLink {
         self.due = Instant::now() + pause;
     }
 
-    async fn sign_of_life(&mut self) -> Result<(), StoreError> {
+    async fn heartbeat(&mut self) -> Result<(), StoreError> {
         if self.held.is_empty() {
             // Nothing depends on it, and a node that has just started must not remove what it is about to report again.
             return Ok(());
@@ -201,7 +201,7 @@ impl EdgeLink {
     }
 
     async fn report_all(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let mut refusal = None;
+        let mut rejection = None;
         for change in changes {
             // A long report must not make the edge believe that this node has gone.
             if self.due <= Instant::now() {
@@ -211,10 +211,10 @@ impl EdgeLink {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
                 // Others are signed with other keys.
-                Err(error) => drop(refusal.get_or_insert(error)),
+                Err(error) => drop(rejection.get_or_insert(error)),
             }
         }
-        refusal.map_or(Ok(()), Err)
+        rejection.map_or(Ok(()), Err)
     }
 
     async fn retain(&mut self, running: Vec<String>) -> Result<(), StoreError> {

@@ -70,9 +70,9 @@ pub enum Framing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerUse {
     /// It has the whole request and only answers it.
-    Answers,
+    Responds,
     /// It reads as well, at any time: an upgraded connection.
-    Converses,
+    Duplex,
 }
 
 /// Why a response is not carried past this process.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::bypass::{self, Bypass, BypassRequest, FastFlow, Framing, SLOW_BYTES, ServerUse};
 use crate::flow::{Flow, FlowError, UNTIL_END, begins_in_bulk};
-use crate::gate::{Gate, Talk};
+use crate::step_hook::{StepHook, TunnelGuard};
 
 /// The fast path for the responses of one container, and the choice of which of them take it.
 #[derive(Debug, Clone, Copy)]
@@ -36,12 +36,12 @@ impl Policy {
     /// Whatever can.
     pub const ALWAYS: Self = Self { bytes: 1, messages: 0 };
 
-    const fn allows(self, limit: u64, left: u64, seen: Seen) -> bool {
-        if seen.hopeless || seen.tried && seen.bytes < AGAIN {
+    const fn allows(self, limit: u64, left: u64, stats: StreamStats) -> bool {
+        if stats.permanent || stats.tried && stats.bytes < AGAIN {
             return false;
         }
         if limit == UNTIL_END {
-            seen.tried || seen.bytes >= self.bytes || seen.messages >= self.messages
+            stats.tried || stats.bytes >= self.bytes || stats.messages >= self.messages
         } else {
             left >= self.bytes
         }
@@ -53,16 +53,16 @@ const AGAIN: u64 = 256 * 1024;
 
 /// What a stream has brought since it began, since it was interrupted, or since arming was tried.
 #[derive(Debug, Clone, Copy, Default)]
-struct Seen {
+struct StreamStats {
     /// Whether arming was tried, in vain.
     tried: bool,
     /// Whether it will always be in vain.
-    hopeless: bool,
+    permanent: bool,
     bytes: u64,
     messages: u32,
 }
 
-impl Seen {
+impl StreamStats {
     const fn and(self, bytes: u64) -> Self {
         Self { bytes: self.bytes.saturating_add(bytes), messages: self.messages.saturating_add(1), ..self }
     }
@@ -79,9 +79,9 @@ pub struct Response<'a> {
     /// Whether the server has all that it is to read, for now.
     pub ready: &'a (dyn Fn() -> bool + Sync),
     /// What the other direction of a tunnel has to do with it.
-    pub talk: Option<&'a Talk>,
+    pub guard: Option<&'a TunnelGuard>,
     /// Set when the server's connection must not carry another response.
-    pub spent: &'a AtomicBool,
+    pub no_reuse: &'a AtomicBool,
     /// Set when more came than belongs to the response: it is delivered as it was announced, and the client's connection
     /// is not used for another one either.
     pub surplus: &'a AtomicBool,
@@ -95,27 +95,27 @@ impl Response<'_> {
     pub async fn run(&self, limit: u64) -> Result<u64, FlowError> {
         let Some(fast) = self.fast else { return self.flow.run(limit).await };
         let (mut left, mut bulk) = (limit, begins_in_bulk(limit));
-        let mut seen = Seen::default();
+        let mut stats = StreamStats::default();
         let mut fast_flow: Option<Arc<dyn FastFlow>> = None;
         loop {
-            if let Some(armed) = &fast_flow {
-                left = armed.budget();
+            if let Some(attached) = &fast_flow {
+                left = attached.budget();
             }
-            if self.talk.is_some_and(Talk::interrupted) {
-                seen = Seen { hopeless: seen.hopeless, ..Seen::default() };
+            if self.guard.is_some_and(TunnelGuard::interrupted) {
+                stats = StreamStats { permanent: stats.permanent, ..StreamStats::default() };
                 self.leave(fast_flow.take()).await?;
             }
             if left == 0 {
                 break;
             }
-            if fast_flow.is_none() && fast.policy.allows(limit, left, seen) && (self.ready)() {
-                fast_flow = self.enter(fast, Framing::Plain, left, &mut seen);
+            if fast_flow.is_none() && fast.policy.allows(limit, left, stats) && (self.ready)() {
+                fast_flow = self.enter(fast, Framing::Plain, left, &mut stats);
             }
-            let step = match self.flow.step(left, bulk, fast_flow.as_deref().map(Gate::FastFlow)).await {
+            let step = match self.flow.step(left, bulk, fast_flow.as_deref().map(StepHook::FastFlow)).await {
                 Ok(step) => step,
                 // All of the response is through. What is behind it belongs to nothing, and neither does the connection.
                 Err(FlowError::Surplus) => {
-                    self.spend();
+                    self.forbid_reuse();
                     self.surplus.store(true, Relaxed);
                     break;
                 }
@@ -127,39 +127,45 @@ impl Response<'_> {
             if fast_flow.is_none() {
                 left -= step.moved;
             }
-            seen = seen.and(step.moved);
+            stats = stats.and(step.moved);
             bulk = step.bulk;
         }
-        if let Some(armed) = &fast_flow {
-            self.leave(Some(Arc::clone(armed))).await?;
-            left = armed.budget();
+        if let Some(attached) = &fast_flow {
+            self.leave(Some(Arc::clone(attached))).await?;
+            left = attached.budget();
         }
-        limit.checked_sub(left).ok_or(FlowError::Unsettled)
+        limit.checked_sub(left).ok_or(FlowError::Unaccounted)
     }
 
     /// Arms the flow, or notes whether that is worth another attempt.
-    fn enter(&self, fast: Fast<'_>, framing: Framing, budget: u64, seen: &mut Seen) -> Option<Arc<dyn FastFlow>> {
-        *seen = Seen { tried: true, ..Seen::default() };
+    fn enter(
+        &self,
+        fast: Fast<'_>,
+        framing: Framing,
+        budget: u64,
+        stats: &mut StreamStats,
+    ) -> Option<Arc<dyn FastFlow>> {
+        *stats = StreamStats { tried: true, ..StreamStats::default() };
         let (Some(upstream), Some(client)) = (self.flow.from.plain(), self.flow.to.plain()) else {
-            seen.hopeless = true;
+            stats.permanent = true;
             return None;
         };
         match fast.bypass.open(&BypassRequest { client, upstream, framing, budget, server: self.server }) {
             Ok(fast_flow) => {
-                seen.tried = false;
+                stats.tried = false;
                 upstream.keep_receive_buffer(SLOW_BYTES);
                 if fast_flow.exhausts_server() {
-                    self.spend();
+                    self.forbid_reuse();
                 }
                 self.flow.meter.fast_begins(Arc::clone(&fast_flow));
-                if let Some(talk) = self.talk {
-                    talk.begins(Arc::clone(&fast_flow));
+                if let Some(guard) = self.guard {
+                    guard.begins(Arc::clone(&fast_flow));
                 }
                 Some(fast_flow)
             }
             Err(error) => {
-                seen.hopeless = error.permanent;
-                if seen.hopeless {
+                stats.permanent = error.permanent;
+                if stats.permanent {
                     tracing::debug!(reason = error.reason, "a response does not take the fast path");
                 }
                 None
@@ -167,8 +173,8 @@ impl Response<'_> {
         }
     }
 
-    fn spend(&self) {
-        self.spent.store(true, Relaxed);
+    fn forbid_reuse(&self) {
+        self.no_reuse.store(true, Relaxed);
     }
 
     /// Ends the flow, so that what is written to the client now comes behind all that went past.
@@ -179,8 +185,8 @@ impl Response<'_> {
         if let Some(upstream) = self.flow.from.plain() {
             upstream.keep_receive_buffer(0);
         }
-        if let Some(talk) = self.talk {
-            talk.ends();
+        if let Some(guard) = self.guard {
+            guard.ends();
         }
         Ok(drained?)
     }
@@ -191,7 +197,7 @@ impl Response<'_> {
 pub struct ChunkedResponse<'a> {
     response: Response<'a>,
     fast_flow: Option<Arc<dyn FastFlow>>,
-    seen: Seen,
+    stats: StreamStats,
     /// Bytes that were taken and are not passed on in full.
     taken: u64,
 }
@@ -199,14 +205,14 @@ pub struct ChunkedResponse<'a> {
 impl<'a> ChunkedResponse<'a> {
     /// Begins with a response of which everything passes this process.
     pub fn new(response: Response<'a>) -> Self {
-        Self { response, fast_flow: None, seen: Seen::default(), taken: 0 }
+        Self { response, fast_flow: None, stats: StreamStats::default(), taken: 0 }
     }
 
     /// To be called with bytes at hand that have passed, before they are decoded: where the kernel has come to, if it
     /// knew the place.
     ///
     /// # Errors
-    /// [`FlowError::Unsettled`], when what went past before does not arrive.
+    /// [`FlowError::Unaccounted`], when what went past before does not arrive.
     pub async fn resumes(&mut self) -> Result<Option<u64>, FlowError> {
         let Some(fast_flow) = self.fast_flow.as_deref().filter(|flow| !flow.is_claimed()) else { return Ok(None) };
         bypass::claim(fast_flow).await?;
@@ -214,8 +220,8 @@ impl<'a> ChunkedResponse<'a> {
     }
 
     /// `taken` bytes were decoded, and `written` are about to be written for them.
-    pub fn passed(&mut self, taken: usize, written: usize) {
-        self.seen = self.seen.and(taken as u64);
+    pub fn forwarded(&mut self, taken: usize, written: usize) {
+        self.stats = self.stats.and(taken as u64);
         if let Some(fast_flow) = &self.fast_flow {
             self.taken += taken as u64;
             fast_flow.writes(written as u64);
@@ -223,7 +229,7 @@ impl<'a> ChunkedResponse<'a> {
     }
 
     /// All that was read is decoded and written. `until_line` is the place, if it is one that can be handed over.
-    pub fn drained(&mut self, until_line: Option<u64>) {
+    pub fn caught_up(&mut self, until_line: Option<u64>) {
         let Some(place) = until_line else { return };
         match &self.fast_flow {
             Some(fast_flow) if fast_flow.is_claimed() => fast_flow.release_at(std::mem::take(&mut self.taken), place),
@@ -234,20 +240,20 @@ impl<'a> ChunkedResponse<'a> {
 
     fn try_enter(&mut self, place: u64) {
         let Some(fast) = self.response.fast else { return };
-        if fast.policy.allows(UNTIL_END, UNTIL_END, self.seen) && (self.response.ready)() {
-            self.fast_flow = self.response.enter(fast, Framing::Chunked, place, &mut self.seen);
+        if fast.policy.allows(UNTIL_END, UNTIL_END, self.stats) && (self.response.ready)() {
+            self.fast_flow = self.response.enter(fast, Framing::Chunked, place, &mut self.stats);
         }
     }
 
     /// Whether the kernel may carry messages past this process.
-    pub const fn is_armed(&self) -> bool {
+    pub const fn is_attached(&self) -> bool {
         self.fast_flow.is_some()
     }
 
     /// Ends the flow, at the response's end.
     ///
     /// # Errors
-    /// [`FlowError::Unsettled`], when what went past this process does not add up.
+    /// [`FlowError::Unaccounted`], when what went past this process does not add up.
     pub async fn leave(&mut self) -> Result<(), FlowError> {
         self.response.leave(self.fast_flow.take()).await
     }
@@ -260,15 +266,15 @@ mod tests {
     #[test]
     fn the_policy_takes_what_is_long_and_what_goes_on() {
         let policy = Policy { bytes: 1000, messages: 4 };
-        let seen = |bytes, messages| Seen { bytes, messages, ..Seen::default() };
-        assert!(policy.allows(5000, 1000, seen(0, 0)));
-        assert!(!policy.allows(5000, 999, seen(4001, 9)), "the rest of a long body is short");
-        assert!(!policy.allows(UNTIL_END, UNTIL_END, seen(999, 3)));
-        assert!(policy.allows(UNTIL_END, UNTIL_END, seen(1000, 1)));
-        assert!(policy.allows(UNTIL_END, UNTIL_END, seen(4, 4)));
-        let again = |bytes| Seen { tried: true, bytes, messages: 9, ..Seen::default() };
+        let stats = |bytes, messages| StreamStats { bytes, messages, ..StreamStats::default() };
+        assert!(policy.allows(5000, 1000, stats(0, 0)));
+        assert!(!policy.allows(5000, 999, stats(4001, 9)), "the rest of a long body is short");
+        assert!(!policy.allows(UNTIL_END, UNTIL_END, stats(999, 3)));
+        assert!(policy.allows(UNTIL_END, UNTIL_END, stats(1000, 1)));
+        assert!(policy.allows(UNTIL_END, UNTIL_END, stats(4, 4)));
+        let again = |bytes| StreamStats { tried: true, bytes, messages: 9, ..StreamStats::default() };
         assert!(!policy.allows(UNTIL_END, UNTIL_END, again(AGAIN - 1)) && !policy.allows(5000, 5000, again(AGAIN - 1)));
         assert!(policy.allows(UNTIL_END, UNTIL_END, again(AGAIN)) && policy.allows(5000, 5000, again(AGAIN)));
-        assert!(Policy::ALWAYS.allows(1, 1, seen(0, 0)) && Policy::ALWAYS.allows(UNTIL_END, UNTIL_END, seen(0, 0)));
+        assert!(Policy::ALWAYS.allows(1, 1, stats(0, 0)) && Policy::ALWAYS.allows(UNTIL_END, UNTIL_END, stats(0, 0)));
     }
 }

@@ -9,9 +9,9 @@ use socket2::Socket;
 
 use crate::buffer::{Buffer, LARGE, SMALL};
 use crate::bypass::Unaccounted;
-use crate::gate::Gate;
 use crate::meter::Meter;
 use crate::pipe::PipePool;
+use crate::step_hook::StepHook;
 use crate::stream::Stream;
 use portsplice_model::Direction;
 use portsplice_net::sock::Sock;
@@ -32,12 +32,12 @@ pub enum FlowError {
     /// The source sent more than it had announced.
     Surplus,
     /// Bytes that went past this process cannot be accounted for.
-    Unsettled,
+    Unaccounted,
 }
 
 impl From<Unaccounted> for FlowError {
     fn from(_: Unaccounted) -> Self {
-        Self::Unsettled
+        Self::Unaccounted
     }
 }
 
@@ -74,7 +74,7 @@ impl<'a> Flow<'a> {
         self.run_with(limit, None).await
     }
 
-    pub(crate) async fn run_with(&self, limit: u64, gate: Option<Gate<'_>>) -> Result<u64, FlowError> {
+    pub(crate) async fn run_with(&self, limit: u64, gate: Option<StepHook<'_>>) -> Result<u64, FlowError> {
         let mut done = 0;
         let mut bulk = begins_in_bulk(limit);
         while done < limit {
@@ -89,7 +89,7 @@ impl<'a> Flow<'a> {
     }
 
     /// Reads once, up to `left` bytes, and writes all of that; `bulk` as the step before has found.
-    pub(crate) async fn step(&self, left: u64, bulk: bool, gate: Option<Gate<'_>>) -> Result<Step, FlowError> {
+    pub(crate) async fn step(&self, left: u64, bulk: bool, gate: Option<StepHook<'_>>) -> Result<Step, FlowError> {
         match self.pipes_between() {
             Some((pipes, from, to)) if bulk && left >= BULK => self.splice(pipes, from, to, left, gate).await,
             _ => self.copy(left, bulk, gate).await,
@@ -108,7 +108,7 @@ impl<'a> Flow<'a> {
         from: &Sock,
         to: &Sock,
         limit: u64,
-        gate: Option<Gate<'_>>,
+        gate: Option<StepHook<'_>>,
     ) -> Result<Step, FlowError> {
         let mut taken = None;
         let filled = poll_fn(|cx| {
@@ -161,7 +161,7 @@ impl<'a> Flow<'a> {
         Ok(Step { moved: moved as u64, bulk: moved as u64 >= BULK })
     }
 
-    async fn copy(&self, limit: u64, bulk: bool, gate: Option<Gate<'_>>) -> Result<Step, FlowError> {
+    async fn copy(&self, limit: u64, bulk: bool, gate: Option<StepHook<'_>>) -> Result<Step, FlowError> {
         let want = if bulk { LARGE } else { SMALL };
         let mut taken = None;
         let filled = poll_fn(|cx| {
@@ -192,7 +192,7 @@ fn something_waits(socket: &Socket) -> bool {
 }
 
 /// How many of the bytes that a step has read may be written.
-async fn allowed(gate: Option<Gate<'_>>, read: usize) -> Result<usize, FlowError> {
+async fn allowed(gate: Option<StepHook<'_>>, read: usize) -> Result<usize, FlowError> {
     match gate {
         Some(gate) => Ok(gate.read(read as u64).await? as usize),
         None => Ok(read),
@@ -200,7 +200,7 @@ async fn allowed(gate: Option<Gate<'_>>, read: usize) -> Result<usize, FlowError
 }
 
 /// Ends a step whose bytes are all written.
-fn finish(gate: Option<Gate<'_>>, moved: usize, allowed: usize) -> Result<(), FlowError> {
+fn finish(gate: Option<StepHook<'_>>, moved: usize, allowed: usize) -> Result<(), FlowError> {
     if let Some(gate) = gate {
         gate.written(allowed as u64);
     }

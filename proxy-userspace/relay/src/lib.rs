@@ -15,16 +15,16 @@ pub mod buffer;
 pub mod bypass;
 pub mod fast;
 pub mod flow;
-mod gate;
 pub mod meter;
 pub mod pipe;
+mod step_hook;
 pub mod stream;
 #[cfg(test)]
 mod tests;
 mod tunnel;
 
 pub use flow::{Flow, FlowError, UNTIL_END};
-pub use gate::Talk;
 pub use meter::Meter;
+pub use step_hook::TunnelGuard;
 pub use stream::Stream;
 pub use tunnel::tunnel;

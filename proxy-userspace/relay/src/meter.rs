@@ -70,24 +70,24 @@ impl Meter {
 
     /// The flow is over: what it has counted is all.
     pub fn fast_ends(&self) {
-        self.look();
+        self.refresh();
         self.fast.lock().flow = None;
     }
 
     /// Bytes that went past this process since the last call.
     pub fn take_fast(&self) -> u64 {
-        self.look();
+        self.refresh();
         std::mem::take(&mut self.fast.lock().bytes)
     }
 
     /// Of the bytes that moved down, those that went past this process.
     pub fn fast_bytes(&self) -> u64 {
-        self.look();
+        self.refresh();
         self.fast.lock().total
     }
 
     /// Takes over what the kernel has counted meanwhile.
-    fn look(&self) {
+    fn refresh(&self) {
         let mut fast = self.fast.lock();
         let Some(flow) = &fast.flow else { return };
         let total = flow.fast_bytes();
@@ -107,13 +107,13 @@ impl Meter {
 
     /// How long nothing has moved, to the millisecond.
     pub fn idle_for(&self) -> Duration {
-        self.look();
+        self.refresh();
         self.epoch.elapsed().saturating_sub(Duration::from_millis(self.last.load(Relaxed)))
     }
 
     /// Bytes moved in `direction` since the connection began.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        self.look();
+        self.refresh();
         self.bytes[direction as usize].load(Relaxed)
     }
 

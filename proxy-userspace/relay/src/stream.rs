@@ -12,7 +12,7 @@ use tokio_rustls::TlsStream;
 
 use crate::meter::Meter;
 use portsplice_model::Direction;
-use portsplice_net::sock::{Flight, Parted, Sock, Tails};
+use portsplice_net::sock::{Flight, Sock, TailStatus, Tails};
 
 /// A connection that two futures of one task may read and write through a shared reference.
 #[derive(Debug)]
@@ -186,13 +186,13 @@ impl Stream {
     }
 
     /// Takes out what a connection still holds whose peer's container has ended, see [`Sock::part`].
-    pub fn part(&self, cx: &mut Context<'_>, tails: &Arc<Tails>, limit: u64) -> (bool, Poll<Parted>) {
-        self.with_sock(|sock| sock.part(cx, tails, limit))
+    pub fn take_tail(&self, cx: &mut Context<'_>, tails: &Arc<Tails>, limit: u64) -> (bool, Poll<TailStatus>) {
+        self.with_sock(|sock| sock.take_tail(cx, tails, limit))
     }
 
     /// Whether the connection has ended and all of it is in memory, or was.
-    pub fn has_parted(&self) -> bool {
-        self.with_sock(Sock::has_parted)
+    pub fn tail_taken(&self) -> bool {
+        self.with_sock(Sock::tail_taken)
     }
 }
 

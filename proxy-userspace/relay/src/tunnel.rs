@@ -9,9 +9,9 @@ use crate::buffer::ReadBuffer;
 use crate::bypass::ServerUse;
 use crate::fast::{Fast, Response};
 use crate::flow::{Flow, FlowError, UNTIL_END};
-use crate::gate::{Gate, Talk};
 use crate::meter::Meter;
 use crate::pipe::PipePool;
+use crate::step_hook::{StepHook, TunnelGuard};
 use crate::stream::Stream;
 use portsplice_model::Direction;
 
@@ -22,27 +22,28 @@ use portsplice_model::Direction;
 /// orderly one.
 pub async fn tunnel(
     client: (&Stream, &mut ReadBuffer),
-    origin: (&Stream, &mut ReadBuffer),
+    upstream: (&Stream, &mut ReadBuffer),
     meter: &Meter,
     pipes: Option<&PipePool>,
     fast: Option<Fast<'_>>,
 ) -> Result<(), FlowError> {
     let (client, client_read) = client;
-    let (origin, origin_read) = origin;
+    let (upstream, upstream_read) = upstream;
     let ended = [AtomicBool::new(false), AtomicBool::new(false)];
-    let up = Flow { from: client, to: origin, direction: Direction::Up, meter, pipes };
-    let down = Flow { from: origin, to: client, direction: Direction::Down, meter, pipes };
+    let up = Flow { from: client, to: upstream, direction: Direction::Up, meter, pipes };
+    let down = Flow { from: upstream, to: client, direction: Direction::Down, meter, pipes };
     // Only where a server must not be attached while it has something to read, is the way there of any concern to the way
     // back.
-    let talk = fast.filter(|fast| fast.bypass.needs_quiet_server()).map(|_| Talk::default());
-    let talk = talk.as_ref();
-    let spent = AtomicBool::new(false);
+    let guard = fast.filter(|fast| fast.bypass.needs_quiet_server()).map(|_| TunnelGuard::default());
+    let guard = guard.as_ref();
+    let no_reuse = AtomicBool::new(false);
     // A tunnel has no end but that of its connections, so there is nothing beyond it.
     let surplus = AtomicBool::new(false);
-    let server = ServerUse::Converses;
-    let response = Response { flow: down, fast, server, ready: &|| true, talk, spent: &spent, surplus: &surplus };
-    let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, talk.map(Gate::Talk))));
-    let mut down = pin!(one_way(down, origin_read, &ended[1], response.run(UNTIL_END)));
+    let server = ServerUse::Duplex;
+    let response =
+        Response { flow: down, fast, server, ready: &|| true, guard, no_reuse: &no_reuse, surplus: &surplus };
+    let mut up = pin!(one_way(up, client_read, &ended[0], up.run_with(UNTIL_END, guard.map(StepHook::TunnelGuard))));
+    let mut down = pin!(one_way(down, upstream_read, &ended[1], response.run(UNTIL_END)));
     poll_fn(|cx| {
         // Neither future ends but by an error, see `one_way`.
         for result in [up.as_mut().poll(cx), down.as_mut().poll(cx)] {
@@ -51,7 +52,7 @@ pub async fn tunnel(
             }
         }
         // A server that is gone, with its container, reads nothing more.
-        let over = ended[Direction::Up as usize].load(Relaxed) || origin.has_parted();
+        let over = ended[Direction::Up as usize].load(Relaxed) || upstream.tail_taken();
         if over && ended[Direction::Down as usize].load(Relaxed) { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await

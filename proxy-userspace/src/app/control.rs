@@ -33,7 +33,7 @@ pub(super) fn serve(socket: Option<ControlSocket>, parts: Parts) -> Result<Optio
 }
 
 /// Says where the socket is.
-pub(super) fn tell(served: Option<&Served>) {
+pub(super) fn announce_socket(served: Option<&Served>) {
     if let Some(served) = served {
         announce(&format!("control {}", served.file.path().display()));
     }

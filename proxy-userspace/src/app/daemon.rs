@@ -36,7 +36,7 @@ use portsplice_net::listen::Inherited;
 use portsplice_net::tls::TlsIdentity;
 
 /// How long connections that were cut have to close. That takes no peer and no I/O, so this only guards against a mistake.
-const CUT_GRACE: Duration = Duration::from_millis(500);
+const ABORT_GRACE: Duration = Duration::from_millis(500);
 /// How long tasks that were told to end may take, before the process goes without them.
 const RUNTIME_GRACE: Duration = Duration::from_millis(500);
 
@@ -260,10 +260,10 @@ impl<R: Role> Daemon<R> {
                         return Ok(());
                     }
                     Event::Reload => self.reload(),
-                    Event::Louder => self.log_level(self.log.louder()),
-                    Event::Quieter => self.log_level(self.log.quieter()),
+                    Event::VerbosityUp => self.log_level(self.log.more_verbose()),
+                    Event::VerbosityDown => self.log_level(self.log.less_verbose()),
                 },
-                () = watchdog.due() => service::alive(),
+                () = watchdog.due() => service::watchdog_ping(),
                 () = self.role.stopped() => return Ok(()),
                 error = self.listeners.failed() => return Err(error),
             }
@@ -288,25 +288,25 @@ impl<R: Role> Daemon<R> {
                     return;
                 }
                 () = &mut deadline => {
-                    let cut = self.role.connections();
-                    tracing::warn!(cut, "ends at the deadline and cuts what still runs; a longer `drain-timeout` lets it finish");
+                    let open = self.role.connections();
+                    tracing::warn!(open, "ends at the deadline and cuts what still runs; a longer `drain-timeout` lets it finish");
                     break;
                 }
                 event = signals.next() => match event {
                     Event::End(signal) => {
-                        let cut = self.role.connections();
-                        tracing::warn!(cut, signal, "ends at once and cuts what still runs");
+                        let open = self.role.connections();
+                        tracing::warn!(open, signal, "ends at once and cuts what still runs");
                         break;
                     }
                     Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
-                    Event::Louder => self.log_level(self.log.louder()),
-                    Event::Quieter => self.log_level(self.log.quieter()),
+                    Event::VerbosityUp => self.log_level(self.log.more_verbose()),
+                    Event::VerbosityDown => self.log_level(self.log.less_verbose()),
                 },
-                () = watchdog.due() => service::alive(),
+                () = watchdog.due() => service::watchdog_ping(),
             }
         }
-        drains.cut();
-        if tokio::time::timeout(CUT_GRACE, drains.finished()).await.is_err() {
+        drains.abort();
+        if tokio::time::timeout(ABORT_GRACE, drains.finished()).await.is_err() {
             tracing::warn!("some connections did not end when they were cut; the kernel closes them with the process");
         }
     }

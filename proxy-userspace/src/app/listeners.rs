@@ -144,7 +144,7 @@ impl Listeners {
         let mut taken: Vec<SocketAddr> = Vec::new();
         for config in wanted {
             let identity = self.shared.identity(config)?;
-            let bounds = match self.standing(config, &taken) {
+            let bounds = match self.unchanged(config, &taken) {
                 Some(active) => {
                     let socket = active.socket.try_clone()?;
                     vec![Bound { config: config.clone(), socket, address: active.address }]
@@ -162,7 +162,7 @@ impl Listeners {
 
     /// The listener that is at the address of `config` already. Two with port 0 are told apart by all of their
     /// configuration, then by their order. Sockets of the service manager are asked for anew each time.
-    fn standing(&self, config: &ListenConfig, taken: &[SocketAddr]) -> Option<&Active> {
+    fn unchanged(&self, config: &ListenConfig, taken: &[SocketAddr]) -> Option<&Active> {
         if matches!(config.address, ListenAddress::Systemd(_)) {
             return None;
         }
@@ -176,13 +176,13 @@ impl Listeners {
         self.forget_finished();
         let mut old = std::mem::take(&mut self.active);
         for Planned { bound, identity, replaces } in plan.0 {
-            let standing = replaces.and_then(|address| old.iter().position(|a| a.address == address));
-            let standing = standing.map(|index| old.swap_remove(index));
-            if standing.is_none() {
+            let unchanged = replaces.and_then(|address| old.iter().position(|a| a.address == address));
+            let unchanged = unchanged.map(|index| old.swap_remove(index));
+            if unchanged.is_none() {
                 tracing::info!("listening on {} {}", kind(&bound.config), bound.address);
                 announce(&format!("listening {} {}", kind(&bound.config), bound.address));
             }
-            let active = match standing {
+            let active = match unchanged {
                 Some(active) if is_served_alike(&active.config, &bound.config) => {
                     active.renewed(bound.config, identity)
                 }
@@ -291,7 +291,7 @@ impl Drains {
     }
 
     /// Ends what runs at once.
-    pub(super) fn cut(&self) {
-        self.0.iter().for_each(Drain::cut);
+    pub(super) fn abort(&self) {
+        self.0.iter().for_each(Drain::abort);
     }
 }

@@ -99,7 +99,7 @@ impl Role for NodeRole {
         let watcher = observe::Watcher { fastpath: Arc::clone(&fastpath), ports: Arc::clone(&ports) };
         let keys = Arc::clone(starting.registered_keys);
         let containers = resolvers(config, keys, (&events, watcher), readiness, &stop_resolvers).await?;
-        ports::let_go_of_closed(&events, &containers);
+        ports::close_idle_on_port_closed(&events, &containers);
         let pipes = pipe_pool(config, descriptors);
         let workers =
             Workers::start(threads(config.workers.threads)).context("cannot start the threads for connections")?;
@@ -127,7 +127,7 @@ impl Role for NodeRole {
             readiness: readiness.clone(),
             fastpath: Arc::clone(&fastpath),
             log: log.clone(),
-            patience: config.shared.drain_timeout,
+            drain_timeout: config.shared.drain_timeout,
         };
         let control = control::serve(control, parts)?;
         let resolvers = stop_resolvers.drop_guard();
@@ -135,7 +135,7 @@ impl Role for NodeRole {
     }
 
     fn announce(&self) {
-        control::tell(self.control.as_ref());
+        control::announce_socket(self.control.as_ref());
     }
 
     async fn stopped(&self) {

@@ -34,9 +34,9 @@ pub(super) struct Watcher {
 
 impl Observer for Watcher {
     fn added(&self, netns: &Arc<Netns>) {
-        let told = netns.cookie().is_some_and(|cookie| self.fastpath.register(cookie));
+        let has_events = netns.cookie().is_some_and(|cookie| self.fastpath.register(cookie));
         // Afterwards: what begins to listen from now on is told, and what listens already is looked for.
-        self.ports.added(netns, told);
+        self.ports.added(netns, has_events);
     }
 
     fn removed(&self, netns: &Netns) {
@@ -71,9 +71,9 @@ pub(super) fn register(
         failing.collect()
     });
     readiness.watch(|| {
-        let told =
+        let has_events =
             |reason| ("sock_diag".to_owned(), format!("{reason}: what listens in containers is read from /proc"));
-        netns::sock_diag_missing().map(told).into_iter().collect()
+        netns::sock_diag_missing().map(has_events).into_iter().collect()
     });
 }
 

@@ -19,14 +19,14 @@ pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpa
     portsplice_net::netns::try_sock_diag();
     let ports = Ports::start(events.clone(), config.rescan).context("cannot start the thread that looks for ports")?;
     match KernelNews::of(fastpath) {
-        Some(news) => {
-            tokio::spawn(ports::follow(news, Arc::clone(&ports)));
+        Some(receiver) => {
+            tokio::spawn(ports::follow(receiver, Arc::clone(&ports)));
         }
         None => {
             tracing::info!(
                 "listening ports are looked for every second, or less often where there are many containers, since no kernel program tells of changes; `portsplice check` says why, `bpf.mode` governs it"
             );
-            ports.deaf();
+            ports.events_lost();
         }
     }
     Ok(ports)
@@ -62,11 +62,11 @@ impl ListenSource for KernelNews {
 
 /// Has connections that wait for their next request end when nothing listens on their port any more, so that their server,
 /// which is about to end, need not wait for them.
-pub(super) fn let_go_of_closed(events: &Events, containers: &Arc<Containers>) {
-    let (mut news, containers) = (events.state(), Arc::downgrade(containers));
+pub(super) fn close_idle_on_port_closed(events: &Events, containers: &Arc<Containers>) {
+    let (mut receiver, containers) = (events.state(), Arc::downgrade(containers));
     tokio::spawn(async move {
         loop {
-            let event = news.recv().await;
+            let event = receiver.recv().await;
             let Some(containers) = containers.upgrade() else { return };
             match event {
                 Ok(StateEvent::PortClosed(netns, port)) => containers.port_closed(netns, port.port),

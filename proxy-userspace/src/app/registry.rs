@@ -27,7 +27,7 @@ use portsplice_registry::publisher::{PublisherSettings, Publishing};
 use records::{Identity, NodeRecords};
 
 /// How long the registry is waited for when the node ends.
-const GOODBYE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the reports are made of.
 pub(super) struct Sources<'a> {
@@ -78,7 +78,7 @@ impl Reports {
     /// Takes the node's records away while its connections finish; a bounded time.
     pub(super) async fn end(&mut self) {
         if let Some(publishing) = self.0.take() {
-            publishing.finish(GOODBYE).await;
+            publishing.finish(SHUTDOWN_TIMEOUT).await;
         }
     }
 }

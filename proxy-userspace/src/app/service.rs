@@ -28,8 +28,8 @@ pub(super) fn reloading() {
 }
 
 /// The node ends, and may take `patience` for it, whatever the unit's `TimeoutStopSec=` says.
-pub(super) fn stopping(patience: Duration) {
-    let microseconds = u32::try_from((patience + STOP_MARGIN).as_micros()).unwrap_or(u32::MAX);
+pub(super) fn stopping(timeout: Duration) {
+    let microseconds = u32::try_from((timeout + STOP_MARGIN).as_micros()).unwrap_or(u32::MAX);
     send(&[
         NotifyState::Stopping,
         NotifyState::ExtendTimeoutUsec(microseconds),
@@ -38,28 +38,28 @@ pub(super) fn stopping(patience: Duration) {
 }
 
 /// The watchdog's sign of life. One that finds the manager's queue full is not needed.
-pub(super) fn alive() {
-    deliver(&[NotifyState::Watchdog], Patience::None);
+pub(super) fn watchdog_ping() {
+    deliver(&[NotifyState::Watchdog], SendWait::None);
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    deliver(states, Patience::Short);
+    deliver(states, SendWait::Short);
 }
 
 /// How long a full queue of the service manager is waited for. Never for ever, as sd_notify(3) does: a manager that is
 /// stuck must not stop the node.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum SendWait {
     None,
     Short,
 }
 
 const SHORT: Duration = Duration::from_secs(1);
 
-fn deliver(states: &[NotifyState<'_>], patience: Patience) {
+fn deliver(states: &[NotifyState<'_>], wait: SendWait) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = try_deliver(&path, states, patience)
-        && !(patience == Patience::None && error.kind() == io::ErrorKind::WouldBlock)
+    if let Err(error) = try_deliver(&path, states, wait)
+        && !(wait == SendWait::None && error.kind() == io::ErrorKind::WouldBlock)
     {
         tracing::warn!(
             %error,
@@ -69,16 +69,16 @@ fn deliver(states: &[NotifyState<'_>], patience: Patience) {
     }
 }
 
-fn try_deliver(path: &OsStr, states: &[NotifyState<'_>], patience: Patience) -> io::Result<()> {
+fn try_deliver(path: &OsStr, states: &[NotifyState<'_>], wait: SendWait) -> io::Result<()> {
     // A name that begins with @ is in the abstract namespace (unix(7)).
     let address = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(path)?,
     };
     let socket = UnixDatagram::unbound()?;
-    match patience {
-        Patience::None => socket.set_nonblocking(true)?,
-        Patience::Short => socket.set_write_timeout(Some(SHORT))?,
+    match wait {
+        SendWait::None => socket.set_nonblocking(true)?,
+        SendWait::Short => socket.set_write_timeout(Some(SHORT))?,
     }
     let message: String = states.iter().map(|state| format!("{state}\n")).collect();
     socket.send_to_addr(message.as_bytes(), &address)?;
@@ -124,25 +124,25 @@ mod tests {
         let manager = UnixDatagram::bind(&path).unwrap();
         let began = Instant::now();
         let full = loop {
-            if let Err(error) = try_deliver(path.as_os_str(), &[NotifyState::Watchdog], Patience::None) {
+            if let Err(error) = try_deliver(path.as_os_str(), &[NotifyState::Watchdog], SendWait::None) {
                 break error;
             }
         };
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
-        try_deliver(path.as_os_str(), &[NotifyState::Ready], Patience::Short).unwrap_err();
+        try_deliver(path.as_os_str(), &[NotifyState::Ready], SendWait::Short).unwrap_err();
         assert!(began.elapsed() < SHORT * 5, "{:?}", began.elapsed());
 
         let mut message = [0; 64];
         let n = manager.recv(&mut message).unwrap();
         assert_eq!(&message[..n], b"WATCHDOG=1\n");
-        try_deliver(path.as_os_str(), &[NotifyState::Ready, NotifyState::Status("x")], Patience::Short).unwrap();
+        try_deliver(path.as_os_str(), &[NotifyState::Ready, NotifyState::Status("x")], SendWait::Short).unwrap();
     }
 
     #[test]
     fn abstract_names_are_understood() {
         let name = format!("portsplice-test-{}", std::process::id());
         let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        try_deliver(OsStr::new(&format!("@{name}")), &[NotifyState::Stopping], Patience::Short).unwrap();
+        try_deliver(OsStr::new(&format!("@{name}")), &[NotifyState::Stopping], SendWait::Short).unwrap();
         let mut message = [0; 64];
         let n = manager.recv(&mut message).unwrap();
         assert_eq!(&message[..n], b"STOPPING=1\n");

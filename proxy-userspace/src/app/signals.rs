@@ -12,9 +12,9 @@ pub(super) enum Event {
     /// To read the configuration again.
     Reload,
     /// To log more.
-    Louder,
+    VerbosityUp,
     /// To log less.
-    Quieter,
+    VerbosityDown,
 }
 
 /// From its creation on, signals no longer have their default effect on the process.
@@ -23,8 +23,8 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    louder: Signal,
-    quieter: Signal,
+    more_verbose: Signal,
+    less_verbose: Signal,
 }
 
 impl Signals {
@@ -33,8 +33,8 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            louder: signal(SignalKind::user_defined1())?,
-            quieter: signal(SignalKind::user_defined2())?,
+            more_verbose: signal(SignalKind::user_defined1())?,
+            less_verbose: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -44,8 +44,8 @@ impl Signals {
             _ = self.terminate.recv() => Event::End("SIGTERM"),
             _ = self.interrupt.recv() => Event::End("SIGINT"),
             _ = self.hangup.recv() => Event::Reload,
-            _ = self.louder.recv() => Event::Louder,
-            _ = self.quieter.recv() => Event::Quieter,
+            _ = self.more_verbose.recv() => Event::VerbosityUp,
+            _ = self.less_verbose.recv() => Event::VerbosityDown,
         }
     }
 }

@@ -75,14 +75,14 @@ fn list(args: &ConnectionsArgs) -> Result<()> {
 }
 
 fn row(connection: &Connection) -> Vec<String> {
-    let place = connection.place.as_ref();
+    let target = connection.target.as_ref();
     vec![
         connection.id.to_string(),
         connection.peer.clone(),
         if connection.listener == Endpoint::Tls { "tls" } else { "tcp" }.to_owned(),
         state(connection.state).to_owned(),
-        place.map_or_else(|| "-".to_owned(), |place| place.container.clone()),
-        place.map_or_else(|| "-".to_owned(), |place| place.port.to_string()),
+        target.map_or_else(|| "-".to_owned(), |target| target.container.clone()),
+        target.map_or_else(|| "-".to_owned(), |target| target.port.to_string()),
         connection.requests.to_string(),
         bytes(connection.bytes_up),
         bytes(connection.bytes_down),

@@ -55,7 +55,7 @@ pub(super) fn run(args: &EventsArgs) -> Result<()> {
     let topics: Vec<Topic> = args.topics.iter().map(|wanted| wanted.topic()).collect();
     let topics = if topics.is_empty() { Topic::ALL.to_vec() } else { topics };
     let _: Subscription = daemon.call("events.subscribe", &Subscription { topics })?;
-    daemon.wait_at_most(None)?;
+    daemon.set_timeout(None)?;
     while let Some(notification) = daemon.notification()? {
         let line = if args.json { json_line(notification) } else { line(notification)? };
         if let Some(line) = line
@@ -116,8 +116,8 @@ fn sentence(event: Event) -> String {
             format!("port {} of {} closed on {}", port.listening.port, port.container, port.listening.address)
         }
         Event::ConnectionOpened { id, peer } => format!("connection {id} opened by {peer}"),
-        Event::ConnectionRouted { id, place } => {
-            format!("connection {id} leads to port {} of {}", place.port, place.container)
+        Event::ConnectionRouted { id, target } => {
+            format!("connection {id} leads to port {} of {}", target.port, target.container)
         }
         Event::ConnectionClosed { id } => format!("connection {id} closed"),
     };

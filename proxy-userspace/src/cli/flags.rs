@@ -168,15 +168,18 @@ mod tests {
 
     #[test]
     fn every_flag_of_a_setting_is_known_and_gives_its_text() {
-        let args = ["--allow-host-network", "--hold", "1s", "--listen", "tls://[::]:1", "--listen", "tcp://[::]:2"];
+        let args =
+            ["--allow-host-network", "--wait-for-port", "1s", "--listen", "tls://[::]:1", "--listen", "tcp://[::]:2"];
         let DaemonArgs { flags, listen, check_config, config, .. } = parse::<Node>(&args).unwrap();
-        let expected =
-            [("containers.allow-host-network", "--allow-host-network", "true"), ("containers.hold", "--hold", "1s")];
+        let expected = [
+            ("containers.allow-host-network", "--allow-host-network", "true"),
+            ("containers.wait-for-port", "--wait-for-port", "1s"),
+        ];
         assert_eq!(flags, expected.map(|(key, flag, text)| (key, flag, text.to_owned())));
         assert_eq!((listen.len(), check_config, config), (2, false, None));
         assert!(parse::<Node>(&[]).unwrap().flags.is_empty(), "what is not given is nowhere");
         assert!(parse::<Edge>(&args).is_err() && parse::<Edge>(&["--drain-timeout", "1s"]).is_ok());
-        let error = parse::<Node>(&["--hold", "soon"]).unwrap_err().to_string();
+        let error = parse::<Node>(&["--wait-for-port", "soon"]).unwrap_err().to_string();
         assert!(error.contains("does not wait"), "{error}");
     }
 

@@ -21,7 +21,7 @@ use super::operator::Daemon;
 use portsplice_control::api::Filter;
 use portsplice_control::client::{Client, Failure};
 
-use model::{Look, Model, Order, Show};
+use model::{Model, Order, Show, Snapshot};
 
 /// How soon a signal or a key is noticed.
 const TICK: Duration = Duration::from_millis(100);
@@ -60,7 +60,7 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
     );
     let mut daemon = args.daemon.connect()?;
     // Before the terminal is changed: what is wrong with the daemon is read on the ordinary screen.
-    let mut model = Model::new(args.sort, look(&mut daemon)?);
+    let mut model = Model::new(args.sort, sample(&mut daemon)?);
     let ended = on_signals().context("cannot handle signals")?;
     // Also restores it when this panics.
     let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
@@ -99,7 +99,7 @@ fn show(
                 break;
             }
             if left.is_zero() {
-                model.update(look(daemon)?);
+                model.update(sample(daemon)?);
                 next = Instant::now() + interval;
                 break;
             }
@@ -108,9 +108,9 @@ fn show(
 }
 
 /// Asks for all that is shown.
-fn look(daemon: &mut Client) -> Result<Look, Failure> {
+fn sample(daemon: &mut Client) -> Result<Snapshot, Failure> {
     let at = Instant::now();
-    Ok(Look {
+    Ok(Snapshot {
         at,
         stats: daemon.call("stats", &json!({}))?,
         containers: daemon.call("container.list", &json!({}))?,

@@ -136,7 +136,7 @@ mod tests {
         assert!(text.contains("other credentials than `bound`"), "{text}");
         let text = load(&file.replace("1m", "2s")).unwrap_err().to_string();
         assert!(text.contains("is longer than"), "{text}");
-        let text = load(&format!("{listen}[containers]\nhold = \"1s\"\n")).unwrap_err().to_string();
+        let text = load(&format!("{listen}[containers]\nwait-for-port = \"1s\"\n")).unwrap_err().to_string();
         assert!(text.contains("unknown key `containers`") && text.contains("[records]"), "{text}");
     }
 

@@ -137,6 +137,8 @@ impl Layers {
                 }
             } else if let (true, Some(inner)) = (self.role.is_section(&key), value.get_ref().as_table()) {
                 self.table(file, &key, inner);
+            } else if let Some(new) = self.role.renamed(&key) {
+                self.problems.add(format!("{source}: `{key}` has been renamed; write `{new}`"));
             } else {
                 self.problems.add(format!("{source}: unknown key `{key}`; {}", self.role.known(prefix)));
             }
@@ -184,6 +186,8 @@ impl Layers {
                 self.role.settings.iter().copied().find(|s| self.role.variable(s.key) == *name)
             {
                 self.set(setting, value.clone(), source);
+            } else if let Some(new) = self.role.renamed_variable(name) {
+                self.problems.add(format!("environment variable {name} has been renamed; set {new}"));
             } else if *name != self.role.file_variable() && !self.role.is_anothers(name) {
                 self.warnings.push(format!("environment variable {name} is not a setting and is ignored"));
             }

@@ -103,12 +103,12 @@ section! {
         connect_timeout: Duration = "5s", duration, TIMEOUT, reload, flag("--connect-timeout", "TIME", Limits);
         /// Between two requests of a connection to a container. Shorter than servers wait before they close an idle
         /// connection, so that no request meets its end.
-        origin_idle_timeout: Duration = "1500ms", duration, TIMEOUT, reload,
-            flag("--origin-idle-timeout", "TIME", Limits);
+        upstream_idle_timeout: Duration = "1500ms", duration, TIMEOUT, reload,
+            flag("--upstream-idle-timeout", "TIME", Limits);
         /// Without a byte in either direction of a request or tunnel.
         idle_timeout: Duration = "1h", duration, TIMEOUT, reload, flag("--idle-timeout", "TIME", Limits);
         /// From a request's last byte to the end of its response's head.
-        answer_timeout: Duration = "0s", duration, TIMEOUT, reload;
+        response_header_timeout: Duration = "0s", duration, TIMEOUT, reload;
         /// Most connections to one container at a time, beside what its labels say; 0 is no limit.
         connections_per_container: u32 = "512", count, CAP, reload, flag("--max-connections-per-container", "N", Limits);
     }
@@ -132,9 +132,9 @@ section! {
         /// Whether labels that come from an image may claim names and publish ports.
         trust_image_labels: bool = "false", switch, SWITCH, restart;
         /// How long a request waits for a port that nothing listens on yet.
-        hold: Duration = "0s", duration,
+        wait_for_port: Duration = "0s", duration,
             r#"a time such as "10s" that a request waits for a port that nothing listens on yet; "0s" does not wait"#,
-            reload, flag("--hold", "TIME", Containers);
+            reload, flag("--wait-for-port", "TIME", Containers);
     }
     computed {
         /// Whether the engine's socket is only the default, so that a machine without an engine is as good.

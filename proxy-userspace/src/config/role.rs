@@ -12,6 +12,14 @@ use super::shared::{ClientLimits, Shared};
 use portsplice_files::regular_file;
 use portsplice_net::listen::ListenConfig;
 
+/// Keys that settings had in 0.1, and what they are called now. The old ones are errors: ignored, they would change what the
+/// daemon does without a word.
+const RENAMED: &[(&str, &str)] = &[
+    ("containers.hold", "containers.wait-for-port"),
+    ("limits.answer-timeout", "limits.response-header-timeout"),
+    ("limits.origin-idle-timeout", "limits.upstream-idle-timeout"),
+];
+
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -58,6 +66,18 @@ impl Role {
     pub fn variable(&self, key: &str) -> String {
         let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
         format!("{}{}", self.prefix, key.chars().map(upper).collect::<String>())
+    }
+
+    /// What a setting is called now whose key was `key`; `None` if it was never renamed, or is not this role's.
+    pub(super) fn renamed(&self, key: &str) -> Option<&'static str> {
+        let (_, new) = RENAMED.iter().find(|(old, _)| *old == key)?;
+        self.setting(new).map(|_| *new)
+    }
+
+    /// The same for an environment variable.
+    pub(super) fn renamed_variable(&self, variable: &str) -> Option<String> {
+        let (_, new) = RENAMED.iter().find(|(old, _)| self.variable(old) == variable)?;
+        self.setting(new).map(|_| self.variable(new))
     }
 
     /// The variable with listeners as `tls://ADDRESS` or `tcp://ADDRESS`, separated by white space.

@@ -62,8 +62,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!((config.limits.response_head_bytes, config.limits.response_head_fields), (262_144, 1000));
     assert_eq!(config.limits.unfinished_heads_bytes, 64 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(3600));
-    assert_eq!(config.limits.answer_timeout, Duration::ZERO);
-    assert_eq!(config.limits.origin_idle_timeout, Duration::from_millis(1500));
+    assert_eq!(config.limits.response_header_timeout, Duration::ZERO);
+    assert_eq!(config.limits.upstream_idle_timeout, Duration::from_millis(1500));
     assert_eq!(config.containers.docker.as_deref(), Some(Path::new("/var/run/docker.sock")));
     assert!(config.containers.docker_optional);
     let named = good(&format!("{SECRET}[containers]\ndocker = \"/var/run/docker.sock\"\n"));
@@ -144,7 +144,7 @@ fn bad_values_name_key_value_place_and_what_is_allowed() {
         ("limits.head-timeout", "true", "turns the timeout off"),
         ("limits.connections", "4294967296", "0 is no limit"),
         ("containers.docker", "\"tcp://1.2.3.4:2375\"", "unix socket"),
-        ("containers.hold", "\"soon\"", "does not wait"),
+        ("containers.wait-for-port", "\"soon\"", "does not wait"),
         ("auth.window", "\"0s\"", "\"1s\" to \"1h\""),
         ("auth.replay-entries", "1", "from 1024"),
         ("relay.path", "\"warp\"", "\"splice\""),
@@ -160,8 +160,8 @@ fn bad_values_name_key_value_place_and_what_is_allowed() {
 
 #[test]
 fn bad_variables_and_flags_are_named() {
-    let s = sources(&[("PORTSPLICE_LIMITS_IDLE_TIMEOUT", "x")], &[("hold", "--hold", "y")], &["udp://1"]);
-    let s = Sources { flags: vec![("containers.hold", "--hold", "y".to_owned())], ..s };
+    let s = sources(&[("PORTSPLICE_LIMITS_IDLE_TIMEOUT", "x")], &[("hold", "--wait-for-port", "y")], &["udp://1"]);
+    let s = Sources { flags: vec![("containers.wait-for-port", "--wait-for-port", "y".to_owned())], ..s };
     let error = load(SECRET, &s).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("3 mistakes in the configuration:"), "{text}");
@@ -169,8 +169,26 @@ fn bad_variables_and_flags_are_named() {
         text.contains("environment variable PORTSPLICE_LIMITS_IDLE_TIMEOUT: `limits.idle-timeout` is \"x\""),
         "{text}"
     );
-    assert!(text.contains("flag --hold: `containers.hold` is \"y\""), "{text}");
+    assert!(text.contains("flag --wait-for-port: `containers.wait-for-port` is \"y\""), "{text}");
     assert!(text.contains("flag --listen: listener \"udp://1\"; write tls://ADDRESS"), "{text}");
+}
+
+#[test]
+fn renamed_keys_are_errors_that_name_the_new_key() {
+    for (old, new) in [
+        ("containers.hold", "containers.wait-for-port"),
+        ("limits.answer-timeout", "limits.response-header-timeout"),
+        ("limits.origin-idle-timeout", "limits.upstream-idle-timeout"),
+    ] {
+        let text = problem(&format!("{old} = \"1s\"\n{SECRET}{LISTEN}"));
+        assert_eq!(text, format!("n.toml line 1: `{old}` has been renamed; write `{new}`"));
+    }
+    let s = sources(&[("PORTSPLICE_CONTAINERS_HOLD", "1s")], &[], &[]);
+    let text = load(&format!("{SECRET}{LISTEN}"), &s).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "environment variable PORTSPLICE_CONTAINERS_HOLD has been renamed; set PORTSPLICE_CONTAINERS_WAIT_FOR_PORT"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Control;
 use super::methods::After;
-use super::news::News;
+use super::subscriptions::Subscriptions;
 use portsplice_control::wire::{Answer, Call, Fault, Frame, Frames, Id, LIMIT, code};
 use portsplice_discovery::container::Peer;
 
@@ -25,20 +25,20 @@ pub(super) struct Client {
     control: Arc<Control>,
     stream: UnixStream,
     frames: Frames,
-    news: News,
+    subscriptions: Subscriptions,
     peer: Peer,
 }
 
 /// What a client waits for.
 enum Next {
     Bytes(usize),
-    News(Vec<u8>),
+    Subscriptions(Vec<u8>),
 }
 
 impl Client {
     pub(super) fn new(control: Arc<Control>, stream: UnixStream) -> Self {
         let peer = Peer::of(&stream);
-        Self { control, stream, frames: Frames::default(), news: News::default(), peer }
+        Self { control, stream, frames: Frames::default(), subscriptions: Subscriptions::default(), peer }
     }
 
     /// Serves it until it goes, or does not read.
@@ -59,13 +59,13 @@ impl Client {
             match self.next(&mut buffer).await? {
                 Next::Bytes(0) => return Ok(()),
                 Next::Bytes(n) => self.frames.push(&buffer[..n]),
-                Next::News(lines) => self.write(&lines).await?,
+                Next::Subscriptions(lines) => self.write(&lines).await?,
             }
         }
     }
 
     async fn next(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
-        let Self { control, stream, frames, news, .. } = self;
+        let Self { control, stream, frames, subscriptions, .. } = self;
         let unfinished = async {
             match frames.pending() {
                 0 => std::future::pending().await,
@@ -74,7 +74,7 @@ impl Client {
         };
         tokio::select! {
             read = read(stream, buffer) => read.map(Next::Bytes),
-            lines = news.next(&control.parts) => Ok(Next::News(lines)),
+            lines = subscriptions.next(&control.parts) => Ok(Next::Subscriptions(lines)),
             () = unfinished => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end its line")),
         }
     }
@@ -90,7 +90,7 @@ impl Client {
         match Call::parse(&line) {
             Ok(call) => {
                 let id = call.id.clone();
-                let (result, after) = self.control.call(call, &mut self.news, &self.peer).await;
+                let (result, after) = self.control.call(call, &mut self.subscriptions, &self.peer).await;
                 if let Some(id) = id {
                     self.write(&Answer::new(id, result).line()).await?;
                 }
@@ -131,7 +131,7 @@ async fn read(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Says why somebody is not served. A fresh connection takes these few bytes at once or never.
-pub(super) fn turn_away(stream: &UnixStream, code: i32, message: String) {
+pub(super) fn reject_connection(stream: &UnixStream, code: i32, message: String) {
     tracing::debug!(message, "a client of the control socket is turned away");
     let _ = stream.try_write(&Answer::new(Id::Null(()), Err(Fault::new(code, message))).line());
 }

@@ -1,6 +1,6 @@
 //! Containers, ports and connections as the control socket's clients are shown them.
 
-use portsplice_control::api::{self, ConnectionActivity, ContainerInfo, ContainerPort, Endpoint, Place};
+use portsplice_control::api::{self, ConnectionActivity, ContainerInfo, ContainerPort, Endpoint, Target};
 use portsplice_model::{Direction, ListeningPort, Timestamp};
 
 use crate::node::connections::{Activity, Connection};
@@ -52,7 +52,7 @@ pub(super) fn connection(connection: &Connection) -> api::Connection {
         listener: if connection.tls() { Endpoint::Tls } else { Endpoint::Tcp },
         since: connection.since().into(),
         state: activity(connection.activity()),
-        place: connection.place().map(|(container, port)| Place {
+        target: connection.target().map(|(container, port)| Target {
             container: container.name.clone(),
             uuid: container.uuid().to_owned(),
             port,

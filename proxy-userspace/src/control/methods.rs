@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::describe;
-use super::news::News;
+use super::subscriptions::Subscriptions;
 use super::{Control, Parts};
 use crate::build_info;
 use crate::node::connections::Connections;
@@ -34,7 +34,12 @@ pub(super) enum After {
 
 impl Control {
     /// Does what `call` of `caller` asks for.
-    pub(super) async fn call(&self, call: Call, news: &mut News, caller: &Peer) -> (Result<Value, Fault>, After) {
+    pub(super) async fn call(
+        &self,
+        call: Call,
+        subscriptions: &mut Subscriptions,
+        caller: &Peer,
+    ) -> (Result<Value, Fault>, After) {
         let Call { method, params, .. } = call;
         tracing::debug!(method, "control");
         let parts = &self.parts;
@@ -69,8 +74,8 @@ impl Control {
                 Err(fault) => Err(fault),
             },
             "events.subscribe" => with(params, |wanted: Subscription| {
-                news.subscribe(parts, &wanted.topics);
-                Ok(Subscription { topics: news.topics().to_vec() })
+                subscriptions.subscribe(parts, &wanted.topics);
+                Ok(Subscription { topics: subscriptions.topics().to_vec() })
             }),
             "drain" => {
                 let answer = with(params, |_: Empty| Ok(self.draining()));
@@ -88,7 +93,10 @@ impl Control {
 
     fn draining(&self) -> Draining {
         tracing::info!("a client of the control socket asks for the drain");
-        Draining { connections: self.parts.connections.list().len() as u64, patience: self.parts.patience.as_secs() }
+        Draining {
+            connections: self.parts.connections.list().len() as u64,
+            drain_timeout: self.parts.drain_timeout.as_secs(),
+        }
     }
 }
 
@@ -124,7 +132,7 @@ impl Parts {
     pub(super) async fn find(&self, name: &str) -> Result<Arc<Container>, Fault> {
         self.containers.resolve(name).await.map_err(|error| match error {
             ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an id")),
-            ResolveError::NotHere => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),
+            ResolveError::NotOnThisNode => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),
             ResolveError::EngineUnavailable => {
                 Fault::new(code::NO_CONTAINER, format!("{name:?} is not known, but {error}: try again when it does"))
             }
@@ -163,7 +171,7 @@ impl Parts {
     fn connection_list(&self, only: Option<&Container>) -> ConnectionList {
         let connections = self.connections.list();
         let chosen = connections.iter().filter(|connection| {
-            only.is_none_or(|only| connection.place().is_some_and(|(container, _)| container.is_same_as(only)))
+            only.is_none_or(|only| connection.target().is_some_and(|(container, _)| container.is_same_as(only)))
         });
         ConnectionList { connections: chosen.map(|connection| describe::connection(connection)).collect() }
     }
@@ -187,7 +195,7 @@ impl Parts {
 fn under_way(connections: &Connections) -> HashMap<String, Traffic> {
     let mut under_way: HashMap<String, Traffic> = HashMap::new();
     for connection in connections.list() {
-        if let Some((container, _)) = connection.place() {
+        if let Some((container, _)) = connection.target() {
             let traffic = under_way.entry(container.id.clone()).or_default();
             *traffic = *traffic + connection.uncounted();
         }

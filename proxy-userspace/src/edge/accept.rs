@@ -16,8 +16,8 @@ use tokio::time::timeout_at;
 
 use super::Edge;
 use super::records::Caller;
+use crate::gateway_error::GatewayError;
 use crate::metrics::{Handshake, ListenerMetrics};
-use crate::refusal::Refusal;
 use portsplice_auth::{Authenticator, Channel};
 use portsplice_net::deadline::deadline;
 use portsplice_net::drain::DrainWatch;
@@ -58,13 +58,13 @@ impl Edge {
                     let _counted = listening.metrics.connection();
                     tokio::select! {
                         () = edge.connection(stream, peer, &listening, &drain) => {}
-                        () = drain.cut() => {}
+                        () = drain.abort() => {}
                     }
                     drop(place);
                 });
             }
             // A node tries again by itself, and slower each time.
-            Err(scope) => self.metrics.refusal(&Refusal::Busy(scope)),
+            Err(scope) => self.metrics.gateway_error(&GatewayError::Busy(scope)),
         }
     }
 

@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use portsplice_model::Record;
-use portsplice_registry::embedded::{Embedded, Lease, Standing};
+use portsplice_registry::embedded::{Embedded, Lease, RetainOutcome};
 use portsplice_registry::{Change, Directory, StoreError};
 
 /// How often it is looked what is over.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The store's leased records with their times.
 #[derive(Debug)]
@@ -78,13 +78,13 @@ impl Leases {
         self.store.report_leased(node, 0, vec![Change::Remove(uuid)], forget).await
     }
 
-    pub(super) async fn alive(&self, node: &str, ttl: u32, running: Vec<String>) -> Result<Standing, StoreError> {
+    pub(super) async fn alive(&self, node: &str, ttl: u32, running: Vec<String>) -> Result<RetainOutcome, StoreError> {
         let (times, holder) = (Arc::clone(&self.times), node.to_owned());
-        let renew = move |standing: &Standing| {
-            let theirs: HashSet<&str> = standing.held.iter().map(String::as_str).collect();
+        let renew = move |outcome: &RetainOutcome| {
+            let theirs: HashSet<&str> = outcome.held.iter().map(String::as_str).collect();
             let mut held = times.held.lock();
             held.retain(|uuid, held| held.node != holder || theirs.contains(uuid.as_str()));
-            held.extend(standing.held.iter().map(|uuid| (uuid.clone(), Held::new(&holder, ttl))));
+            held.extend(outcome.held.iter().map(|uuid| (uuid.clone(), Held::new(&holder, ttl))));
         };
         self.store.retain_leased(node, running, renew).await
     }
@@ -92,9 +92,9 @@ impl Leases {
     pub(super) async fn expire(&self) {
         loop {
             let began = Instant::now();
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             // While this process did not run, nobody could tell it anything: that is no silence of the nodes'.
-            self.times.put_off(began.elapsed().saturating_sub(2 * LOOK));
+            self.times.put_off(began.elapsed().saturating_sub(2 * CHECK_INTERVAL));
             if self.times.over().is_empty() {
                 continue;
             }
@@ -166,9 +166,9 @@ mod tests {
         }
         // A local node's own record is nobody's lease.
         Embedded::open(&path, "n3").unwrap().report(&[Change::Put(Box::new(record("own", "n3")))]).await.unwrap();
-        let standing = leases.alive("n1", 3600, vec!["a".into(), "lost".into(), "c".into()]).await.unwrap();
-        assert_eq!((standing.held, standing.missing), (vec!["a".to_owned()], vec!["lost".to_owned()]));
-        assert_eq!((standing.elsewhere, leases.len()), (vec!["c".to_owned()], 2));
+        let outcome = leases.alive("n1", 3600, vec!["a".into(), "lost".into(), "c".into()]).await.unwrap();
+        assert_eq!((outcome.held, outcome.missing), (vec!["a".to_owned()], vec!["lost".to_owned()]));
+        assert_eq!((outcome.elsewhere, leases.len()), (vec!["c".to_owned()], 2));
         leases.remove("n1", "c".into()).await.unwrap();
         assert_eq!(leases.len(), 2, "it is n2's");
         let uuids = || async { store.records().await.unwrap().into_iter().map(|r| r.uuid).collect::<Vec<_>>() };
@@ -192,8 +192,8 @@ mod tests {
             leases.put(3600, record("b", "n2")).await?;
             leases.alive("n2", 3600, vec!["b".into()]).await
         };
-        let standing = timeout(Duration::from_secs(5), others).await.expect("the others go on").unwrap();
-        assert_eq!(standing.held, ["b"]);
+        let outcome = timeout(Duration::from_secs(5), others).await.expect("the others go on").unwrap();
+        assert_eq!(outcome.held, ["b"]);
         assert_eq!(leases.len(), 2, "what is in the store has its time, though nobody has taken the answer");
     }
 }

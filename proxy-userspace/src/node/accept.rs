@@ -12,11 +12,11 @@ use tokio::time::timeout_at;
 
 use super::connections::Listed;
 use super::ending::linger;
-use super::reply::{self, Reply, Wording};
-use super::session::{Secured, Session};
+use super::reply::{self, Reply, ReplyOptions};
+use super::session::{Session, TlsSession};
 use super::{Node, NodeSettings};
+use crate::gateway_error::GatewayError;
 use crate::metrics::{Handshake, ListenerMetrics};
-use crate::refusal::Refusal;
 use portsplice_auth::Authenticator;
 use portsplice_net::deadline::deadline;
 use portsplice_net::drain::DrainWatch;
@@ -78,15 +78,15 @@ impl Node {
     /// Starts the task of a new connection, or turns it away.
     fn admit(self: &Arc<Self>, socket: Socket, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {
         let settings = self.settings.load();
-        let place = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
+        let admission = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
         // Here, so that numbers are in the order in which connections came.
-        let place = match place {
-            Ok(place) => Ok((place, self.table.open(peer, listening.tls.is_some()))),
+        let admission = match admission {
+            Ok(admission) => Ok((admission, self.table.open(peer, listening.tls.is_some()))),
             Err(scope) => {
-                let refusal = Refusal::Busy(scope);
-                self.metrics.refusal(&refusal);
-                match Arc::clone(&self.turning_away).try_acquire_owned() {
-                    Ok(turn) if listening.tls.is_none() => Err((turn, refusal)),
+                let error = GatewayError::Busy(scope);
+                self.metrics.gateway_error(&error);
+                match Arc::clone(&self.rejecting).try_acquire_owned() {
+                    Ok(turn) if listening.tls.is_none() => Err((turn, error)),
                     _ => {
                         // A reset leaves nothing of it in the kernel either.
                         let _ = socket.set_linger(Some(Duration::ZERO));
@@ -103,9 +103,9 @@ impl Node {
                 Ok(sock) => sock,
                 Err(error) => return tracing::warn!(%peer, %error, "a new connection is dropped: its socket cannot be registered"),
             };
-            match place {
-                Ok((place, listed)) => node.connection(sock, listed, listening, drain, place).await,
-                Err((turn, refusal)) => turn_away(sock, &refusal, turn).await,
+            match admission {
+                Ok((admission, listed)) => node.connection(sock, listed, listening, drain, admission).await,
+                Err((turn, error)) => reject_connection(sock, &error, turn).await,
             }
             drop(share);
         });
@@ -117,17 +117,17 @@ impl Node {
         listed: Listed,
         listening: Arc<Listening>,
         drain: DrainWatch,
-        place: Admission,
+        admission: Admission,
     ) {
         let _counted = listening.metrics.connection();
         let peer = listed.connection().peer();
         tracing::debug!(%peer, "connection accepted");
-        let cut = drain.clone();
+        let aborted = drain.clone();
         let served = async {
             let settings = self.settings.load_full();
             let identity = listening.tls.as_ref().map(|slot| slot.load_full());
             // Boxed, as all that a waiting connection does not need: its task is as small as that of the wait.
-            let Some((client, secured)) = Box::pin(self.secure(sock, identity, &settings, peer)).await else {
+            let Some((client, tls_session)) = Box::pin(self.secure(sock, identity, &settings, peer)).await else {
                 return;
             };
             let mut session = Session {
@@ -135,10 +135,10 @@ impl Node {
                 listening,
                 client,
                 peer,
-                secured,
+                tls_session,
                 drain,
                 read: ReadBuffer::default(),
-                origin: None,
+                upstream: None,
                 connection: Arc::clone(listed.connection()),
             };
             drop(settings);
@@ -146,11 +146,11 @@ impl Node {
         };
         tokio::select! {
             () = served => {}
-            () = cut.cut() => tracing::debug!(%peer, "connection cut at the drain's deadline"),
+            () = aborted.abort() => tracing::debug!(%peer, "connection cut at the drain's deadline"),
             () = listed.connection().closed() => tracing::info!(%peer, "connection cut over the control socket"),
         }
         tracing::debug!(%peer, "connection closed");
-        drop(place);
+        drop(admission);
     }
 
     /// The stream of a new connection, after the handshake where there is TLS.
@@ -160,7 +160,7 @@ impl Node {
         identity: Option<Arc<TlsIdentity>>,
         settings: &NodeSettings,
         peer: SocketAddr,
-    ) -> Option<(Stream, Option<Secured>)> {
+    ) -> Option<(Stream, Option<TlsSession>)> {
         let Some(identity) = identity else { return Some((Stream::Plain(sock), None)) };
         let began = Instant::now();
         let accepted = timeout_at(deadline(settings.timeouts.handshake), identity.acceptor.accept(sock)).await;
@@ -184,18 +184,18 @@ impl Node {
         };
         self.metrics.handshake(result, began.elapsed());
         let (stream, exporter) = stream?;
-        Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), Some(Secured { exporter, identity })))
+        Some((Stream::tls(tokio_rustls::TlsStream::Server(stream)), Some(TlsSession { exporter, identity })))
     }
 }
 
 /// Tells a client beyond the caps to come back. There is one `turn` for each that is told at a time: what a refused
 /// connection costs is no more bounded by the caps.
-async fn turn_away(sock: Sock, refusal: &Refusal, turn: OwnedSemaphorePermit) {
+async fn reject_connection(sock: Sock, error: &GatewayError, turn: OwnedSemaphorePermit) {
     let client = Stream::Plain(sock);
-    if let Some(right) = Reply::default().begin() {
-        let wording = Wording { close: true, ..Wording::default() };
+    if let Some(token) = Reply::default().begin() {
+        let options = ReplyOptions { close: true, ..ReplyOptions::default() };
         let meter = Meter::default();
-        let written = reply::refuse(right, &client, &meter, refusal, wording);
+        let written = reply::reject(token, &client, &meter, error, options);
         // A fresh connection takes these few bytes at once or never.
         let _ = tokio::time::timeout(Duration::from_secs(1), written).await;
         if client.shutdown().await.is_ok() {

@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::download::Seen;
-use super::request::Summary;
+use super::download::ResponseStats;
+use super::request::RequestInfo;
 use crate::logging::ACCESS_TARGET;
 use crate::metrics::Path;
 
 /// What the line says, beside what was read of the request.
-pub(super) struct Line<'a> {
+pub(super) struct AccessLogEntry<'a> {
     pub(super) client: SocketAddr,
-    pub(super) summary: &'a Summary,
-    pub(super) seen: &'a Seen,
+    pub(super) info: &'a RequestInfo,
+    pub(super) stats: &'a ResponseStats,
     pub(super) began: Instant,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
@@ -23,20 +23,20 @@ pub(super) struct Line<'a> {
     pub(super) note: Option<&'a str>,
 }
 
-impl Line<'_> {
+impl AccessLogEntry<'_> {
     pub(super) fn write(&self) {
         let milliseconds = |at: Instant| milliseconds(at.duration_since(self.began));
         tracing::info!(
             target: ACCESS_TARGET,
             client = %self.client,
-            container = %self.summary.container,
-            port = self.summary.port,
-            method = %self.summary.method,
-            request_target = %self.summary.target,
-            status = self.seen.status.unwrap_or(0),
+            container = %self.info.container,
+            port = self.info.port,
+            method = %self.info.method,
+            request_target = %self.info.target,
+            status = self.stats.status.unwrap_or(0),
             bytes_up = self.bytes_up,
             bytes_down = self.bytes_down,
-            first_byte_ms = self.seen.first_byte.map(milliseconds),
+            first_byte_ms = self.stats.first_byte.map(milliseconds),
             duration_ms = milliseconds(Instant::now()),
             path = self.path.label(),
             fast_percent = (self.path == Path::Fast).then(|| fast_percent(self.bytes_fast, self.bytes_down)),

@@ -65,7 +65,7 @@ pub struct Connection {
     counted: [AtomicU64; 3],
     activity: AtomicU8,
     /// Weak, so that an idle connection holds no container that has gone.
-    place: Mutex<Option<(Weak<Container>, u16)>>,
+    target: Mutex<Option<(Weak<Container>, u16)>>,
     closed: AtomicBool,
     task: AtomicWaker,
     table: Arc<Connections>,
@@ -93,13 +93,13 @@ impl Connections {
             requests: AtomicU64::new(0),
             counted: Default::default(),
             activity: AtomicU8::new(Activity::Handshake as u8),
-            place: Mutex::new(None),
+            target: Mutex::new(None),
             closed: AtomicBool::new(false),
             task: AtomicWaker::new(),
             table: Arc::clone(self),
         });
         self.shard(id).lock().insert(id, Arc::clone(&connection));
-        self.events.tell_connection(|| ConnectionEvent::Opened { id, peer });
+        self.events.emit_connection(|| ConnectionEvent::Opened { id, peer });
         Listed(connection)
     }
 
@@ -179,8 +179,8 @@ impl Connection {
     }
 
     /// The container and port that it leads to; none before its first request, and after the container has gone.
-    pub fn place(&self) -> Option<(Arc<Container>, u16)> {
-        let (container, port) = self.place.lock().clone()?;
+    pub fn target(&self) -> Option<(Arc<Container>, u16)> {
+        let (container, port) = self.target.lock().clone()?;
         Some((container.upgrade()?, port))
     }
 
@@ -218,9 +218,9 @@ impl Connection {
     }
 
     /// It leads to `port` of `container` from now on.
-    pub(super) fn leads_to(&self, container: &Arc<Container>, port: u16) {
-        *self.place.lock() = Some((Arc::downgrade(container), port));
-        self.table.events.tell_connection(|| ConnectionEvent::Routed {
+    pub(super) fn set_target(&self, container: &Arc<Container>, port: u16) {
+        *self.target.lock() = Some((Arc::downgrade(container), port));
+        self.table.events.emit_connection(|| ConnectionEvent::Routed {
             id: self.id,
             container: container.name.clone(),
             uuid: container.uuid().to_owned(),
@@ -240,7 +240,7 @@ impl Drop for Listed {
     fn drop(&mut self) {
         let Connection { id, ref table, .. } = *self.0;
         table.shard(id).lock().remove(&id);
-        table.events.tell_connection(|| ConnectionEvent::Closed { id });
+        table.events.emit_connection(|| ConnectionEvent::Closed { id });
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
             listed.connection().does(activity);
             assert_eq!(entry.activity(), activity);
         }
-        assert!(entry.place().is_none());
+        assert!(entry.target().is_none());
     }
 
     #[test]

@@ -9,10 +9,11 @@ use super::SPLICED_CHUNK;
 use super::interim::Interims;
 use super::reply::Reply;
 use super::secure;
-use super::upload::Sent;
-use crate::refusal::Refusal;
+use super::upload::UploadState;
+use crate::gateway_error::GatewayError;
 use portsplice_h1::{
-    self, Asked, ChunkMode, Chunked, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient, Version,
+    self, ChunkMode, Chunked, RequestContext, ResponseFraming, ResponseHead, ResponseLimits, ResponseScanner, ToClient,
+    Version,
 };
 use portsplice_model::Direction;
 use portsplice_relay::buffer::ReadBuffer;
@@ -28,7 +29,7 @@ const RESET: &str = "the container reset the connection";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// All of it is with the kernel.
-    Whole { keep_client: bool, keep_origin: bool },
+    Whole { keep_client: bool, keep_upstream: bool },
     /// 101: from here on the connection is opaque.
     Switched,
 }
@@ -39,16 +40,16 @@ pub(super) enum DownloadError {
     /// The container ended a kept-alive connection before it answered anything, in order or by a reset.
     Stale { in_order: bool },
     /// Nothing has been written to the client yet.
-    Refused(Refusal),
+    Rejected(GatewayError),
     /// The response began and cannot be completed.
-    Cut(&'static str),
+    Abort(&'static str),
     /// The client takes no more.
     Client,
 }
 
 /// What is wanted to be known of the response afterwards, above all by the access log.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ResponseStats {
     pub(super) status: Option<u16>,
     pub(super) first_byte: Option<Instant>,
     /// When the final response began.
@@ -58,16 +59,16 @@ pub(super) struct Seen {
 /// The two ends of a response on its way.
 pub(super) struct Download<'a> {
     pub(super) client: &'a Stream,
-    pub(super) origin: &'a Stream,
+    pub(super) upstream: &'a Stream,
     /// What was read of the container and not used yet.
     pub(super) read: &'a mut ReadBuffer,
     pub(super) meter: &'a Meter,
     pub(super) pipes: Option<&'a PipePool>,
     pub(super) limits: &'a ResponseLimits,
-    pub(super) asked: &'a Asked,
+    pub(super) context: &'a RequestContext,
     pub(super) reply: &'a Reply,
-    pub(super) sent: &'a Sent,
-    pub(super) seen: &'a mut Seen,
+    pub(super) upload_state: &'a UploadState,
+    pub(super) stats: &'a mut ResponseStats,
     pub(super) authorization_response: Option<&'a str>,
     /// Whether the client wants to go on after this response.
     pub(super) keep_alive: bool,
@@ -79,9 +80,9 @@ pub(super) struct Download<'a> {
     /// The fast path, if it may be taken.
     pub(super) fast: Option<Fast<'a>>,
     /// How long the container keeps the connection without a request, where it says so.
-    pub(super) patience: &'a mut Option<Duration>,
+    pub(super) server_keep_alive: &'a mut Option<Duration>,
     /// Set when the fast path leaves the container's connection unfit for another response.
-    pub(super) spent: &'a AtomicBool,
+    pub(super) no_reuse: &'a AtomicBool,
     /// Set when the container sent more than its response, so that the client's connection is unfit too.
     pub(super) surplus: &'a AtomicBool,
 }
@@ -94,7 +95,7 @@ enum Next {
     Body {
         framing: ResponseFraming,
         keep_client: bool,
-        keep_origin: bool,
+        keep_upstream: bool,
     },
     Switched,
 }
@@ -110,11 +111,11 @@ impl Download<'_> {
             match self.pass_head(length, &mut interims, &mut out).await? {
                 Next::Interim(still) => in_step &= still,
                 Next::Switched => return Ok(Ended::Switched),
-                Next::Body { framing, keep_client, keep_origin } => {
+                Next::Body { framing, keep_client, keep_upstream } => {
                     let all = self.body(framing, out).await?;
                     return Ok(Ended::Whole {
                         keep_client: keep_client && !self.surplus.load(Relaxed),
-                        keep_origin: keep_origin && in_step && all && !self.spent.load(Relaxed),
+                        keep_upstream: keep_upstream && in_step && all && !self.no_reuse.load(Relaxed),
                     });
                 }
             }
@@ -129,7 +130,7 @@ impl Download<'_> {
             if let Some(length) = scanner.advance(self.read.unread()).map_err(|fault| self.failed(fault.into()))? {
                 return Ok(length);
             }
-            match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
+            match poll_fn(|cx| self.read.poll_fill(cx, self.upstream)).await {
                 Ok(1..) => {}
                 end => return Err(self.unanswered(end, interims)),
             }
@@ -138,23 +139,23 @@ impl Download<'_> {
 
     /// The container's connection came to this end before a whole head.
     fn unanswered(&self, end: io::Result<usize>, interims: &Interims) -> DownloadError {
-        let refused = end.as_ref().err().filter(|_| !self.reused).and_then(secure::late_refusal);
+        let refused = end.as_ref().err().filter(|_| !self.reused).and_then(secure::late_error);
         match (self.reply.begun(), refused) {
-            (false, Some(refusal)) => DownloadError::Refused(refusal),
+            (false, Some(error)) => DownloadError::Rejected(error),
             _ if self.reused && self.read.is_empty() && interims.none() => {
                 DownloadError::Stale { in_order: end.is_ok() }
             }
-            (false, None) => DownloadError::Refused(Refusal::EarlyEnd),
-            (true, _) => DownloadError::Cut("the container closed the connection before its answer was whole"),
+            (false, None) => DownloadError::Rejected(GatewayError::EarlyEnd),
+            (true, _) => DownloadError::Abort("the container closed the connection before its answer was whole"),
         }
     }
 
     /// The response failed for this reason: said to the client, if that can still be.
-    fn failed(&self, why: Refusal) -> DownloadError {
+    fn failed(&self, why: GatewayError) -> DownloadError {
         match (self.reply.begun(), why) {
-            (false, why) => DownloadError::Refused(why),
-            (true, Refusal::BadAnswer(reason)) => DownloadError::Cut(reason),
-            (true, why) => DownloadError::Cut(why.label()),
+            (false, why) => DownloadError::Rejected(why),
+            (true, GatewayError::BadResponse(reason)) => DownloadError::Abort(reason),
+            (true, why) => DownloadError::Abort(why.label()),
         }
     }
 
@@ -166,17 +167,17 @@ impl Download<'_> {
         out: &mut Vec<u8>,
     ) -> Result<Next, DownloadError> {
         let (status, next) = {
-            let head = ResponseHead::parse(&self.read.unread()[..length], self.asked, self.limits)
+            let head = ResponseHead::parse(&self.read.unread()[..length], self.context, self.limits)
                 .map_err(|fault| self.failed(fault.into()))?;
             if let Some(seconds) = head.keep_alive_timeout {
-                *self.patience = Some(Duration::from_secs(seconds.into()));
+                *self.server_keep_alive = Some(Duration::from_secs(seconds.into()));
             }
             if head.framing == ResponseFraming::Interim {
                 interims.count(length).map_err(|why| self.failed(why))?;
             }
-            let old_client = self.asked.version == Version::Http10;
+            let old_client = self.context.version == Version::Http10;
             let mut to = ToClient {
-                version: self.asked.version,
+                version: self.context.version,
                 close: false,
                 dechunk: false,
                 authorization_response: self.authorization_response,
@@ -198,9 +199,9 @@ impl Download<'_> {
                     let ends_by_close = to.dechunk || framing == ResponseFraming::UntilClose;
                     // A body that was announced with `Expect` and answered before it began may come or not: only
                     // closing tells the two apart (RFC 9110, 10.1.1).
-                    let in_doubt = self.expect_continue && !self.sent.body_seen() && !self.sent.whole();
+                    let in_doubt = self.expect_continue && !self.upload_state.body_seen() && !self.upload_state.whole();
                     // A server that closes before it has read the request will not read the rest of it.
-                    let abandoned = self.sent.stopped() || (!head.keep_alive && !self.sent.whole());
+                    let abandoned = self.upload_state.stopped() || (!head.keep_alive && !self.upload_state.whole());
                     to.close = !self.keep_alive || ends_by_close || in_doubt || abandoned || (self.draining)();
                     // What came of the body together with the head leaves in the same write.
                     out.reserve(self.read.unread().len() + 128);
@@ -208,14 +209,14 @@ impl Download<'_> {
                     Next::Body {
                         framing,
                         keep_client: !to.close,
-                        keep_origin: head.keep_alive && framing != ResponseFraming::UntilClose,
+                        keep_upstream: head.keep_alive && framing != ResponseFraming::UntilClose,
                     }
                 }
             };
             (head.status, next)
         };
         self.read.consume(length);
-        self.seen.status = Some(status);
+        self.stats.status = Some(status);
         match next {
             Next::Interim(_) if out.is_empty() => {}
             Next::Interim(_) => self.write_interim(out, status).await?,
@@ -227,7 +228,7 @@ impl Download<'_> {
 
     /// Relays the body behind the head in `out`; whether the container's connection is in step afterwards.
     async fn body(&mut self, framing: ResponseFraming, mut out: Vec<u8>) -> Result<bool, DownloadError> {
-        let old_client = self.asked.version == Version::Http10;
+        let old_client = self.context.version == Version::Http10;
         if framing == ResponseFraming::UntilClose || old_client && framing == ResponseFraming::Chunked {
             // Such a body is whole if the connection ends in order, which it must not do if this process is killed.
             self.client.reset_on_close();
@@ -236,7 +237,7 @@ impl Download<'_> {
             ResponseFraming::Length(length) => self.raw(out, length).await?,
             ResponseFraming::UntilClose => self.raw(out, UNTIL_END).await?,
             ResponseFraming::Chunked => {
-                let mode = match self.asked.version {
+                let mode = match self.context.version {
                     Version::Http10 => ChunkMode::Dechunk,
                     Version::Http11 => ChunkMode::Rechunk,
                 };
@@ -264,11 +265,11 @@ impl Download<'_> {
             return Ok(());
         }
         // The server may still have a part of the request before it, when it answers early.
-        let sent = self.sent;
-        let ready = || sent.whole();
+        let upload_state = self.upload_state;
+        let ready = || upload_state.whole();
         let moved = self.response(&ready).run(left).await.map_err(broken)?;
         if left != UNTIL_END && moved < left {
-            return Err(DownloadError::Cut(ENDED_EARLY));
+            return Err(DownloadError::Abort(ENDED_EARLY));
         }
         Ok(())
     }
@@ -278,7 +279,7 @@ impl Download<'_> {
     where
         Self: 'f,
     {
-        let Self { origin: from, client: to, meter, pipes, .. } = *self;
+        let Self { upstream: from, client: to, meter, pipes, .. } = *self;
         Flow { from, to, direction: Direction::Down, meter, pipes }
     }
 
@@ -290,53 +291,53 @@ impl Download<'_> {
         Response {
             flow: self.flow(),
             fast: self.fast,
-            server: ServerUse::Answers,
+            server: ServerUse::Responds,
             ready,
-            talk: None,
-            spent: self.spent,
+            guard: None,
+            no_reuse: self.no_reuse,
             surplus: self.surplus,
         }
     }
 
     async fn chunked(&mut self, out: &mut Vec<u8>, mode: ChunkMode) -> Result<(), DownloadError> {
         let mut body = Chunked::of_response(mode);
-        let sent = self.sent;
-        let ready = || sent.whole() && mode == ChunkMode::Rechunk;
-        let mut passage = ChunkedResponse::new(self.response(&ready));
+        let upload_state = self.upload_state;
+        let ready = || upload_state.whole() && mode == ChunkMode::Rechunk;
+        let mut forwarder = ChunkedResponse::new(self.response(&ready));
         loop {
             if !self.read.is_empty()
-                && let Some(place) = passage.resumes().await.map_err(broken)?
+                && let Some(place) = forwarder.resumes().await.map_err(broken)?
             {
                 body.resume(place);
             }
             let head = out.len();
             let step = body
                 .advance(self.read.unread(), out)
-                .map_err(|_| self.failed(Refusal::BadAnswer("the container's chunked body is broken")))?;
+                .map_err(|_| self.failed(GatewayError::BadResponse("the container's chunked body is broken")))?;
             self.read.consume(step.consumed);
-            passage.passed(step.consumed, out.len() - head);
+            forwarder.forwarded(step.consumed, out.len() - head);
             if !out.is_empty() {
                 self.write_client(out).await?;
                 out.clear();
             }
             if step.done {
-                return passage.leave().await.map_err(broken);
+                return forwarder.leave().await.map_err(broken);
             }
             let raw = body.data_remaining();
-            if raw >= SPLICED_CHUNK && self.read.is_empty() && !passage.is_armed() {
+            if raw >= SPLICED_CHUNK && self.read.is_empty() && !forwarder.is_attached() {
                 if self.flow().run(raw).await.map_err(broken)? < raw {
-                    return Err(DownloadError::Cut(ENDED_EARLY));
+                    return Err(DownloadError::Abort(ENDED_EARLY));
                 }
                 body.data_moved(raw);
-                passage.passed(usize::try_from(raw).unwrap_or(usize::MAX), 0);
+                forwarder.forwarded(usize::try_from(raw).unwrap_or(usize::MAX), 0);
             } else if self.read.is_empty() || step.consumed == 0 {
                 if self.read.is_empty() {
-                    passage.drained(body.until_line());
+                    forwarder.caught_up(body.until_line());
                 }
-                match poll_fn(|cx| self.read.poll_fill(cx, self.origin)).await {
+                match poll_fn(|cx| self.read.poll_fill(cx, self.upstream)).await {
                     Ok(1..) => {}
-                    Ok(0) => return Err(DownloadError::Cut(ENDED_EARLY)),
-                    Err(_) => return Err(DownloadError::Cut(RESET)),
+                    Ok(0) => return Err(DownloadError::Abort(ENDED_EARLY)),
+                    Err(_) => return Err(DownloadError::Abort(RESET)),
                 }
             }
         }
@@ -344,11 +345,11 @@ impl Download<'_> {
 
     /// Writes an interim response: whole, so that a refusal may still follow.
     async fn write_interim(&mut self, bytes: &[u8], status: u16) -> Result<(), DownloadError> {
-        let Some(word) = self.reply.begin_interim() else { return Err(DownloadError::Client) };
-        self.seen.first_byte.get_or_insert_with(Instant::now);
+        let Some(token) = self.reply.begin_interim() else { return Err(DownloadError::Client) };
+        self.stats.first_byte.get_or_insert_with(Instant::now);
         let written = self.client.write_idly(bytes, self.meter, Direction::Down).await;
         written.map_err(|_| DownloadError::Client)?;
-        word.done(status);
+        token.done(status);
         Ok(())
     }
 
@@ -356,8 +357,8 @@ impl Download<'_> {
     async fn write_client(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
         if self.reply.begin().is_some() {
             let now = Instant::now();
-            self.seen.first_byte.get_or_insert(now);
-            self.seen.answered = Some(now);
+            self.stats.first_byte.get_or_insert(now);
+            self.stats.answered = Some(now);
         }
         let written: io::Result<()> = self.client.write_all(bytes, self.meter, Direction::Down).await;
         written.map_err(|_| DownloadError::Client)
@@ -367,9 +368,9 @@ impl Download<'_> {
 /// What a relay that failed means for the response.
 fn broken(error: FlowError) -> DownloadError {
     match error {
-        FlowError::Read(_) => DownloadError::Cut(RESET),
+        FlowError::Read(_) => DownloadError::Abort(RESET),
         FlowError::Write(_) => DownloadError::Client,
-        FlowError::Surplus => DownloadError::Cut("the container's answer is longer than it had announced"),
-        FlowError::Unsettled => DownloadError::Cut("a part of the container's answer is lost in the kernel"),
+        FlowError::Surplus => DownloadError::Abort("the container's answer is longer than it had announced"),
+        FlowError::Unaccounted => DownloadError::Abort("a part of the container's answer is lost in the kernel"),
     }
 }

@@ -20,37 +20,37 @@ const LINGER_BYTES: usize = 1024 * 1024;
 const STALLED: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether a client has taken everything: the kernel does not tell.
-const LOOKS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
+const POLL_INTERVALS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
 
 /// Ends the connection so that the last response arrives.
-pub(super) async fn in_order(client: &Stream, patience: Duration) {
+pub(super) async fn in_order(client: &Stream, timeout: Duration) {
     client.end_on_close();
     // With TLS the last record may have to wait for a slow reader, like any other.
-    let told = while_reading(client, client.shutdown());
-    if !matches!(timeout_at(deadline(patience), told).await, Ok(Some(Ok(())))) {
+    let shutdown = while_reading(client, client.shutdown());
+    if !matches!(timeout_at(deadline(timeout), shutdown).await, Ok(Some(Ok(())))) {
         return;
     }
     if !linger(client).await {
         // It still sends: what comes is answered by a reset from the close on, and what is not read makes the close one.
-        flushed(client, patience).await;
+        flushed(client, timeout).await;
     }
 }
 
 /// Ends the connection so that the client knows that bytes are missing, after those that came.
-pub(super) async fn broken_off(client: &Stream, patience: Duration) {
+pub(super) async fn broken_off(client: &Stream, timeout: Duration) {
     // First, in case that this is not waited for to its end.
     client.reset_on_close();
-    flushed(client, patience).await;
+    flushed(client, timeout).await;
 }
 
 /// Waits until the client's kernel has all that was written.
-async fn flushed(client: &Stream, patience: Duration) {
-    let patience = if patience.is_zero() { STALLED } else { patience.min(STALLED) };
-    let (mut left, mut since, mut pause) = (client.unsent(), Instant::now(), LOOKS[0]);
+async fn flushed(client: &Stream, timeout: Duration) {
+    let timeout = if timeout.is_zero() { STALLED } else { timeout.min(STALLED) };
+    let (mut left, mut since, mut pause) = (client.unsent(), Instant::now(), POLL_INTERVALS[0]);
     let waiting = async {
-        while left > 0 && since.elapsed() < patience {
+        while left > 0 && since.elapsed() < timeout {
             sleep(pause).await;
-            pause = (pause * 2).min(LOOKS[1]);
+            pause = (pause * 2).min(POLL_INTERVALS[1]);
             let now = client.unsent();
             if now != left {
                 (left, since) = (now, Instant::now());

@@ -1,6 +1,6 @@
 //! How many interim responses (1xx) a container may send before its answer.
 
-use crate::refusal::Refusal;
+use crate::gateway_error::GatewayError;
 
 /// Interim responses before one final response. Who reports progress every 20 s (RFC 2518, 10.1) does so for over an hour.
 const MOST: u32 = 256;
@@ -20,11 +20,11 @@ impl Interims {
     ///
     /// # Errors
     /// The answer to the request, when that is one too many.
-    pub(super) fn count(&mut self, length: usize) -> Result<(), Refusal> {
+    pub(super) fn count(&mut self, length: usize) -> Result<(), GatewayError> {
         self.number = self.number.saturating_add(1);
         self.bytes = self.bytes.saturating_add(length);
         if self.number > MOST || self.bytes > BYTES {
-            return Err(Refusal::BadAnswer("it sends interim responses (1xx) without end, and no answer"));
+            return Err(GatewayError::BadResponse("it sends interim responses (1xx) without end, and no answer"));
         }
         Ok(())
     }

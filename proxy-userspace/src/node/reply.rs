@@ -1,13 +1,13 @@
 //! Who may write to the client, as a type.
 //!
-//! For each request exactly one [`FirstWord`] exists. The gateway needs it to refuse, and the container's answer takes it
+//! For each request exactly one [`ResponseToken`] exists. The gateway needs it to refuse, and the container's answer takes it
 //! before its first byte goes out; after that no refusal can be written any more, only the connection cut. Interim answers
 //! (1xx) are whole messages before the answer: a refusal may follow one that has gone out whole, and only then.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
-use crate::refusal::Refusal;
+use crate::gateway_error::GatewayError;
 use portsplice_model::Direction;
 use portsplice_relay::{Meter, Stream};
 
@@ -27,12 +27,12 @@ const BEGUN: u8 = 2;
 
 /// The right to begin the response.
 #[derive(Debug)]
-pub(super) struct FirstWord(());
+pub(super) struct ResponseToken(());
 
 impl Reply {
     /// Takes the right to begin the response, if nobody has it yet.
-    pub(super) fn begin(&self) -> Option<FirstWord> {
-        self.state.compare_exchange(OPEN, BEGUN, Relaxed, Relaxed).is_ok().then_some(FirstWord(()))
+    pub(super) fn begin(&self) -> Option<ResponseToken> {
+        self.state.compare_exchange(OPEN, BEGUN, Relaxed, Relaxed).is_ok().then_some(ResponseToken(()))
     }
 
     /// Whether somebody has begun it, or is in the middle of an interim one: nothing else can be written then.
@@ -46,8 +46,8 @@ impl Reply {
     }
 
     /// An interim response with this status begins to go out, if the response has not begun.
-    pub(super) fn begin_interim(&self) -> Option<InterimWord<'_>> {
-        self.state.compare_exchange(OPEN, INTERIM, Relaxed, Relaxed).is_ok().then_some(InterimWord(self))
+    pub(super) fn begin_interim(&self) -> Option<InterimToken<'_>> {
+        self.state.compare_exchange(OPEN, INTERIM, Relaxed, Relaxed).is_ok().then_some(InterimToken(self))
     }
 
     /// Whether the container has asked the client for the request's body (100).
@@ -58,9 +58,9 @@ impl Reply {
 
 /// The right to write an interim response. Dropped before that has gone out whole, it leaves nothing to be said.
 #[derive(Debug)]
-pub(super) struct InterimWord<'r>(&'r Reply);
+pub(super) struct InterimToken<'r>(&'r Reply);
 
-impl InterimWord<'_> {
+impl InterimToken<'_> {
     /// The interim response, with this status, is with the kernel as a whole.
     pub(super) fn done(self, status: u16) {
         self.0.state.store(OPEN, Relaxed);
@@ -72,7 +72,7 @@ impl InterimWord<'_> {
 
 /// How a refusal is worded for one request.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wording<'a> {
+pub(super) struct ReplyOptions<'a> {
     /// The gateway's own MAC, when the request was authenticated.
     pub(super) authorization_response: Option<&'a str>,
     /// Whether the request was HEAD, whose answers have no body.
@@ -82,14 +82,14 @@ pub(super) struct Wording<'a> {
 }
 
 /// Writes `refusal` as the whole response.
-pub(super) async fn refuse(
-    _right: FirstWord,
+pub(super) async fn reject(
+    _token: ResponseToken,
     client: &Stream,
     meter: &Meter,
-    refusal: &Refusal,
-    wording: Wording<'_>,
+    error: &GatewayError,
+    options: ReplyOptions<'_>,
 ) -> io::Result<()> {
     let mut out = Vec::with_capacity(512);
-    refusal.render(wording.authorization_response, wording.head_request, wording.close, &mut out);
+    error.render(options.authorization_response, options.head_request, options.close, &mut out);
     client.write_all(&out, meter, Direction::Down).await
 }

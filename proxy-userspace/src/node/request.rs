@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::refusal::Refusal;
+use crate::gateway_error::GatewayError;
 use portsplice_auth::{Authenticator, Channel, Presented, Scheme};
 use portsplice_discovery::container::Container;
-use portsplice_h1::{self, Asked, BodyFraming, HeadLimits, RequestHead};
+use portsplice_h1::{self, BodyFraming, HeadLimits, RequestContext, RequestHead};
 use portsplice_model::unix_time;
 
 /// What the access log says of a request, and what a refusal of it needs to know; filled as far as it could be read.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Summary {
+pub(super) struct RequestInfo {
     pub(super) method: String,
     /// Without the query, which may carry tokens. Logged as `request_target`: `target` is a name of tracing's own.
     pub(super) target: String,
@@ -24,7 +24,7 @@ pub(super) struct Summary {
     pub(super) reusable: bool,
 }
 
-impl Summary {
+impl RequestInfo {
     pub(super) fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
@@ -38,7 +38,7 @@ pub(super) struct Request {
     pub(super) framing: BodyFraming,
     /// Its `Host`, with or without a port.
     pub(super) host: Box<str>,
-    pub(super) asked: Asked,
+    pub(super) context: RequestContext,
     /// Whether the client wants to go on after the response.
     pub(super) keep_alive: bool,
     pub(super) expect_continue: bool,
@@ -50,29 +50,29 @@ pub(super) struct Request {
     pub(super) tcp_tunnel: bool,
 }
 
-/// Checks `head` and writes what the container gets; says by which scheme it was granted. `summary` is filled on the
+/// Checks `head` and writes what the container gets; says by which scheme it was granted. `info` is filled on the
 /// way, also when the request is refused.
 pub(super) fn prepare(
     head: &[u8],
     limits: &HeadLimits,
     authenticator: &Authenticator,
     channel: &Channel<'_>,
-    summary: &mut Summary,
-) -> Result<(Request, Scheme), Refusal> {
+    info: &mut RequestInfo,
+) -> Result<(Request, Scheme), GatewayError> {
     let head = RequestHead::parse(head, limits)?;
-    summary.method = head.method.to_owned();
-    summary.target = without_query(&head.origin_target).to_owned();
+    info.method = head.method.to_owned();
+    info.target = without_query(&head.origin_target).to_owned();
     let credential = head.credential()?;
     let (uuid, port) = (credential.uuid.as_str(), credential.port.get());
-    summary.container = uuid.to_owned();
-    summary.port = port;
+    info.container = uuid.to_owned();
+    info.port = port;
     let presented =
         Presented { uuid, port, method: head.method, target: head.target, authorization: credential.authorization };
     let now = unix_time().as_secs();
-    let granted = authenticator.check(&presented, channel, now).map_err(Refusal::Unauthorized)?;
-    summary.authorization_response = granted.response;
+    let granted = authenticator.check(&presented, channel, now).map_err(GatewayError::Unauthorized)?;
+    info.authorization_response = granted.response;
     let bodiless = head.framing.is_empty();
-    summary.reusable = bodiless && head.keep_alive;
+    info.reusable = bodiless && head.keep_alive;
 
     let mut out = Vec::with_capacity(1024);
     portsplice_h1::write_request(&head, !head.keep_alive, port, &mut out);
@@ -82,7 +82,7 @@ pub(super) fn prepare(
         framing: head.framing,
         // What a request without a host is given, see `portsplice_h1::write_request`.
         host: head.host.unwrap_or("localhost").into(),
-        asked: head.asked(),
+        context: head.context(),
         keep_alive: head.keep_alive,
         expect_continue: head.expect_continue,
         replayable: safe && bodiless && head.upgrade.is_none(),

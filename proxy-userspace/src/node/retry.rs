@@ -5,12 +5,12 @@
 //! since a server that dies at work ends it too. What does say so is that the end was on its way before the request arrived: no octet
 //! of the request is acknowledged, by an end that acknowledges all that came before it.
 
-use super::upload::Sent;
+use super::upload::UploadState;
 use portsplice_relay::Stream;
 
 /// What is known of a connection before a request goes out on it.
 pub(super) struct Retry<'a> {
-    origin: &'a Stream,
+    upstream: &'a Stream,
     /// Octets of the request; with TLS nobody knows before.
     length: Option<u64>,
     /// Octets sent before it, where its length is not known.
@@ -19,23 +19,23 @@ pub(super) struct Retry<'a> {
 
 impl<'a> Retry<'a> {
     /// A request without a body, whose head is so many octets, is about to go out on `origin`.
-    pub(super) fn new(origin: &'a Stream, head: usize) -> Self {
-        match origin.plain() {
-            Some(_) => Self { origin, length: Some(head as u64), sent_before: None },
-            None => Self { origin, length: None, sent_before: origin.flight().map(|flight| flight.sent) },
+    pub(super) fn new(upstream: &'a Stream, head: usize) -> Self {
+        match upstream.plain() {
+            Some(_) => Self { upstream, length: Some(head as u64), sent_before: None },
+            None => Self { upstream, length: None, sent_before: upstream.flight().map(|flight| flight.sent) },
         }
     }
 
     /// Whether the server cannot have begun it. `in_order`: the connection ended with a FIN, whether or not a reset came behind it.
-    pub(super) fn is_safe(&self, sent: &Sent, in_order: bool) -> bool {
+    pub(super) fn is_safe(&self, upload_state: &UploadState, in_order: bool) -> bool {
         // A client that has gone asks for nothing again.
-        if sent.ended() {
+        if upload_state.ended() {
             return false;
         }
-        if sent.refused_all() && self.origin.plain().is_some() {
+        if upload_state.refused_all() && self.upstream.plain().is_some() {
             return true;
         }
-        let Some(flight) = self.origin.flight() else { return false };
+        let Some(flight) = self.upstream.flight() else { return false };
         match (self.length, self.sent_before) {
             // A reset acknowledges nothing, so that it proves nothing either.
             (Some(length), _) => in_order && flight.unacknowledged >= length,

@@ -7,12 +7,12 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::origin::Origin;
-use super::secure::{handshake_refusal, server_name};
+use super::secure::{handshake_error, server_name};
+use super::upstream::Upstream;
 use super::{Node, NodeSettings};
+use crate::gateway_error::{GatewayError, Unreached};
 use crate::metrics::Dialed;
-use crate::refusal::{Refusal, Unreached};
-use portsplice_discovery::container::{Container, OriginScheme, ResolveError};
+use portsplice_discovery::container::{Container, ResolveError, UpstreamScheme};
 use portsplice_model::Scope;
 use portsplice_net::deadline::deadline;
 use portsplice_net::netns::DialError;
@@ -34,19 +34,19 @@ pub(super) enum Purpose<'r> {
 }
 
 /// What to say of a container that let a time pass: that it is paused, if it is.
-pub(super) fn late(container: &Container, otherwise: Refusal) -> Refusal {
-    if container.is_paused() { Refusal::Paused } else { otherwise }
+pub(super) fn paused_or(container: &Container, otherwise: GatewayError) -> GatewayError {
+    if container.is_paused() { GatewayError::Paused } else { otherwise }
 }
 
 impl Node {
     /// The container `name`, if it runs here and its policy allows connections to `port`.
-    pub(super) async fn find(&self, name: &str, port: u16) -> Result<Arc<Container>, Refusal> {
+    pub(super) async fn find(&self, name: &str, port: u16) -> Result<Arc<Container>, GatewayError> {
         let container = self.containers.resolve(name).await.map_err(|error| match error {
-            ResolveError::NotHere => Refusal::NotHere,
-            ResolveError::Ambiguous => Refusal::Ambiguous,
-            ResolveError::EngineUnavailable => Refusal::EngineUnavailable,
+            ResolveError::NotOnThisNode => GatewayError::NotOnThisNode,
+            ResolveError::Ambiguous => GatewayError::Ambiguous,
+            ResolveError::EngineUnavailable => GatewayError::EngineUnavailable,
         })?;
-        container.policy.check(port).map_err(Refusal::Forbidden)?;
+        container.policy.check(port).map_err(GatewayError::Forbidden)?;
         Ok(container)
     }
 
@@ -58,72 +58,72 @@ impl Node {
         container: Arc<Container>,
         port: u16,
         purpose: Purpose<'_>,
-    ) -> Result<Origin, Refusal> {
+    ) -> Result<Upstream, GatewayError> {
         let slot = container
             .acquire(port, NonZeroU32::new(settings.connections_per_container).map(NonZeroU32::get))
             .await
-            .ok_or(Refusal::Busy(Scope::Container))?;
+            .ok_or(GatewayError::Busy(Scope::Container))?;
         let mut dialed = self.dial(settings, &container, port).await;
-        if matches!(dialed, Err(DialError::NotListening | DialError::Unknown(_))) && !settings.hold.is_zero() {
+        if matches!(dialed, Err(DialError::NotListening | DialError::Unknown(_))) && !settings.wait_for_port.is_zero() {
             // Boxed, so that requests that need not wait do not hold the memory of one that does.
-            dialed = Box::pin(self.hold(settings, client, &container, port)).await;
+            dialed = Box::pin(self.wait_for_port(settings, client, &container, port)).await;
         }
         let sock = dialed.map_err(|error| match error {
-            DialError::NotListening => Refusal::NotListening,
-            DialError::Timeout => late(&container, Refusal::ConnectTimeout),
-            DialError::LoopbackDown => Refusal::Unreachable(Unreached::LoopbackDown),
-            DialError::Foreign(address) => Refusal::Unreachable(Unreached::Foreign(address)),
-            DialError::LoopbackOnly => Refusal::Unreachable(Unreached::LoopbackOnly),
-            DialError::NoAddress => Refusal::Unreachable(Unreached::NoAddress),
+            DialError::NotListening => GatewayError::NotListening,
+            DialError::Timeout => paused_or(&container, GatewayError::ConnectTimeout),
+            DialError::LoopbackDown => GatewayError::Unreachable(Unreached::LoopbackDown),
+            DialError::Foreign(address) => GatewayError::Unreachable(Unreached::Foreign(address)),
+            DialError::LoopbackOnly => GatewayError::Unreachable(Unreached::LoopbackOnly),
+            DialError::NoAddress => GatewayError::Unreachable(Unreached::NoAddress),
             error @ (DialError::Io(_) | DialError::Unknown(_)) => {
                 tracing::warn!(container = %container.name, port, %error, "cannot connect into the container");
-                Refusal::Unreachable(Unreached::Other)
+                GatewayError::Unreachable(Unreached::Other)
             }
         })?;
-        let origin = |stream, name| Origin::new(stream, container.clone(), port, name, slot);
+        let upstream = |stream, name| Upstream::new(stream, container.clone(), port, name, slot);
         match (purpose, container.policy.scheme(port)) {
-            (Purpose::Http { host }, OriginScheme::Https) => {
+            (Purpose::Http { host }, UpstreamScheme::Https) => {
                 let name = server_name(host);
-                let stream = self.secure_origin(settings, &container, port, name.clone(), sock).await?;
-                Ok(origin(stream, Some(name)))
+                let stream = self.secure_upstream(settings, &container, port, name.clone(), sock).await?;
+                Ok(upstream(stream, Some(name)))
             }
-            _ => Ok(origin(Stream::Plain(sock), None)),
+            _ => Ok(upstream(Stream::Plain(sock), None)),
         }
     }
 
-    async fn secure_origin(
+    async fn secure_upstream(
         &self,
         settings: &NodeSettings,
         container: &Container,
         port: u16,
         name: ServerName<'static>,
         sock: Sock,
-    ) -> Result<Stream, Refusal> {
+    ) -> Result<Stream, GatewayError> {
         let shown = name.to_str().into_owned();
-        match timeout_at(deadline(settings.timeouts.connect), self.origins.secure(name, sock)).await {
+        match timeout_at(deadline(settings.timeouts.connect), self.upstreams.secure(name, sock)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
                 tracing::debug!(container = %container.name, port, name = shown, %error, "TLS handshake with the container failed");
-                Err(handshake_refusal(&error))
+                Err(handshake_error(&error))
             }
-            Err(_) => Err(late(container, Refusal::ConnectTimeout)),
+            Err(_) => Err(paused_or(container, GatewayError::ConnectTimeout)),
         }
     }
 
     /// Tries again and again while nothing listens on the port, as long as the settings say and both the container and the
     /// client are there: at once when something is known to have begun to listen, and after pauses in any case, since that may
     /// come late or never. A client that has ended its direction counts as gone; should it still read, it gets an answer.
-    async fn hold(
+    async fn wait_for_port(
         &self,
         settings: &NodeSettings,
         client: &Stream,
         container: &Container,
         port: u16,
     ) -> Result<Sock, DialError> {
-        let until = Instant::now() + settings.hold;
+        let until = Instant::now() + settings.wait_for_port;
         let mut pause = FIRST_PAUSE;
         // Before the next attempt, so that nothing happens unseen in between.
-        let mut news = self.ports.news(container.netns.id());
+        let mut port_watch = self.ports.watch(container.netns.id());
         loop {
             match self.dial(settings, container, port).await {
                 Err(DialError::NotListening | DialError::Unknown(_))
@@ -131,7 +131,7 @@ impl Node {
                 dialed => return dialed,
             }
             tokio::select! {
-                () = news.of_port(port) => {}
+                () = port_watch.opened(port) => {}
                 () = sleep_until(until.min(Instant::now() + pause)) => pause = (pause * 2).min(LONGEST_PAUSE),
                 () = container.gone() => return Err(DialError::NotListening),
                 () = client.ended() => return Err(DialError::NotListening),

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{AlertDescription as Alert, ClientConfig};
 use tokio_rustls::TlsConnector;
 
-use crate::refusal::Refusal;
+use crate::gateway_error::GatewayError;
 use portsplice_net::sock::Sock;
 use portsplice_net::tls;
 use portsplice_net::tls::AnyCertificate;
@@ -60,23 +60,25 @@ pub(super) fn server_name(host: &str) -> ServerName<'static> {
 }
 
 /// What a handshake that failed like this means for the request.
-pub(super) fn handshake_refusal(error: &io::Error) -> Refusal {
-    if let Some(refusal) = alert(error) {
-        return refusal;
+pub(super) fn handshake_error(error: &io::Error) -> GatewayError {
+    if let Some(error) = alert(error) {
+        return error;
     }
     match tls_error(error) {
-        None => Refusal::TlsRefused("it closed the connection in the middle"),
-        Some(rustls::Error::InvalidMessage(_)) => Refusal::BadAnswer("the port does not speak TLS as its label says"),
-        Some(rustls::Error::PeerIncompatible(_)) => {
-            Refusal::BadAnswer("it offers no version of TLS, or no cipher, that is safe today")
+        None => GatewayError::TlsRefused("it closed the connection in the middle"),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            GatewayError::BadResponse("the port does not speak TLS as its label says")
         }
-        Some(_) => Refusal::BadAnswer("its TLS handshake breaks the protocol's rules"),
+        Some(rustls::Error::PeerIncompatible(_)) => {
+            GatewayError::BadResponse("it offers no version of TLS, or no cipher, that is safe today")
+        }
+        Some(_) => GatewayError::BadResponse("its TLS handshake breaks the protocol's rules"),
     }
 }
 
 /// The refusal of a handshake that seemed complete: in TLS 1.3 a server sees last what certificate the client has (RFC 8446
 /// section 4.4.2.4). Other alerts say nothing of whether the server has begun what it was asked for.
-pub(super) fn late_refusal(error: &io::Error) -> Option<Refusal> {
+pub(super) fn late_error(error: &io::Error) -> Option<GatewayError> {
     match tls_error(error) {
         Some(rustls::Error::AlertReceived(
             Alert::CertificateRequired | Alert::BadCertificate | Alert::AccessDenied | Alert::HandshakeFailure,
@@ -86,9 +88,9 @@ pub(super) fn late_refusal(error: &io::Error) -> Option<Refusal> {
 }
 
 /// The refusal that the server has told by an alert.
-fn alert(error: &io::Error) -> Option<Refusal> {
+fn alert(error: &io::Error) -> Option<GatewayError> {
     let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else { return None };
-    Some(Refusal::TlsRefused(match alert {
+    Some(GatewayError::TlsRefused(match alert {
         Alert::UnrecognisedName => "unrecognized_name, it has no certificate for the request's Host",
         Alert::CertificateRequired => {
             "certificate_required, it wants a client's certificate, which a gateway cannot have"
@@ -137,18 +139,18 @@ mod tests {
 
     #[test]
     fn what_failed_is_told() {
-        let of = |error: rustls::Error| handshake_refusal(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let of = |error: rustls::Error| handshake_error(&io::Error::new(io::ErrorKind::InvalidData, error));
         assert!(
-            matches!(of(rustls::Error::AlertReceived(Alert::UnrecognisedName)), Refusal::TlsRefused(why) if why.starts_with("unrecognized_name"))
+            matches!(of(rustls::Error::AlertReceived(Alert::UnrecognisedName)), GatewayError::TlsRefused(why) if why.starts_with("unrecognized_name"))
         );
-        assert!(matches!(of(rustls::Error::AlertReceived(Alert::from(200))), Refusal::TlsRefused(_)));
+        assert!(matches!(of(rustls::Error::AlertReceived(Alert::from(200))), GatewayError::TlsRefused(_)));
         assert!(
-            matches!(of(rustls::InvalidMessage::InvalidContentType.into()), Refusal::BadAnswer(why) if why.contains("label"))
+            matches!(of(rustls::InvalidMessage::InvalidContentType.into()), GatewayError::BadResponse(why) if why.contains("label"))
         );
-        assert!(matches!(handshake_refusal(&io::ErrorKind::UnexpectedEof.into()), Refusal::TlsRefused(_)));
-        assert!(late_refusal(&io::ErrorKind::ConnectionReset.into()).is_none());
-        let late = |alert| late_refusal(&io::Error::other(rustls::Error::AlertReceived(alert)));
-        assert!(matches!(late(Alert::CertificateRequired), Some(Refusal::TlsRefused(_))));
+        assert!(matches!(handshake_error(&io::ErrorKind::UnexpectedEof.into()), GatewayError::TlsRefused(_)));
+        assert!(late_error(&io::ErrorKind::ConnectionReset.into()).is_none());
+        let late = |alert| late_error(&io::Error::other(rustls::Error::AlertReceived(alert)));
+        assert!(matches!(late(Alert::CertificateRequired), Some(GatewayError::TlsRefused(_))));
         assert!(late(Alert::InternalError).is_none(), "the request may have been begun");
     }
 }

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep_until, timeout_at};
 
 use super::accept::Listening;
-use super::access_log::Line;
+use super::access_log::AccessLogEntry;
 use super::connections::{Activity, Connection};
-use super::download::Seen;
+use super::download::ResponseStats;
 use super::ending;
-use super::exchange::{Alarm, Exchange, Outcome};
-use super::origin::Origin;
-use super::reply::{self, Reply, Wording};
-use super::request::{self, Request, Summary};
+use super::exchange::{Exchange, Outcome, ReusableTimer};
+use super::reply::{self, Reply, ReplyOptions};
+use super::request::{self, Request, RequestInfo};
 use super::route::Purpose;
+use super::upstream::Upstream;
 use super::{Node, NodeSettings};
+use crate::gateway_error::GatewayError;
 use crate::metrics::Path;
-use crate::refusal::Refusal;
 use portsplice_auth::Channel;
 use portsplice_h1::HeadScanner;
 use portsplice_model::Direction;
@@ -39,15 +39,15 @@ pub(super) struct Session {
     pub(super) client: Stream,
     pub(super) peer: SocketAddr,
     /// What TLS contributes to credentials; `None` on plain TCP.
-    pub(super) secured: Option<Secured>,
+    pub(super) tls_session: Option<TlsSession>,
     pub(super) drain: DrainWatch,
     pub(super) read: ReadBuffer,
-    pub(super) origin: Option<Origin>,
+    pub(super) upstream: Option<Upstream>,
     pub(super) connection: Arc<Connection>,
 }
 
 /// A connection after its TLS handshake.
-pub(super) struct Secured {
+pub(super) struct TlsSession {
     /// RFC 9266 channel binding.
     pub(super) exporter: [u8; 32],
     /// What the listener presented to this connection.
@@ -66,7 +66,7 @@ impl Drop for Session {
 /// What comes next on a connection.
 enum Next {
     /// A head of so many bytes is in the buffer; or what came is none, or did not come in time.
-    Head(Result<usize, Refusal>),
+    Head(Result<usize, GatewayError>),
     /// The connection ends, and nobody waits for anything.
     End,
     /// The client has ended it: every answer is with the kernel, and nothing is left to be read or said.
@@ -78,13 +78,13 @@ enum After {
     KeepAlive,
     Close,
     /// The client has not got all: its connection is reset, behind what it has to get.
-    Cut,
-    /// It is reset at once: what is on its way is no longer the client's.
     Abort,
+    /// It is reset at once: what is on its way is no longer the client's.
+    AbortNow,
 }
 
 /// How a request ended, for the log.
-struct Report {
+struct RequestEnd {
     after: After,
     note: Option<&'static str>,
 }
@@ -93,17 +93,17 @@ impl Session {
     /// Serves until either side ends the connection. By reference: a future holds what it is given by value twice.
     pub(super) async fn run(&mut self) {
         let timer = pin!(sleep_until(deadline(Duration::ZERO)));
-        let mut alarm = Alarm(timer);
+        let mut timer = ReusableTimer(timer);
         loop {
             let settings = self.node.settings.load_full();
-            let after = match self.next_head(&settings, &mut alarm).await {
+            let after = match self.next_head(&settings, &mut timer).await {
                 // Boxed, so that a connection that waits for its next request does not hold the memory of one.
                 Next::Head(head) => {
                     if head.is_err() {
                         // What came is no request, and the connection ends: nobody looks at it any more.
                         self.read = ReadBuffer::default();
                     }
-                    Box::pin(self.serve(&settings, head, &mut alarm)).await
+                    Box::pin(self.serve(&settings, head, &mut timer)).await
                 }
                 Next::End => After::Close,
                 Next::Ended => return,
@@ -111,20 +111,20 @@ impl Session {
             match after {
                 After::KeepAlive => {}
                 After::Close => return Box::pin(self.close(settings.timeouts.idle)).await,
-                After::Cut => return Box::pin(self.cut(settings.timeouts.idle)).await,
-                After::Abort => return self.client.reset_on_close(),
+                After::Abort => return Box::pin(self.abort(settings.timeouts.idle)).await,
+                After::AbortNow => return self.client.reset_on_close(),
             }
         }
     }
 
     /// Waits for a request head. In between the container's connection is watched, and let go when it ends.
-    async fn next_head(&mut self, settings: &NodeSettings, alarm: &mut Alarm<'_>) -> Next {
-        let Self { node, client, read, origin, drain, connection, .. } = self;
+    async fn next_head(&mut self, settings: &NodeSettings, timer: &mut ReusableTimer<'_>) -> Next {
+        let Self { node, client, read, upstream, drain, connection, .. } = self;
         let mut held = node.heads.begin();
         let mut scanner = HeadScanner::new(settings.head);
         let mut started = pin!(drain.started());
         let mut began: Option<Instant> = None;
-        let container = origin.as_ref().map(|origin| origin.container.clone());
+        let container = upstream.as_ref().map(|upstream| upstream.container.clone());
         let mut gone = pin!(async {
             match &container {
                 Some(container) => container.gone().await,
@@ -137,7 +137,7 @@ impl Session {
             match scanner.advance(read.unread()) {
                 Ok(Some(length)) => return Next::Head(Ok(length)),
                 Ok(None) => {}
-                Err(refusal) => return Next::Head(Err(refusal.into())),
+                Err(error) => return Next::Head(Err(error.into())),
             }
             if !read.is_empty() {
                 began.get_or_insert_with(Instant::now);
@@ -158,15 +158,15 @@ impl Session {
                 if waiting && started.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Drain);
                 }
-                if let Some(idle) = origin.as_ref()
+                if let Some(idle) = upstream.as_ref()
                     && (idle.poll_over(cx).is_ready() || gone.as_mut().poll(cx).is_ready())
                 {
-                    *origin = None;
+                    *upstream = None;
                 }
                 loop {
-                    let kept_until = origin.as_ref().map(Origin::kept_until);
+                    let kept_until = upstream.as_ref().map(Upstream::kept_until);
                     let next = kept_until.map_or(due, |until| until.min(due));
-                    if alarm.poll(cx, next).is_pending() {
+                    if timer.poll(cx, next).is_pending() {
                         return Poll::Pending;
                     }
                     let now = tokio::time::Instant::now();
@@ -174,15 +174,15 @@ impl Session {
                         return Poll::Ready(Event::Due);
                     }
                     match kept_until {
-                        Some(until) if now >= until => *origin = None,
-                        _ => alarm.again(next),
+                        Some(until) if now >= until => *upstream = None,
+                        _ => timer.again(next),
                     }
                 }
             });
             match event.await {
                 Event::Read(Ok(1..)) => {}
-                Event::Due if !waiting => return Next::Head(Err(Refusal::HeadTimeout)),
-                Event::Full => return Next::Head(Err(Refusal::HeadsFull)),
+                Event::Due if !waiting => return Next::Head(Err(GatewayError::HeadTimeout)),
+                Event::Full => return Next::Head(Err(GatewayError::HeadsFull)),
                 // A connection that ends inside a head asks for nothing. Over TLS the end is answered.
                 Event::Read(_) if client.plain().is_some() => return Next::Ended,
                 Event::Read(_) | Event::Drain | Event::Due => return Next::End,
@@ -191,31 +191,43 @@ impl Session {
     }
 
     /// Answers the request whose head is so many bytes of the buffer, or what could not even be read as one.
-    async fn serve(&mut self, settings: &NodeSettings, head: Result<usize, Refusal>, alarm: &mut Alarm<'_>) -> After {
+    async fn serve(
+        &mut self,
+        settings: &NodeSettings,
+        head: Result<usize, GatewayError>,
+        timer: &mut ReusableTimer<'_>,
+    ) -> After {
         let began = Instant::now();
         self.connection.request();
         let bytes = [Direction::Up, Direction::Down].map(|direction| self.connection.meter().bytes(direction));
-        let (mut summary, mut seen) = (Summary::default(), Seen::default());
-        let report = match head.and_then(|length| self.prepare(settings, length, &mut summary)) {
-            Ok(request) => self.forward(settings, request, &mut summary, &mut seen, alarm).await,
-            Err(refusal) => {
+        let (mut info, mut stats) = (RequestInfo::default(), ResponseStats::default());
+        let end = match head.and_then(|length| self.prepare(settings, length, &mut info)) {
+            Ok(request) => self.forward(settings, request, &mut info, &mut stats, timer).await,
+            Err(error) => {
                 // Its client may take its time.
-                self.origin = None;
-                self.refuse(&Reply::default(), refusal, &summary, &mut seen).await
+                self.upstream = None;
+                self.reject(&Reply::default(), error, &info, &mut stats).await
             }
         };
-        self.account(settings, &Account { began, bytes, summary: &summary, seen: &seen, note: report.note });
-        report.after
+        self.log_request(settings, &RequestLog { began, bytes, info: &info, stats: &stats, note: end.note });
+        end.after
     }
 
     /// Takes the head off the buffer: authenticated, and rewritten for the container.
-    fn prepare(&mut self, settings: &NodeSettings, length: usize, summary: &mut Summary) -> Result<Request, Refusal> {
-        let channel = match &self.secured {
+    fn prepare(
+        &mut self,
+        settings: &NodeSettings,
+        length: usize,
+        info: &mut RequestInfo,
+    ) -> Result<Request, GatewayError> {
+        let channel = match &self.tls_session {
             None => Channel::Plain,
-            Some(Secured { exporter, identity }) => Channel::Tls { exporter, certificate: &identity.certificate_der },
+            Some(TlsSession { exporter, identity }) => {
+                Channel::Tls { exporter, certificate: &identity.certificate_der }
+            }
         };
         let head = &self.read.unread()[..length];
-        let prepared = request::prepare(head, &settings.head, &self.listening.authenticator, &channel, summary);
+        let prepared = request::prepare(head, &settings.head, &self.listening.authenticator, &channel, info);
         self.read.consume(length);
         let (request, scheme) = prepared?;
         self.node.metrics.granted(scheme);
@@ -227,75 +239,75 @@ impl Session {
         &mut self,
         settings: &NodeSettings,
         mut request: Request,
-        summary: &mut Summary,
-        seen: &mut Seen,
-        alarm: &mut Alarm<'_>,
-    ) -> Report {
+        info: &mut RequestInfo,
+        stats: &mut ResponseStats,
+        timer: &mut ReusableTimer<'_>,
+    ) -> RequestEnd {
         let reply = Reply::default();
         if self.drain.draining() {
-            self.origin = None;
-            return self.refuse(&reply, Refusal::Draining, summary, seen).await;
+            self.upstream = None;
+            return self.reject(&reply, GatewayError::Draining, info, stats).await;
         }
         let mut head = std::mem::take(&mut request.head);
         loop {
-            let mut origin = match self.origin_for(settings, &request, summary).await {
-                Ok(origin) => origin,
-                Err(refusal) => return self.refuse(&reply, refusal, summary, seen).await,
+            let mut upstream = match self.upstream_for(settings, &request, info).await {
+                Ok(upstream) => upstream,
+                Err(error) => return self.reject(&reply, error, info, stats).await,
             };
-            summary.served = Some(Arc::clone(&origin.container));
+            info.served = Some(Arc::clone(&upstream.container));
             if request.tcp_tunnel
-                && let Err(report) = self.open_tunnel(settings, &reply, summary, seen).await
+                && let Err(end) = self.open_tunnel(settings, &reply, info, stats).await
             {
-                return report;
+                return end;
             }
             // Only a connection that was used before can turn out stale, and only then a second copy is needed.
-            let copy = if origin.used && request.replayable { head.clone() } else { Vec::new() };
+            let copy = if upstream.used && request.replayable { head.clone() } else { Vec::new() };
             let drain = self.drain.clone();
             let exchange = Exchange {
                 client: &self.client,
                 read: &mut self.read,
-                origin: &mut origin,
+                upstream: &mut upstream,
                 connection: &self.connection,
                 settings,
                 tails: &self.node.tails,
                 metrics: &self.node.metrics,
                 reply: &reply,
-                seen,
-                authorization_response: summary.authorization_response.as_deref(),
+                stats,
+                authorization_response: info.authorization_response.as_deref(),
                 draining: &|| drain.draining(),
                 finished: false,
             };
-            let outcome = exchange.run(&request, head, alarm).await;
-            origin.container.touch();
+            let outcome = exchange.run(&request, head, timer).await;
+            upstream.container.touch();
             if matches!(outcome, Outcome::Stale) {
                 head = copy;
                 continue;
             }
-            return self.conclude(settings, outcome, origin, &reply, summary, seen).await;
+            return self.conclude(settings, outcome, upstream, &reply, info, stats).await;
         }
     }
 
     /// The connection that `request` goes out on: the one that is open, if it leads to the same place, or a new one.
-    async fn origin_for(
+    async fn upstream_for(
         &mut self,
         settings: &NodeSettings,
         request: &Request,
-        summary: &Summary,
-    ) -> Result<Origin, Refusal> {
+        info: &RequestInfo,
+    ) -> Result<Upstream, GatewayError> {
         // Whatever comes of this request, a connection that leads elsewhere has served its time.
-        let kept = self.origin.take().filter(|_| !request.tcp_tunnel);
-        let container = self.node.find(&summary.container, summary.port).await?;
+        let kept = self.upstream.take().filter(|_| !request.tcp_tunnel);
+        let container = self.node.find(&info.container, info.port).await?;
         if let Some(kept) = kept
-            && let Some(origin) = kept.resume(&container, summary.port, &request.host, !request.replayable).await
+            && let Some(upstream) = kept.resume(&container, info.port, &request.host, !request.replayable).await
         {
-            origin.container.touch();
-            return Ok(origin);
+            upstream.container.touch();
+            return Ok(upstream);
         }
         let purpose = if request.tcp_tunnel { Purpose::Tunnel } else { Purpose::Http { host: &request.host } };
-        let origin = self.node.connect(settings, &self.client, container, summary.port, purpose).await?;
-        self.connection.leads_to(&origin.container, origin.port);
-        tracing::debug!(container = %summary.container, port = summary.port, peer = %self.peer, "connected into the container");
-        Ok(origin)
+        let upstream = self.node.connect(settings, &self.client, container, info.port, purpose).await?;
+        self.connection.set_target(&upstream.container, upstream.port);
+        tracing::debug!(container = %info.container, port = info.port, peer = %self.peer, "connected into the container");
+        Ok(upstream)
     }
 
     /// Tells the client that the port's raw bytes follow.
@@ -303,20 +315,20 @@ impl Session {
         &self,
         settings: &NodeSettings,
         reply: &Reply,
-        summary: &Summary,
-        seen: &mut Seen,
-    ) -> Result<(), Report> {
+        info: &RequestInfo,
+        stats: &mut ResponseStats,
+    ) -> Result<(), RequestEnd> {
         let mut out = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n".to_vec();
-        if let Some(response) = &summary.authorization_response {
+        if let Some(response) = &info.authorization_response {
             out.extend_from_slice(format!("X-Arvados-Authorization-Response: {response}\r\n").as_bytes());
         }
         out.extend_from_slice(b"\r\n");
         reply.begin();
-        seen.status = Some(101);
-        seen.first_byte = Some(Instant::now());
+        stats.status = Some(101);
+        stats.first_byte = Some(Instant::now());
         let written = self.client.write_all(&out, self.connection.meter(), Direction::Down);
         let written = in_time(settings.timeouts.idle, written).await;
-        written.map_err(|_| Report { after: After::Cut, note: Some("client-gone") })
+        written.map_err(|_| RequestEnd { after: After::Abort, note: Some("client-gone") })
     }
 
     /// Draws the consequences of an exchange for both connections.
@@ -324,71 +336,77 @@ impl Session {
         &mut self,
         settings: &NodeSettings,
         outcome: Outcome,
-        origin: Origin,
+        upstream: Upstream,
         reply: &Reply,
-        summary: &Summary,
-        seen: &mut Seen,
-    ) -> Report {
+        info: &RequestInfo,
+        stats: &mut ResponseStats,
+    ) -> RequestEnd {
         match outcome {
-            Outcome::Done { keep_client, keep_origin } => {
-                if keep_client && keep_origin {
-                    let answered = seen.answered.unwrap_or_else(Instant::now);
-                    self.origin = origin.keep(settings.timeouts.origin_idle, answered.into());
+            Outcome::Done { keep_client, keep_upstream } => {
+                if keep_client && keep_upstream {
+                    let answered = stats.answered.unwrap_or_else(Instant::now);
+                    self.upstream = upstream.keep(settings.timeouts.upstream_idle, answered.into());
                 }
-                Report { after: if keep_client { After::KeepAlive } else { After::Close }, note: None }
+                RequestEnd { after: if keep_client { After::KeepAlive } else { After::Close }, note: None }
             }
             Outcome::Tunneled => {
-                origin.stream.end_on_close();
-                Report { after: After::Close, note: None }
+                upstream.stream.end_on_close();
+                RequestEnd { after: After::Close, note: None }
             }
             Outcome::Withdrawn => {
-                origin.stream.reset_on_close();
-                tracing::debug!(container = %summary.container, port = summary.port, "connection cut: the container is gone");
-                Report { after: After::Abort, note: Some("the container is gone") }
+                upstream.stream.reset_on_close();
+                tracing::debug!(container = %info.container, port = info.port, "connection cut: the container is gone");
+                RequestEnd { after: After::AbortNow, note: Some("the container is gone") }
             }
-            Outcome::Refused(refusal) => {
-                origin.stream.reset_on_close();
-                drop(origin);
-                self.refuse(reply, refusal, summary, seen).await
+            Outcome::Rejected(error) => {
+                upstream.stream.reset_on_close();
+                drop(upstream);
+                self.reject(reply, error, info, stats).await
             }
-            Outcome::Cut(reason) => {
-                origin.stream.reset_on_close();
-                tracing::debug!(container = %summary.container, port = summary.port, reason, "connection cut");
-                Report { after: After::Cut, note: Some(reason) }
+            Outcome::Abort(reason) => {
+                upstream.stream.reset_on_close();
+                tracing::debug!(container = %info.container, port = info.port, reason, "connection cut");
+                RequestEnd { after: After::Abort, note: Some(reason) }
             }
             Outcome::Stale | Outcome::ClientGone => {
-                origin.stream.reset_on_close();
-                Report { after: After::Cut, note: Some("the client closed the connection") }
+                upstream.stream.reset_on_close();
+                RequestEnd { after: After::Abort, note: Some("the client closed the connection") }
             }
         }
     }
 
-    /// Answers with `refusal`, unless the container has begun to answer.
-    async fn refuse(&self, reply: &Reply, refusal: Refusal, summary: &Summary, seen: &mut Seen) -> Report {
-        self.node.metrics.refusal(&refusal);
-        let note = Some(refusal.label());
-        let Some(right) = reply.begin() else { return Report { after: After::Cut, note } };
-        let close = refusal.closes() || !summary.reusable || self.drain.draining();
-        let wording = Wording {
-            authorization_response: summary.authorization_response.as_deref(),
-            head_request: summary.is_head(),
+    /// Answers with `error`, unless the container has begun to answer.
+    async fn reject(
+        &self,
+        reply: &Reply,
+        error: GatewayError,
+        info: &RequestInfo,
+        stats: &mut ResponseStats,
+    ) -> RequestEnd {
+        self.node.metrics.gateway_error(&error);
+        let note = Some(error.label());
+        let Some(token) = reply.begin() else { return RequestEnd { after: After::Abort, note } };
+        let close = error.closes() || !info.reusable || self.drain.draining();
+        let options = ReplyOptions {
+            authorization_response: info.authorization_response.as_deref(),
+            head_request: info.is_head(),
             close,
         };
-        seen.status = Some(refusal.status());
-        seen.first_byte = Some(Instant::now());
-        let patience = self.node.settings.load().timeouts.idle;
-        let written = reply::refuse(right, &self.client, self.connection.meter(), &refusal, wording);
-        let written = in_time(patience, written).await;
+        stats.status = Some(error.status());
+        stats.first_byte = Some(Instant::now());
+        let timeout = self.node.settings.load().timeouts.idle;
+        let written = reply::reject(token, &self.client, self.connection.meter(), &error, options);
+        let written = in_time(timeout, written).await;
         let after = match (written, close) {
-            (Err(_), _) => After::Cut,
+            (Err(_), _) => After::Abort,
             (Ok(()), true) => After::Close,
             (Ok(()), false) => After::KeepAlive,
         };
-        Report { after, note }
+        RequestEnd { after, note }
     }
 
     /// Logs a request and adds it to the metrics.
-    fn account(&self, settings: &NodeSettings, account: &Account<'_>) {
+    fn log_request(&self, settings: &NodeSettings, request_log: &RequestLog<'_>) {
         let meter = self.connection.meter();
         let fast = meter.take_fast();
         let slow_path = match (self.client.plain(), meter.take_spliced()) {
@@ -398,62 +416,62 @@ impl Session {
         };
         let path = if fast > 0 { Path::Fast } else { slow_path };
         let [up, down] = [Direction::Up, Direction::Down]
-            .map(|direction| meter.bytes(direction) - account.bytes[direction as usize]);
+            .map(|direction| meter.bytes(direction) - request_log.bytes[direction as usize]);
         let metrics = &self.node.metrics;
-        metrics.request(account.seen.status.unwrap_or(0), Some(path));
-        if let Some(first_byte) = account.seen.first_byte {
-            metrics.first_byte(first_byte.duration_since(account.began));
+        metrics.request(request_log.stats.status.unwrap_or(0), Some(path));
+        if let Some(first_byte) = request_log.stats.first_byte {
+            metrics.first_byte(first_byte.duration_since(request_log.began));
         }
         metrics.bytes(Direction::Up, slow_path, up);
         metrics.bytes(Direction::Down, slow_path, down.saturating_sub(fast));
         metrics.bytes(Direction::Down, Path::Fast, fast);
-        if let Some(container) = &account.summary.served {
+        if let Some(container) = &request_log.info.served {
             container.count(Traffic { requests: 1, bytes_up: up, bytes_down: down, bytes_fast: fast });
         }
         self.connection.counted();
         if settings.access_log {
-            let line = Line {
+            let entry = AccessLogEntry {
                 client: self.peer,
-                summary: account.summary,
-                seen: account.seen,
-                began: account.began,
+                info: request_log.info,
+                stats: request_log.stats,
+                began: request_log.began,
                 bytes_up: up,
                 bytes_down: down,
                 path,
                 bytes_fast: fast,
-                note: account.note,
+                note: request_log.note,
             };
-            line.write();
+            entry.write();
         }
     }
 
     /// Ends the connection so that the last response arrives.
-    async fn close(&mut self, patience: Duration) {
-        self.origin = None;
+    async fn close(&mut self, timeout: Duration) {
+        self.upstream = None;
         self.connection.does(Activity::Closing);
-        ending::in_order(&self.client, patience).await;
+        ending::in_order(&self.client, timeout).await;
     }
 
     /// Ends the connection so that the client knows that bytes are missing, after those that came.
-    async fn cut(&mut self, patience: Duration) {
-        self.origin = None;
+    async fn abort(&mut self, timeout: Duration) {
+        self.upstream = None;
         self.connection.does(Activity::Closing);
-        ending::broken_off(&self.client, patience).await;
+        ending::broken_off(&self.client, timeout).await;
     }
 }
 
 /// What the gateway itself writes waits for a slow reader no longer than a relay would.
-async fn in_time(patience: Duration, written: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
-    timeout_at(deadline(patience), written).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+async fn in_time(timeout: Duration, written: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+    timeout_at(deadline(timeout), written).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 /// What a request's line and counters are made of.
-struct Account<'a> {
+struct RequestLog<'a> {
     began: Instant,
     /// The meter's counts when it began.
     bytes: [u64; 2],
-    summary: &'a Summary,
-    seen: &'a Seen,
+    info: &'a RequestInfo,
+    stats: &'a ResponseStats,
     note: Option<&'static str>,
 }
 

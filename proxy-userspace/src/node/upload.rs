@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::SPLICED_CHUNK;
-use crate::refusal::Refusal;
+use crate::gateway_error::GatewayError;
 use portsplice_h1::{BodyFraming, ChunkMode, Chunked};
 use portsplice_model::Direction;
 use portsplice_relay::buffer::ReadBuffer;
@@ -18,14 +18,14 @@ pub(super) enum UploadError {
     /// The client is gone: its connection was reset.
     Client,
     /// The client broke its own framing, or ended in the middle of the body.
-    Request(Refusal),
+    Request(GatewayError),
     /// The container takes no more; it may still answer.
-    Origin,
+    Upstream,
 }
 
 /// How far the request got; the response's half reads it while this half runs.
 #[derive(Debug, Default)]
-pub(super) struct Sent {
+pub(super) struct UploadState {
     state: AtomicU64,
 }
 
@@ -35,7 +35,7 @@ const BODY_SEEN: u64 = 4;
 const ENDED: u64 = 8;
 const REFUSED_ALL: u64 = 16;
 
-impl Sent {
+impl UploadState {
     /// Every byte of it is with the kernel.
     pub(super) fn whole(&self) -> bool {
         self.state.load(Relaxed) & WHOLE != 0
@@ -71,10 +71,10 @@ pub(super) struct Upload<'a> {
     pub(super) client: &'a Stream,
     /// What was read of the client beyond the head.
     pub(super) read: &'a mut ReadBuffer,
-    pub(super) origin: &'a Stream,
+    pub(super) upstream: &'a Stream,
     pub(super) meter: &'a Meter,
     pub(super) pipes: Option<&'a PipePool>,
-    pub(super) sent: &'a Sent,
+    pub(super) upload_state: &'a UploadState,
 }
 
 impl Upload<'_> {
@@ -82,16 +82,16 @@ impl Upload<'_> {
     pub(super) async fn run(&mut self, head: Vec<u8>, framing: BodyFraming) -> Result<(), UploadError> {
         let before = self.meter.bytes(Direction::Up);
         let result = match framing {
-            BodyFraming::None => self.write_origin(&head).await,
+            BodyFraming::None => self.write_upstream(&head).await,
             BodyFraming::Length(length) => self.length(head, length).await,
             BodyFraming::Chunked => self.chunked(head).await,
         };
         match &result {
-            Ok(()) => self.sent.set(WHOLE),
-            Err(UploadError::Origin) if self.meter.bytes(Direction::Up) == before => {
-                self.sent.set(STOPPED | REFUSED_ALL)
+            Ok(()) => self.upload_state.set(WHOLE),
+            Err(UploadError::Upstream) if self.meter.bytes(Direction::Up) == before => {
+                self.upload_state.set(STOPPED | REFUSED_ALL)
             }
-            Err(UploadError::Origin) => self.sent.set(STOPPED),
+            Err(UploadError::Upstream) => self.upload_state.set(STOPPED),
             Err(_) => {}
         }
         result
@@ -100,11 +100,11 @@ impl Upload<'_> {
     async fn length(&mut self, mut head: Vec<u8>, length: u64) -> Result<(), UploadError> {
         let early = usize::try_from(length).unwrap_or(usize::MAX).min(self.read.unread().len());
         if early > 0 {
-            self.sent.set(BODY_SEEN);
+            self.upload_state.set(BODY_SEEN);
         }
         head.extend_from_slice(&self.read.unread()[..early]);
         self.read.consume(early);
-        self.write_origin(&head).await?;
+        self.write_upstream(&head).await?;
         drop(head);
         self.raw(length - early as u64).await
     }
@@ -115,11 +115,11 @@ impl Upload<'_> {
             let step =
                 body.advance(self.read.unread(), &mut out).map_err(|error| UploadError::Request(error.into()))?;
             if step.consumed > 0 {
-                self.sent.set(BODY_SEEN);
+                self.upload_state.set(BODY_SEEN);
             }
             self.read.consume(step.consumed);
             if !out.is_empty() {
-                self.write_origin(&out).await?;
+                self.write_upstream(&out).await?;
                 out.clear();
             }
             if step.done {
@@ -141,29 +141,34 @@ impl Upload<'_> {
             return Ok(());
         }
         // The first byte decides what `Expect: 100-continue` leaves in doubt, so it is not hidden in a splice.
-        if !self.sent.body_seen() {
+        if !self.upload_state.body_seen() {
             self.fill().await?;
-            self.sent.set(BODY_SEEN);
+            self.upload_state.set(BODY_SEEN);
             let early = usize::try_from(length).unwrap_or(usize::MAX).min(self.read.unread().len());
-            self.write_origin(&self.read.unread()[..early]).await?;
+            self.write_upstream(&self.read.unread()[..early]).await?;
             self.read.consume(early);
             return Box::pin(self.raw(length - early as u64)).await;
         }
-        let flow =
-            Flow { from: self.client, to: self.origin, direction: Direction::Up, meter: self.meter, pipes: self.pipes };
+        let flow = Flow {
+            from: self.client,
+            to: self.upstream,
+            direction: Direction::Up,
+            meter: self.meter,
+            pipes: self.pipes,
+        };
         match flow.run(length).await {
             Ok(moved) if moved == length => Ok(()),
-            Ok(_) => Err(UploadError::Request(Refusal::BodyEnded)),
+            Ok(_) => Err(UploadError::Request(GatewayError::BodyEnded)),
             Err(FlowError::Read(_)) => Err(UploadError::Client),
             // The last two cannot happen on this way.
-            Err(FlowError::Write(_) | FlowError::Surplus | FlowError::Unsettled) => Err(UploadError::Origin),
+            Err(FlowError::Write(_) | FlowError::Surplus | FlowError::Unaccounted) => Err(UploadError::Upstream),
         }
     }
 
     /// Reads more of the client, at least a byte.
     async fn fill(&mut self) -> Result<(), UploadError> {
         match poll_fn(|cx| self.read.poll_fill(cx, self.client)).await {
-            Ok(0) => Err(UploadError::Request(Refusal::BodyEnded)),
+            Ok(0) => Err(UploadError::Request(GatewayError::BodyEnded)),
             Ok(_) => {
                 self.meter.touch();
                 Ok(())
@@ -172,8 +177,8 @@ impl Upload<'_> {
         }
     }
 
-    async fn write_origin(&self, bytes: &[u8]) -> Result<(), UploadError> {
-        self.origin.write_all(bytes, self.meter, Direction::Up).await.map_err(|_| UploadError::Origin)
+    async fn write_upstream(&self, bytes: &[u8]) -> Result<(), UploadError> {
+        self.upstream.write_all(bytes, self.meter, Direction::Up).await.map_err(|_| UploadError::Upstream)
     }
 
     /// After the request is sent: notices that the client is gone while its response is under way, and passes on that it
@@ -196,17 +201,17 @@ impl Upload<'_> {
     /// The client asks for nothing more, and perhaps does not wait for the answer either (a FIN says both): the server is
     /// told just that, and decides. Returns when the client is gone for certain.
     async fn end(&self) -> UploadError {
-        let told = async {
-            if self.sent.whole() {
-                self.sent.set(ENDED);
+        let shutdown = async {
+            if self.upload_state.whole() {
+                self.upload_state.set(ENDED);
                 // If it fails, the connection is at its end, which the response's half will see.
-                let _ = self.origin.shutdown().await;
+                let _ = self.upstream.shutdown().await;
             }
             pending().await
         };
         tokio::select! {
             _ = self.client.broken() => UploadError::Client,
-            () = told => UploadError::Client,
+            () = shutdown => UploadError::Client,
         }
     }
 }

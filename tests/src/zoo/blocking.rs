@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 use rustix::pipe::{SpliceFlags, pipe, splice};
 
-use super::{Manner, Tally, crowd, is_goodbye, uring};
+use super::{ServerVariant, Tally, crowd, is_goodbye, uring};
 use crate::HANG;
 use crate::http::{Buffered, Head};
 use crate::pattern::{self, PERIOD};
@@ -21,7 +21,7 @@ const SO_EE_ORIGIN_ZEROCOPY: u8 = 5;
 const STEP: u64 = 65536;
 
 /// Serves each connection on a thread of its own.
-pub(super) fn run(listener: &TcpListener, manner: Manner) {
+pub(super) fn run(listener: &TcpListener, manner: ServerVariant) {
     let tally = Arc::new(Tally::default());
     for stream in listener.incoming().flatten() {
         let tally = tally.clone();
@@ -38,20 +38,25 @@ pub(super) fn run(listener: &TcpListener, manner: Manner) {
     }
 }
 
-fn serve(stream: &TcpStream, manner: Manner, tally: &Tally) -> io::Result<()> {
+fn serve(stream: &TcpStream, manner: ServerVariant, tally: &Tally) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(10 * HANG))?;
     stream.set_write_timeout(Some(10 * HANG))?;
-    if manner == Manner::Zerocopy {
+    if manner == ServerVariant::Zerocopy {
         allow_zerocopy(stream)?;
     }
     match manner {
-        Manner::Fionread => requests(&mut Buffered::new(Careful(stream)), stream, manner, tally),
+        ServerVariant::Fionread => requests(&mut Buffered::new(Careful(stream)), stream, manner, tally),
         _ => requests(&mut Buffered::new(stream), stream, manner, tally),
     }
 }
 
-fn requests<R: Read>(input: &mut Buffered<R>, stream: &TcpStream, manner: Manner, tally: &Tally) -> io::Result<()> {
+fn requests<R: Read>(
+    input: &mut Buffered<R>,
+    stream: &TcpStream,
+    manner: ServerVariant,
+    tally: &Tally,
+) -> io::Result<()> {
     while let Some(head) = input.head()? {
         let mut parts = head.target().trim_start_matches('/').split('/');
         let what = parts.next().unwrap_or_default();
@@ -109,24 +114,28 @@ fn sink<R: Read>(input: &mut Buffered<R>, head: &Head) -> io::Result<u64> {
 }
 
 /// Writes the pattern's first `n` bytes in a manner.
-fn content(manner: Manner, stream: &TcpStream, n: u64, tally: &Tally) -> io::Result<()> {
+fn content(manner: ServerVariant, stream: &TcpStream, n: u64, tally: &Tally) -> io::Result<()> {
     match manner {
-        Manner::Write | Manner::Fionread | Manner::Mptcp | Manner::Edge => write(stream, 0, n, tally),
-        Manner::Small => steps(0, n, |at| 1 + at * 7 % 1400, |part, _| sent(part, (&*stream).write(part)?, tally)),
-        Manner::Vectored => vectored(stream, n, tally),
-        Manner::More => {
+        ServerVariant::Write | ServerVariant::Fionread | ServerVariant::Mptcp | ServerVariant::Edge => {
+            write(stream, 0, n, tally)
+        }
+        ServerVariant::Small => {
+            steps(0, n, |at| 1 + at * 7 % 1400, |part, _| sent(part, (&*stream).write(part)?, tally))
+        }
+        ServerVariant::Vectored => vectored(stream, n, tally),
+        ServerVariant::More => {
             let odd = |at: u64| 1 + at * 31 % 30_000;
             steps(0, n, odd, |part, last| {
                 let flags = if last { SendFlags::empty() } else { SendFlags::MORE };
                 sent(part, send(stream, part, flags)?, tally)
             })
         }
-        Manner::Turns => turns(stream, n, tally),
-        Manner::Sendfile => sendfile(stream, n, tally),
-        Manner::Splice => spliced(stream, n, tally),
-        Manner::Zerocopy => zerocopy(stream, n, tally),
-        Manner::Uring => uring::send(stream, n, tally),
-        Manner::UringZerocopy => uring::send_zerocopy(stream, n, tally),
+        ServerVariant::Turns => turns(stream, n, tally),
+        ServerVariant::Sendfile => sendfile(stream, n, tally),
+        ServerVariant::Splice => spliced(stream, n, tally),
+        ServerVariant::Zerocopy => zerocopy(stream, n, tally),
+        ServerVariant::Uring => uring::send(stream, n, tally),
+        ServerVariant::UringZerocopy => uring::send_zerocopy(stream, n, tally),
     }
 }
 

@@ -280,7 +280,7 @@ fn drain() {
     let _idle = node.tcp(node.plain[0]);
     let mut control = node.control();
     wait::until_true("the connection is listed", || control.call("stats", json!({}))["connections"] == json!(1));
-    assert_eq!(control.call("drain", json!({})), json!({ "connections": 1, "patience": 20 }));
+    assert_eq!(control.call("drain", json!({})), json!({ "connections": 1, "drain_timeout": 20 }));
     assert!(node.wait().success());
     assert!(control.message().is_none());
 }

@@ -134,7 +134,7 @@ fn events() {
         assert!(event["event"].as_str().is_some_and(|event| event.starts_with("connection_")), "{event}");
         (event["event"] == json!("connection_routed")).then_some(event)
     });
-    assert_eq!(routed.expect("routed")["place"]["container"], json!(rig.name));
+    assert_eq!(routed.expect("routed")["target"]["container"], json!(rig.name));
     rig.node_mut().process().kill();
     for child in [&mut people, &mut programs] {
         assert_eq!(child.wait().expect("it ends").code(), Some(3));

@@ -81,7 +81,7 @@ over_gateway! {
         let mut conn = rig.connect();
         assert_eq!(conn.get("/bytes/1000").body, pattern::bytes(1000));
         let idle = wait::until("idle", || Some(only(&mut control)).filter(|c| c["state"] == "idle"));
-        assert_eq!((&idle["requests"], &idle["place"]["container"]), (&json!(1), &json!(rig.name)));
+        assert_eq!((&idle["requests"], &idle["target"]["container"]), (&json!(1), &json!(rig.name)));
         assert!(idle["bytes_down"].as_u64() > Some(1000) && idle["bytes_up"].as_u64() > Some(30), "{idle}");
         let listener = if path == Path::Tls { "tls" } else { "tcp" };
         assert_eq!(idle["listener"], json!(listener));

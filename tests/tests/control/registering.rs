@@ -77,7 +77,7 @@ fn by_namespace() {
     }
     let routed = watcher.event_that("a connection leads to it", |event| event["event"] == "connection_routed");
     assert_eq!(
-        routed["place"],
+        routed["target"],
         json!({ "container": "web", "uuid": "zzzzz-dz642-registered00000", "port": origin.port() })
     );
     assert_eq!(names_kept(&node), ["web"]);

@@ -1,4 +1,4 @@
-//! Requests for a port that does not listen yet, with `containers.hold`.
+//! Requests for a port that does not listen yet, with `containers.wait-for-port`.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::by_news;
 fn holding(path: Path) -> Rig {
     Rig::with(path, |config| {
         by_news(config);
-        config.set("containers", "hold", "\"1h\"");
+        config.set("containers", "wait-for-port", "\"1h\"");
     })
 }
 

@@ -53,7 +53,7 @@ impl Rig {
         let ports = Ports::start(events, NEVER).unwrap();
         match KernelNews::of(&fastpath) {
             Some(news) => drop(runtime.spawn(ports::follow(news, Arc::clone(&ports)))),
-            None => ports.deaf(),
+            None => ports.events_lost(),
         }
         let namespace = Namespace::new();
         let netns = Arc::new(namespace.run(|| Netns::current().unwrap()));
@@ -177,7 +177,7 @@ fn begin_and_end_are_told_by_the_kernel_alone() {
         assert_eq!(rig.told(), [format!("+{number}"), format!("-{number}")]);
     }
     assert_eq!(rig.ports.counts().dumps, dumps, "nothing of this took a dump");
-    assert!(rig.ports.counts().heard >= 8);
+    assert!(rig.ports.counts().events_seen >= 8);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn without_the_kernels_news_ports_are_known_a_little_later() {
     rig.expect(&[local]);
     drop(listener);
     rig.expect(&[]);
-    assert_eq!(rig.ports.counts().heard, 0);
+    assert_eq!(rig.ports.counts().events_seen, 0);
 }
 
 #[test]
@@ -270,9 +270,9 @@ fn sockets_that_share_a_port_are_one_port_until_the_last_has_gone() {
     second.listen(1).unwrap();
     rig.expect(&[local]);
     let since = rig.only().since;
-    eventually("both are heard of", || if rig.ports.counts().heard >= 2 { Ok(()) } else { Err("one".into()) });
+    eventually("both are heard of", || if rig.ports.counts().events_seen >= 2 { Ok(()) } else { Err("one".into()) });
     drop(first);
-    eventually("the end is heard of", || if rig.ports.counts().heard >= 3 { Ok(()) } else { Err("none".into()) });
+    eventually("the end is heard of", || if rig.ports.counts().events_seen >= 3 { Ok(()) } else { Err("none".into()) });
     rig.expect(&[local]);
     assert_eq!(rig.only().since, since);
     drop(second);
@@ -347,7 +347,7 @@ fn more_news_than_a_namespace_may_send_are_made_up_for_by_a_look() {
     let expected: Vec<_> = kept.iter().map(|listener| listener.local_addr().unwrap()).collect();
     rig.expect(&expected);
     let counts = rig.ports.counts();
-    assert!(counts.lost > 0 && counts.heard > 0, "{counts:?}");
+    assert!(counts.lost > 0 && counts.events_seen > 0, "{counts:?}");
     drop(kept);
     rig.expect(&[]);
 }
@@ -399,8 +399,8 @@ fn whoever_waits_for_a_port_is_woken_by_that_one_alone() {
     rig.expect(&[local]);
     drop(held);
     rig.expect(&[]);
-    let mut news = rig.ports.news(rig.netns.id());
-    let waiter = rig.runtime.spawn(async move { news.of_port(local.port()).await });
+    let mut port_watch = rig.ports.watch(rig.netns.id());
+    let waiter = rig.runtime.spawn(async move { port_watch.opened(local.port()).await });
     let (_other, other) = rig.listen("127.0.0.2:0");
     rig.expect(&[other]);
     std::thread::sleep(Duration::from_millis(20));

@@ -10,13 +10,19 @@ use portsplice_tests::pattern::{self, Cursor};
 use portsplice_tests::process::{cpu_time, run};
 use portsplice_tests::rig::Rig;
 use portsplice_tests::wait;
-use portsplice_tests::zoo::{Manner, Server};
+use portsplice_tests::zoo::{Server, ServerVariant};
 
 /// More than all buffers on the way hold together.
 const LEN: u64 = 96 << 20;
 /// Every way in which a server can be blocked in the middle of a response.
-const BLOCKED: [Manner; 6] =
-    [Manner::Write, Manner::Turns, Manner::Sendfile, Manner::Splice, Manner::Uring, Manner::Edge];
+const BLOCKED: [ServerVariant; 6] = [
+    ServerVariant::Write,
+    ServerVariant::Turns,
+    ServerVariant::Sendfile,
+    ServerVariant::Splice,
+    ServerVariant::Uring,
+    ServerVariant::Edge,
+];
 
 over_gateway! {
     /// Killed while servers are blocked in their sends: each send ends, no client takes its part for the whole, nothing

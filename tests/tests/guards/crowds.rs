@@ -3,7 +3,7 @@
 use portsplice_tests::client::{Conn, Proof};
 use portsplice_tests::pattern;
 use portsplice_tests::rig::{Path, Rig};
-use portsplice_tests::zoo::{Manner, Server};
+use portsplice_tests::zoo::{Server, ServerVariant};
 use portsplice_tests::{privileged, wait};
 
 use crate::{access, by_path};
@@ -54,7 +54,7 @@ fn nine_thousand_flows_at_once() {
     let rig = Rig::with(Path::Fast, |config| {
         config.set("log", "access", "false").without_caps();
     });
-    let server = Server::start(Manner::Edge, &rig.netns);
+    let server = Server::start(ServerVariant::Edge, &rig.netns);
     release(&rig, server.port, &mut held(&rig, server.port, 10));
     let files = rig.node().open_files();
     let mut conns = held(&rig, server.port, FLOWS);
@@ -80,7 +80,7 @@ fn a_full_table() {
     let rig = Rig::with(Path::Fast, |config| {
         config.set("bpf", "max-flows", &ROOM.to_string());
     });
-    let server = Server::start(Manner::Edge, &rig.netns);
+    let server = Server::start(ServerVariant::Edge, &rig.netns);
     for round in 1..=3 {
         let mut conns = held(&rig, server.port, FLOWS);
         release(&rig, server.port, &mut conns);
@@ -91,5 +91,5 @@ fn a_full_table() {
         assert!((round..=round * FLOWS).contains(&fast), "{fast} fast ones in {round} rounds");
         assert!(by_path(&lines, "splice") > 0, "all found room");
     }
-    assert!(rig.node().metric("portsplice_fast_refused_total", &["table-full"]) > 0.0);
+    assert!(rig.node().metric("portsplice_fast_attach_failed_total", &["table-full"]) > 0.0);
 }

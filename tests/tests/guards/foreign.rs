@@ -141,7 +141,7 @@ over_gateway! {
             let lines = access(&rig, 13);
             assert_eq!(by_path(&lines, "fast"), 0, "{agent:?}: {lines:?}");
             if path == Path::Fast {
-                let refused: f64 = rig.node().metrics().iter().filter(|(name, _)| name.starts_with("portsplice_fast_refused"))
+                let refused: f64 = rig.node().metrics().iter().filter(|(name, _)| name.starts_with("portsplice_fast_attach_failed"))
                     .map(|(_, value)| value).sum();
                 assert!(refused > 0.0, "{agent:?}: nothing tells why");
             }

@@ -19,7 +19,7 @@ use portsplice_tests::origin::{Origin, Peer};
 use portsplice_tests::process::run;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::sign::Scheme;
-use portsplice_tests::zoo::{Manner, Server};
+use portsplice_tests::zoo::{Server, ServerVariant};
 use portsplice_tests::{pattern, privileged};
 
 use crate::raw::{Raw, Seen};
@@ -240,7 +240,7 @@ fn scenario(attack: Attack) {
     if !attack.rules.is_empty() {
         run(Command::new("nft").arg(attack.rules), Some(&rig.netns));
     }
-    let server = Server::start(Manner::Edge, &neighbour);
+    let server = Server::start(ServerVariant::Edge, &neighbour);
     let honest = server.port;
     let address: SocketAddr = attack.address.parse().expect("an address");
     let raw = Arc::new(Mutex::new(Raw::new(&rig.netns, address.ip())));

@@ -1,10 +1,10 @@
 //! What the fast path must never do to others: to servers, to the host, to the next daemon.
 
+mod coexistence;
 mod crash;
 mod crowds;
 mod foreign;
 mod injection;
-mod neighbours;
 mod raw;
 mod used;
 

@@ -7,7 +7,7 @@ use portsplice_tests::pattern;
 use portsplice_tests::privileged;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::servers::{Kind, Server};
-use portsplice_tests::zoo::{self, Manner};
+use portsplice_tests::zoo::{self, ServerVariant};
 use serde_json::Value;
 
 use crate::access;
@@ -58,9 +58,15 @@ fn by_servers_of_all_kinds() {
         let share = at_best(&rig, server.port);
         assert!(share > 0.0, "{kind:?}: {share} %");
     }
-    for manner in
-        [Manner::Write, Manner::Vectored, Manner::More, Manner::Turns, Manner::Sendfile, Manner::Splice, Manner::Edge]
-    {
+    for manner in [
+        ServerVariant::Write,
+        ServerVariant::Vectored,
+        ServerVariant::More,
+        ServerVariant::Turns,
+        ServerVariant::Sendfile,
+        ServerVariant::Splice,
+        ServerVariant::Edge,
+    ] {
         let server = zoo::Server::start(manner, &rig.netns);
         let share = at_best(&rig, server.port);
         assert!(share > 0.0, "{manner:?}: {share} %");
@@ -74,7 +80,7 @@ fn not_by_servers_with_a_ring() {
         return;
     }
     let rig = Rig::new(Path::Fast);
-    let server = zoo::Server::start(Manner::Uring, &rig.netns);
+    let server = zoo::Server::start(ServerVariant::Uring, &rig.netns);
     assert_eq!(at_best(&rig, server.port), 0.0);
 }
 
@@ -86,7 +92,7 @@ fn for_most_of_a_long_answer() {
     }
     let _memory = crate::without_crowd();
     let rig = Rig::new(Path::Fast);
-    let server = zoo::Server::start(Manner::Edge, &rig.netns);
+    let server = zoo::Server::start(ServerVariant::Edge, &rig.netns);
     let share = at_best(&rig, server.port);
     assert!(share >= 50.0, "{share} %");
 }

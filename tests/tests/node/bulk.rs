@@ -17,7 +17,7 @@ over_paths! {
     fn down(path) {
         let rig = Rig::with(path, |config| {
             // However long it takes.
-            config.set("limits", "origin-idle-timeout", "\"1h\"");
+            config.set("limits", "upstream-idle-timeout", "\"1h\"");
         });
         let origin = rig.serve(contract::serve);
         let mut conn = rig.connect();
@@ -39,7 +39,7 @@ over_paths! {
     fn up(path) {
         let rig = Rig::with(path, |config| {
             // However long it takes.
-            config.set("limits", "origin-idle-timeout", "\"1h\"");
+            config.set("limits", "upstream-idle-timeout", "\"1h\"");
         });
         let origin = rig.serve(contract::serve);
         let mut conn = rig.connect();

@@ -142,7 +142,7 @@ fn check_config_prints_what_it_would_run_with() {
         "10",
         "--listen",
         "tcp://[::1]:0",
-        "--hold",
+        "--wait-for-port",
         "1s",
     ])
     .env("PORTSPLICE_LOG_LEVEL", "warn")
@@ -153,7 +153,7 @@ fn check_config_prints_what_it_would_run_with() {
     for line in [
         &format!("drain-timeout = \"7s\"  # {file} line 1"),
         "level = \"warn\"  # environment variable PORTSPLICE_LOG_LEVEL",
-        "hold = \"1s\"  # flag --hold",
+        "wait-for-port = \"1s\"  # flag --wait-for-port",
         "idle-timeout = \"1h\"",
         "address = \"[::1]:0\"",
         "tls = false",

@@ -77,7 +77,7 @@ over_gateway! {
     /// The time for an answer ends with its whole head: neither one that drips nor interim ones put it off.
     fn answer_timeout_is_a_deadline(path) {
         let rig = Rig::with(path, |config| {
-            config.set("limits", "answer-timeout", "\"500ms\"");
+            config.set("limits", "response-header-timeout", "\"500ms\"");
         });
         for (bytes, first) in [("X: y\r\n", "HTTP/1.1 200 OK\r\n"), (HINTS, "")] {
             let origin = rig.serve(move |peer| {
@@ -121,7 +121,7 @@ over_gateway! {
     /// The time for an answer begins when the request has been sent whole, however long that takes.
     fn uploads_take_none_of_the_answers_time(path) {
         let rig = Rig::with(path, |config| {
-            config.set("limits", "answer-timeout", "\"2s\"");
+            config.set("limits", "response-header-timeout", "\"2s\"");
         });
         let _origin = rig.serve(|peer| {
             while let Some(head) = peer.head()? {

@@ -27,7 +27,7 @@ fn five_thousand_idle_connections() {
         return;
     }
     let rig = Rig::with(Path::Splice, |config| {
-        config.set("limits", "keep-alive-timeout", "\"1h\"").set("limits", "origin-idle-timeout", "\"1h\"");
+        config.set("limits", "keep-alive-timeout", "\"1h\"").set("limits", "upstream-idle-timeout", "\"1h\"");
         config.set("log", "access", "false").without_caps();
     });
     // nginx in a process of its own: it keeps as many connections without a thread for each.

@@ -14,7 +14,7 @@ use portsplice_tests::{HANG, over_gateway, wait};
 #[track_caller]
 fn patient(path: Path) -> Rig {
     Rig::with(path, |config| {
-        config.set("limits", "origin-idle-timeout", "\"1h\"");
+        config.set("limits", "upstream-idle-timeout", "\"1h\"");
     })
 }
 
@@ -54,7 +54,7 @@ over_gateway! {
     /// It leaves its place among the container's connections to whoever needs one; a busy one keeps it.
     fn leaves_its_place(path) {
         let rig = Rig::with(path, |config| {
-            config.set("limits", "origin-idle-timeout", "\"1h\"").set("limits", "connections-per-container", "2");
+            config.set("limits", "upstream-idle-timeout", "\"1h\"").set("limits", "connections-per-container", "2");
         });
         let _origin = rig.serve(polite);
         let mut conns: Vec<Conn> = (0..6).map(|_| served(&rig)).collect();
@@ -86,7 +86,7 @@ over_gateway! {
     /// whose request it still answers.
     fn does_not_hold_up_a_graceful_stop(path) {
         let rig = Rig::with(path, |config| {
-            config.set("limits", "origin-idle-timeout", "\"1h\"");
+            config.set("limits", "upstream-idle-timeout", "\"1h\"");
             config.set("bpf", "mode", "\"required\"").set("ports", "rescan", "\"24h\"");
         });
         let ((begun, has_begun), (go_on, stopped)) = (channel(), channel());

@@ -14,7 +14,7 @@ over_paths! {
     fn a_thousand_requests(path) {
         let rig = Rig::with(path, |config| {
             // However long it takes.
-            config.set("limits", "origin-idle-timeout", "\"1h\"");
+            config.set("limits", "upstream-idle-timeout", "\"1h\"");
         });
         let origin = rig.serve(contract::serve);
         let mut conn = rig.connect();

@@ -33,7 +33,7 @@ impl Named {
         let place = format!("netns = {:?}\nhttps-ports = [{usual}, {}, {}]\n", netns.path(), strict[0], strict[1]);
         let rig = Rig::with(path, |config| {
             config.container(NAME, &place).set("log", "level", "\"info,portsplice=debug\"");
-            config.set("limits", "origin-idle-timeout", "\"1h\"");
+            config.set("limits", "upstream-idle-timeout", "\"1h\"");
         });
         Self { rig, usual, strict, _server: (server, netns) }
     }

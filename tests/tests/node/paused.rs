@@ -85,7 +85,7 @@ over_gateway! {
     /// Where there is a limit to waiting, the refusal says why nothing came: no answer, or no room in the backlog.
     fn refusals_name_the_cause(path) {
         let rig = Rig::with(path, |config| {
-            config.set("limits", "answer-timeout", "\"500ms\"").set("limits", "connect-timeout", "\"500ms\"");
+            config.set("limits", "response-header-timeout", "\"500ms\"").set("limits", "connect-timeout", "\"500ms\"");
         });
         let (listener, _fill) = full_backlog(&rig);
         let full = listener.local_addr().expect("bound").port();

@@ -204,9 +204,9 @@ over_gateway! {
     }
 
     /// The server accepts and says nothing, where a limit for that is set.
-    fn answer_timeout(path) {
+    fn response_header_timeout(path) {
         let rig = Rig::with(path, |config| {
-            config.set("limits", "answer-timeout", "\"300ms\"");
+            config.set("limits", "response-header-timeout", "\"300ms\"");
         });
         let origin = rig.serve(|peer| {
             while let Some(request) = peer.request()? {
@@ -296,7 +296,7 @@ over_gateway! {
     /// With `hold`, a request waits for a server that is about to listen.
     fn hold_waits_for_a_listener(path) {
         let rig = Rig::with(path, |config| {
-            config.set("containers", "hold", "\"30s\"");
+            config.set("containers", "wait-for-port", "\"30s\"");
         });
         let port = rig.netns.free_port();
         rig.use_port(port);
@@ -312,7 +312,7 @@ over_gateway! {
     /// `hold` ends: then nothing listens.
     fn hold_ends(path) {
         let rig = Rig::with(path, |config| {
-            config.set("containers", "hold", "\"300ms\"");
+            config.set("containers", "wait-for-port", "\"300ms\"");
         });
         rig.use_port(rig.netns.free_port());
         let mut conn = rig.connect();

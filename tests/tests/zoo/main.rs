@@ -4,6 +4,6 @@
 
 mod addresses;
 mod made;
-mod manners;
 mod real;
+mod server_variants;
 mod stalls;

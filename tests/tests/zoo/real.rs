@@ -1,6 +1,6 @@
 //! Servers as people run them.
 
-use portsplice_tests::habits::{self, Habit};
+use portsplice_tests::client_behaviours::{self, ClientBehaviour};
 use portsplice_tests::over_paths;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::servers::{Kind, Server};
@@ -10,12 +10,16 @@ const LEN: u64 = 16 << 20;
 fn served_by(path: Path, kind: Kind) {
     let rig = Rig::new(path);
     let server = Server::start(kind, &rig.netns);
-    for len in Habit::ALL.iter().flat_map(|habit| habit.lengths(LEN)) {
+    for len in ClientBehaviour::ALL.iter().flat_map(|habit| habit.lengths(LEN)) {
         server.offer(len);
     }
     // The end of the client's direction is passed on, and these take it for a client that has given up.
     let gives_up = matches!(kind, Kind::Nginx | Kind::NginxWrites | Kind::NginxProxy | Kind::Node);
-    habits::all_but(&rig.dialer(server.port), LEN, if gives_up { &[Habit::HalfCloses] } else { &[] });
+    client_behaviours::all_but(
+        &rig.dialer(server.port),
+        LEN,
+        if gives_up { &[ClientBehaviour::HalfCloses] } else { &[] },
+    );
 }
 
 over_paths! {

@@ -8,7 +8,7 @@ use portsplice_tests::pattern;
 use portsplice_tests::process::cpu_time;
 use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::servers::{Kind, Server};
-use portsplice_tests::zoo::{self, Manner, Tally};
+use portsplice_tests::zoo::{self, ServerVariant, Tally};
 
 /// More than all buffers on the way hold together.
 const LEN: u64 = 96 << 20;
@@ -61,7 +61,7 @@ over_paths! {
 
     /// Servers made for one way of writing each, with buffers as they come and small ones.
     fn made_servers_sleep(path) {
-        for manner in [Manner::Write, Manner::Sendfile, Manner::Zerocopy, Manner::Uring, Manner::Edge] {
+        for manner in [ServerVariant::Write, ServerVariant::Sendfile, ServerVariant::Zerocopy, ServerVariant::Uring, ServerVariant::Edge] {
             for send_buffer in [None, Some(16384)] {
                 let rig = Rig::new(path);
                 let server = zoo::Server::start_on(manner, &rig.netns, "127.0.0.1:0", send_buffer);
@@ -75,8 +75,8 @@ over_paths! {
     fn every_refusal_is_followed_by_room(path) {
         use std::sync::atomic::Ordering::Relaxed;
         let rig = Rig::new(path);
-        let server = zoo::Server::start_on(Manner::Edge, &rig.netns, "127.0.0.1:0", Some(16384));
-        portsplice_tests::habits::all_at_once(&rig.dialer(server.port), 8 << 20);
+        let server = zoo::Server::start_on(ServerVariant::Edge, &rig.netns, "127.0.0.1:0", Some(16384));
+        portsplice_tests::client_behaviours::all_at_once(&rig.dialer(server.port), 8 << 20);
         let tally = Tally::parse(&rig.connect_to(server.port).get("/tally").text());
         let full = tally.short.load(Relaxed) + tally.again.load(Relaxed);
         // A wake-up is for a new connection, a request, an end, or room after a refusal.

@@ -9,11 +9,11 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, SockMap};
 use aya::programs::{SchedClassifier, SkMsg, TestRun, TestRunOptions};
 use parking_lot::Mutex;
-use proxy_common::{ArmRequest, Armed, Passed, Settings, SettleRequest, names};
+use proxy_common::{AttachRequest, AttachStatus, DrainRequest, FallbackReason, Settings, names};
 use socket2::Socket;
 
 use super::in_namespace::InNamespace;
-use super::kernel_flow::{KernelFlow, Refused, Request};
+use super::kernel_flow::{AttachFailure, KernelFlow, Request};
 use super::socket_map::Sockets;
 use super::table::{Entry, Table};
 use crate::btf::Layout;
@@ -26,7 +26,7 @@ use portsplice_net::netns::Netns;
 
 /// The kernel wants an Ethernet header before the argument, and something behind it.
 const ARGUMENT: usize = 16;
-const PACKET: usize = ARGUMENT + size_of::<ArmRequest>();
+const PACKET: usize = ARGUMENT + size_of::<AttachRequest>();
 
 /// What is different on some kernels; found out by the proof at start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Flows {
             .map_err(|error| Unavailable::Refused(format!("the flow table cannot be mapped: {error}")))?;
         let clients = take(&mut programs, names::CLIENTS)?;
         let servers: SockMap<MapData> = take(&mut programs, names::SERVERS)?;
-        for name in [names::ARM, names::SETTLE, names::PROCESS, names::CALL] {
+        for name in [names::ATTACH, names::DRAIN, names::PROCESS, names::CALL] {
             let program = programs.program_mut(name).ok_or_else(|| lacks(name))?;
             let program: &mut SchedClassifier = program.try_into()?;
             program.load()?;
@@ -107,8 +107,8 @@ impl Flows {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub fn open(self: &Arc<Self>, request: &Request<'_>) -> Result<KernelFlow, Refused> {
-        KernelFlow::arm(self, request)
+    pub fn open(self: &Arc<Self>, request: &Request<'_>) -> Result<KernelFlow, AttachFailure> {
+        KernelFlow::attach(self, request)
     }
 
     /// The fast path for the servers of one network namespace.
@@ -146,7 +146,7 @@ impl Flows {
         let mut counts = ended.clone();
         self.table.touched().for_each(|entry| counts.add(entry));
         drop(ended);
-        counts.armed = self.totals.armed.load(Relaxed);
+        counts.attached = self.totals.attached.load(Relaxed);
         counts.refused.clone_from(&self.totals.refused.lock());
         counts
     }
@@ -180,14 +180,14 @@ impl Flows {
         let _ = self.servers.remove(slot);
     }
 
-    pub(super) fn arm(&self, netns: &Netns, argument: &ArmRequest) -> io::Result<Armed> {
-        let value = netns.run(|| self.run(names::ARM, bytes_of(&Value(*argument))))??;
-        Ok(Armed::from_value(value).unwrap_or(Armed::Argument))
+    pub(super) fn attach(&self, netns: &Netns, argument: &AttachRequest) -> io::Result<AttachStatus> {
+        let value = netns.run(|| self.run(names::ATTACH, bytes_of(&Value(*argument))))??;
+        Ok(AttachStatus::from_value(value).unwrap_or(AttachStatus::Argument))
     }
 
-    /// Runs the program `settle`; its value is one of [`proxy_common::settled`].
-    pub(super) fn settle(&self, request: SettleRequest) -> io::Result<u32> {
-        self.run(names::SETTLE, bytes_of(&Value(request)))
+    /// Runs the program `drain`; its value is one of [`proxy_common::drained`].
+    pub(super) fn drain(&self, request: DrainRequest) -> io::Result<u32> {
+        self.run(names::DRAIN, bytes_of(&Value(request)))
     }
 
     fn run(&self, name: &'static str, argument: &[u8]) -> io::Result<u32> {
@@ -213,7 +213,7 @@ where
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Flows that were armed.
-    pub armed: u64,
+    pub attached: u64,
     /// Flows that were not, by reason.
     pub refused: Vec<(&'static str, u64)>,
     /// Bytes redirected.
@@ -221,17 +221,17 @@ pub struct Counts {
     /// Messages redirected.
     pub fast_messages: u64,
     /// How often a flow came back to the fast path after messages had passed.
-    pub returned: u64,
-    /// Messages of armed servers that passed, by [`Passed`].
-    pub passed: [u64; Passed::COUNT],
+    pub resumed: u64,
+    /// Messages of armed servers that passed, by [`FallbackReason`].
+    pub fallbacks: [u64; FallbackReason::COUNT],
 }
 
 impl Counts {
     fn add(&mut self, entry: &Entry) {
         self.fast_bytes += entry.fast_bytes.load(Relaxed);
         self.fast_messages += entry.fast_messages.load(Relaxed);
-        self.returned += entry.returned.load(Relaxed);
-        for (sum, count) in self.passed.iter_mut().zip(&entry.passed) {
+        self.resumed += entry.resumed.load(Relaxed);
+        for (sum, count) in self.fallbacks.iter_mut().zip(&entry.fallbacks) {
             *sum += count.load(Relaxed);
         }
     }
@@ -240,15 +240,15 @@ impl Counts {
 /// The counts of flows that have ended, and of how arming went.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
-    armed: AtomicU64,
+    attached: AtomicU64,
     refused: Mutex<Vec<(&'static str, u64)>>,
     ended: Mutex<Counts>,
 }
 
 impl Totals {
-    pub(super) fn armed(&self, armed: Result<(), Refused>) {
-        let Err(reason) = armed else {
-            self.armed.fetch_add(1, Relaxed);
+    pub(super) fn attached(&self, attached: Result<(), AttachFailure>) {
+        let Err(reason) = attached else {
+            self.attached.fetch_add(1, Relaxed);
             return;
         };
         let mut refused = self.refused.lock();
@@ -259,7 +259,7 @@ impl Totals {
     }
 
     fn clear(&self) {
-        self.armed.store(0, Relaxed);
+        self.attached.store(0, Relaxed);
         self.refused.lock().clear();
         *self.ended.lock() = Counts::default();
     }

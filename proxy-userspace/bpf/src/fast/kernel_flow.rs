@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use proxy_common::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Framing, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
+    ATTACH_NONBLOCKING, ATTACH_QUIET, AttachRequest, AttachStatus, DrainRequest, Framing, TUPLE_V4, TUPLE_V6, drained,
 };
 use socket2::Socket;
 
 use super::flows::Flows;
-use super::turn::NoTurn;
+use super::turn::TurnError;
 use portsplice_net::netns::Netns;
 use portsplice_relay::bypass::{AttachError, FastFlow, ServerUse, Unaccounted};
 
@@ -37,9 +37,9 @@ pub struct Request<'a> {
 
 /// Why a flow is not armed. The response then takes the ordinary way, and nothing else happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum AttachFailure {
     /// The programs found something against it.
-    Program(Armed),
+    Program(AttachStatus),
     /// The flow table is full.
     TableFull,
     /// The kernel did not take C into its map: it is in somebody else's, or has been shut down.
@@ -48,41 +48,41 @@ pub enum Refused {
     System,
 }
 
-impl Refused {
+impl AttachFailure {
     /// The value of a metric's label.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Program(Armed::Yes) => "none",
-            Self::Program(Armed::Argument) => "argument",
-            Self::Program(Armed::NoServer) => "no-server",
-            Self::Program(Armed::NoUpstream) => "no-upstream",
-            Self::Program(Armed::NoClient) | Self::Client => "client",
-            Self::Program(Armed::State) => "state",
-            Self::Program(Armed::Protocol) => "protocol",
-            Self::Program(Armed::ZeroCopy) => "zero-copy",
-            Self::Program(Armed::Multipath) => "multipath",
-            Self::Program(Armed::Unread) => "unread",
-            Self::Program(Armed::Blocking) => "blocking",
-            Self::Program(Armed::Refused) => "refused",
-            Self::Program(Armed::Foreign) => "foreign",
+            Self::Program(AttachStatus::Attached) => "none",
+            Self::Program(AttachStatus::Argument) => "argument",
+            Self::Program(AttachStatus::NoServer) => "no-server",
+            Self::Program(AttachStatus::NoUpstream) => "no-upstream",
+            Self::Program(AttachStatus::NoClient) | Self::Client => "client",
+            Self::Program(AttachStatus::State) => "state",
+            Self::Program(AttachStatus::Protocol) => "protocol",
+            Self::Program(AttachStatus::ZeroCopy) => "zero-copy",
+            Self::Program(AttachStatus::Multipath) => "multipath",
+            Self::Program(AttachStatus::Unread) => "unread",
+            Self::Program(AttachStatus::Blocking) => "blocking",
+            Self::Program(AttachStatus::Refused) => "refused",
+            Self::Program(AttachStatus::Foreign) => "foreign",
             Self::TableFull => "table-full",
             Self::System => "system",
         }
     }
 
     /// Whether the same flow may be armed a little later.
-    pub const fn passes(self) -> bool {
-        matches!(self, Self::TableFull | Self::Program(Armed::Unread | Armed::Refused))
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::TableFull | Self::Program(AttachStatus::Unread | AttachStatus::Refused))
     }
 }
 
-impl From<Refused> for AttachError {
-    fn from(reason: Refused) -> Self {
-        Self { reason: reason.label(), permanent: !reason.passes() }
+impl From<AttachFailure> for AttachError {
+    fn from(reason: AttachFailure) -> Self {
+        Self { reason: reason.label(), permanent: !reason.is_transient() }
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for AttachFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }
@@ -100,18 +100,18 @@ pub struct KernelFlow {
     budget: u64,
     framing: Framing,
     /// S has been put under the verdict.
-    armed: AtomicBool,
+    attached: AtomicBool,
     /// Bytes that were redirected when it was last known that all had arrived.
     arrived: AtomicU64,
     /// It is known that just what was allowed has arrived; S and C are out of the maps.
-    settled: AtomicBool,
+    drained: AtomicBool,
 }
 
 impl KernelFlow {
-    pub(super) fn arm(flows: &Arc<Flows>, request: &Request<'_>) -> Result<Self, Refused> {
+    pub(super) fn attach(flows: &Arc<Flows>, request: &Request<'_>) -> Result<Self, AttachFailure> {
         let Some(slot) = flows.table.take() else {
-            flows.totals.armed(Err(Refused::TableFull));
-            return Err(Refused::TableFull);
+            flows.totals.attached(Err(AttachFailure::TableFull));
+            return Err(AttachFailure::TableFull);
         };
         let flow = Self {
             flows: Arc::clone(flows),
@@ -119,50 +119,50 @@ impl KernelFlow {
             generation: flows.next_generation(),
             budget: request.budget,
             framing: request.framing,
-            armed: AtomicBool::new(false),
+            attached: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
-            settled: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
         };
-        let armed = flow.try_arm(request);
-        flows.totals.armed(armed);
-        armed.map(|()| flow)
+        let attached = flow.try_attach(request);
+        flows.totals.attached(attached);
+        attached.map(|()| flow)
     }
 
-    fn try_arm(&self, request: &Request<'_>) -> Result<(), Refused> {
+    fn try_attach(&self, request: &Request<'_>) -> Result<(), AttachFailure> {
         self.entry().reset_counts();
         let argument = self.argument(request).map_err(|error| {
             tracing::debug!(%error, "a flow's sockets cannot be asked");
-            Refused::System
+            AttachFailure::System
         })?;
         self.flows.insert_client(self.slot, request.client).map_err(|error| {
             tracing::debug!(%error, "the controller's connection cannot take part in the fast path");
-            Refused::Client
+            AttachFailure::Client
         })?;
-        match self.flows.arm(request.netns, &argument) {
-            Ok(Armed::Yes) => {
-                self.armed.store(true, Relaxed);
+        match self.flows.attach(request.netns, &argument) {
+            Ok(AttachStatus::Attached) => {
+                self.attached.store(true, Relaxed);
                 super::buffers::prepare(request.client);
                 Ok(())
             }
-            Ok(refused) => Err(Refused::Program(refused)),
+            Ok(refused) => Err(AttachFailure::Program(refused)),
             Err(error) => {
                 tracing::debug!(%error, "a flow cannot be armed");
-                Err(Refused::System)
+                Err(AttachFailure::System)
             }
         }
     }
 
-    fn argument(&self, request: &Request<'_>) -> io::Result<ArmRequest> {
+    fn argument(&self, request: &Request<'_>) -> io::Result<AttachRequest> {
         let upstream = inet(&request.upstream.local_addr()?)?;
         let server = inet(&request.upstream.peer_addr()?)?;
         let (tuple_bytes, server_tuple) = tuple(upstream, server);
         let (_, upstream_tuple) = tuple(server, upstream);
         let flags = match request.server {
-            ServerUse::Answers => ARM_QUIET,
-            ServerUse::Converses if self.flows.quirks().fionread => ARM_QUIET | ARM_NONBLOCKING,
-            ServerUse::Converses => ARM_NONBLOCKING,
+            ServerUse::Responds => ATTACH_QUIET,
+            ServerUse::Duplex if self.flows.quirks().fionread => ATTACH_QUIET | ATTACH_NONBLOCKING,
+            ServerUse::Duplex => ATTACH_NONBLOCKING,
         };
-        Ok(ArmRequest {
+        Ok(AttachRequest {
             slot: self.slot,
             generation: self.generation,
             budget: request.budget,
@@ -177,15 +177,15 @@ impl KernelFlow {
     }
 
     /// Messages that passed so far.
-    pub(super) fn passed_messages(&self) -> u64 {
-        self.entry().passed.iter().map(|count| count.load(Relaxed)).sum()
+    pub(super) fn fallback_messages(&self) -> u64 {
+        self.entry().fallbacks.iter().map(|count| count.load(Relaxed)).sum()
     }
 
     /// Whether C's sequence number is where all that was taken brings it.
     fn ask(&self, end: bool) -> Result<bool, Unaccounted> {
-        match self.flows.settle(SettleRequest { slot: self.slot, end: u32::from(end) }) {
-            Ok(settled::YES) => Ok(true),
-            Ok(settled::NOT_YET) => Ok(false),
+        match self.flows.drain(DrainRequest { slot: self.slot, end: u32::from(end) }) {
+            Ok(drained::YES) => Ok(true),
+            Ok(drained::NOT_YET) => Ok(false),
             Ok(_) | Err(_) => Err(Unaccounted),
         }
     }
@@ -212,8 +212,8 @@ impl FastFlow for KernelFlow {
     fn try_claim(&self) -> Result<bool, Unaccounted> {
         match self.entry().claim(self.generation) {
             Ok(()) => {}
-            Err(NoTurn::Busy) => return Ok(false),
-            Err(NoTurn::Closed) => return Err(Unaccounted),
+            Err(TurnError::Busy) => return Ok(false),
+            Err(TurnError::Closed) => return Err(Unaccounted),
         }
         // What passed must wait for what did not: both may be messages of different threads. With chunks it must not matter
         // who sent what: bytes that came through U would not be where the coding is, if others were still to come before.
@@ -251,7 +251,7 @@ impl FastFlow for KernelFlow {
 
     /// `false` while a verdict is being reached, or a redirected message is still on its way.
     fn try_drain(&self) -> Result<bool, Unaccounted> {
-        if self.settled.load(Relaxed) {
+        if self.drained.load(Relaxed) {
             return Ok(true);
         }
         if self.entry().close(self.generation).is_err() {
@@ -260,9 +260,9 @@ impl FastFlow for KernelFlow {
         if !self.adds_up() {
             return Err(Unaccounted);
         }
-        let settled = self.ask(true)?;
-        self.settled.store(settled, Relaxed);
-        Ok(settled)
+        let drained = self.ask(true)?;
+        self.drained.store(drained, Relaxed);
+        Ok(drained)
     }
 
     fn detach(&self) {
@@ -282,16 +282,16 @@ impl FastFlow for KernelFlow {
 
 impl Drop for KernelFlow {
     fn drop(&mut self) {
-        let settled = self.settled.load(Relaxed);
-        if self.armed.load(Relaxed) {
-            if !settled {
+        let drained = self.drained.load(Relaxed);
+        if self.attached.load(Relaxed) {
+            if !drained {
                 self.detach();
                 // If a verdict has the turn, the entry remains open, and the table does not hand it out before that is over.
                 let _ = self.entry().close(self.generation);
             }
             self.flows.totals.ended(self.entry());
         }
-        if !settled {
+        if !drained {
             self.flows.remove_client(self.slot);
         }
         self.flows.table.put(self.slot);

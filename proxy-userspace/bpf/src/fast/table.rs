@@ -31,8 +31,8 @@ impl Deref for Entry {
 impl Entry {
     /// Sets what the verdict counts to zero.
     pub(super) fn reset_counts(&self) {
-        let counts = [&self.passing, &self.returned, &self.fast_bytes, &self.fast_messages];
-        counts.into_iter().chain(&self.passed).for_each(|count| count.store(0, Relaxed));
+        let counts = [&self.falling_back, &self.resumed, &self.fast_bytes, &self.fast_messages];
+        counts.into_iter().chain(&self.fallbacks).for_each(|count| count.store(0, Relaxed));
     }
 }
 
@@ -53,7 +53,7 @@ unsafe impl Sync for Table {}
 /// Entries that nobody uses: those given back, and all from `untouched` on.
 #[derive(Debug, Default)]
 struct Free {
-    returned: Vec<u32>,
+    slots: Vec<u32>,
     untouched: u32,
 }
 
@@ -88,9 +88,9 @@ impl Table {
     pub(super) fn take(&self) -> Option<u32> {
         let mut free = self.free.lock();
         // A verdict may still have the turn of an entry whose flow was dropped in the middle; it is passed over until then.
-        let closed = free.returned.iter().rposition(|&slot| self.entry(slot).close_any());
+        let closed = free.slots.iter().rposition(|&slot| self.entry(slot).close_any());
         if let Some(position) = closed {
-            return Some(free.returned.swap_remove(position));
+            return Some(free.slots.swap_remove(position));
         }
         let slot = free.untouched;
         if slot >= self.entries {
@@ -102,13 +102,13 @@ impl Table {
 
     /// Gives an entry back.
     pub(super) fn put(&self, slot: u32) {
-        self.free.lock().returned.push(slot);
+        self.free.lock().slots.push(slot);
     }
 
     /// How many entries are in use.
     pub(super) fn used(&self) -> u32 {
         let free = self.free.lock();
-        free.untouched - u32::try_from(free.returned.len()).unwrap_or(free.untouched)
+        free.untouched - u32::try_from(free.slots.len()).unwrap_or(free.untouched)
     }
 
     /// How many there are.
@@ -146,11 +146,11 @@ mod for_models {
                 client_cookie: flow.client_cookie.into(),
                 framing: flow.framing.into(),
                 blocking: flow.blocking.into(),
-                passing: flow.passing.into(),
-                returned: flow.returned.into(),
+                falling_back: flow.falling_back.into(),
+                resumed: flow.resumed.into(),
                 fast_bytes: flow.fast_bytes.into(),
                 fast_messages: flow.fast_messages.into(),
-                passed: flow.passed.map(Into::into),
+                fallbacks: flow.fallbacks.map(Into::into),
             })
         }
     }

@@ -8,7 +8,7 @@ use super::table::Entry;
 
 /// Why the daemon does not have the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoTurn {
+pub(super) enum TurnError {
     /// A verdict is being reached: it is over in microseconds, unless the server's thread is stopped in the midst of it.
     Busy,
     /// The flow has ended.
@@ -17,13 +17,13 @@ pub(super) enum NoTurn {
 
 impl Entry {
     /// Takes the turn for the daemon. That it has it already is as good.
-    pub(super) fn claim(&self, generation: u32) -> Result<(), NoTurn> {
+    pub(super) fn claim(&self, generation: u32) -> Result<(), TurnError> {
         let (free, daemon) = (turn::free(generation), turn::daemon(generation));
         match self.turn.compare_exchange(free, daemon, AcqRel, Acquire) {
             Ok(_) => Ok(()),
             Err(found) if found == daemon => Ok(()),
-            Err(found) if found == turn::verdict(generation) => Err(NoTurn::Busy),
-            Err(_) => Err(NoTurn::Closed),
+            Err(found) if found == turn::verdict(generation) => Err(TurnError::Busy),
+            Err(_) => Err(TurnError::Closed),
         }
     }
 
@@ -57,14 +57,14 @@ impl Entry {
     }
 
     /// Ends the flow with the daemon's turn: from here on nobody has one.
-    pub(super) fn close(&self, generation: u32) -> Result<(), NoTurn> {
+    pub(super) fn close(&self, generation: u32) -> Result<(), TurnError> {
         match self.claim(generation) {
             Ok(()) => {
                 self.turn.store(turn::CLOSED, Release);
                 Ok(())
             }
-            Err(NoTurn::Closed) => Ok(()),
-            Err(NoTurn::Busy) => Err(NoTurn::Busy),
+            Err(TurnError::Closed) => Ok(()),
+            Err(TurnError::Busy) => Err(TurnError::Busy),
         }
     }
 

@@ -94,7 +94,7 @@ pub struct PortList {
 
 /// Where a connection leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Place {
+pub struct Target {
     /// The container's name.
     pub container: String,
     /// The name under which the cluster knows it.
@@ -144,7 +144,7 @@ pub struct Connection {
     pub state: ConnectionActivity,
     /// Where it leads to; missing before its first request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub target: Option<Target>,
     /// Requests that have begun on it.
     pub requests: u64,
     /// Bytes sent on to containers, heads included.

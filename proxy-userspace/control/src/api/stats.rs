@@ -55,7 +55,7 @@ pub struct FastPath {
     /// How many can be at a time.
     pub capacity: u64,
     /// Responses that took it so far.
-    pub armed: u64,
+    pub attached: u64,
     /// Bytes that the kernel has carried past the daemon so far, running responses included.
     pub bytes: u64,
 }

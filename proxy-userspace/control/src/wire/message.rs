@@ -38,7 +38,7 @@ pub mod code {
     /// The container was not registered over this socket.
     pub const NOT_REGISTERED: i32 = -32015;
     /// The registration cannot be kept: its file cannot be written.
-    pub const NOT_KEPT: i32 = -32016;
+    pub const PERSIST_FAILED: i32 = -32016;
 }
 
 /// What a request is known by.

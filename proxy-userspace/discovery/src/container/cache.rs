@@ -132,7 +132,7 @@ impl Cache {
         if let Some(old) = vanished {
             table.let_go(old);
         }
-        self.events.tell(StateEvent::ContainerAdded { id: container.id.clone() });
+        self.events.emit(StateEvent::ContainerAdded { id: container.id.clone() });
     }
 
     /// Takes `container` out, and marks it gone for everyone who holds it.
@@ -152,7 +152,7 @@ impl Cache {
     }
 
     fn tell_removed(&self, container: &Container) {
-        self.events.tell(StateEvent::ContainerRemoved { id: container.id.clone(), name: container.name.clone() });
+        self.events.emit(StateEvent::ContainerRemoved { id: container.id.clone(), name: container.name.clone() });
     }
 
     fn warn_of_doubles(&self, container: &Container, names: &[String]) {

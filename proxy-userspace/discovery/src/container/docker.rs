@@ -16,7 +16,7 @@ use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
-use super::{Ask, Container, Desk, Entrance};
+use super::{Container, HostNetworkRule, RefreshRequest, ResolverHandle};
 use portsplice_model::error_line;
 use portsplice_net::backoff::Backoff;
 
@@ -77,22 +77,22 @@ pub async fn version(socket: &Path) -> Result<String, Failure> {
 /// Follows the engine until `shutdown`. Returns when its containers are known, or it has failed, or [`START`] is over.
 pub(super) async fn start(
     Settings { socket, optional, trust_image_labels }: Settings,
-    entrance: Entrance,
+    host_network: HostNetworkRule,
     cache: Arc<Cache>,
-    desk: Desk,
+    handle: ResolverHandle,
     shutdown: CancellationToken,
 ) {
-    *desk.health.lock() = Some(Err("not connected yet".into()));
+    *handle.health.lock() = Some(Err("not connected yet".into()));
     let (ready, first_list) = oneshot::channel();
     let resolver = Resolver {
         socket,
         optional,
         images: Images::new(trust_image_labels),
-        entrance,
+        host_network,
         cache,
-        desk,
+        handle,
         known: HashMap::new(),
-        complaints: HashMap::new(),
+        warnings: HashMap::new(),
         names: HashMap::new(),
         waiting: Vec::new(),
         ready: Some(ready),
@@ -111,16 +111,16 @@ struct Resolver {
     /// Nobody expects an engine here, and none was seen yet.
     optional: bool,
     images: Images,
-    entrance: Entrance,
+    host_network: HostNetworkRule,
     cache: Arc<Cache>,
-    desk: Desk,
+    handle: ResolverHandle,
     /// The containers in the cache that are the engine's, by id.
     known: HashMap<String, Known>,
     /// What was already said about containers that cannot be entered, by id.
-    complaints: HashMap<String, String>,
+    warnings: HashMap<String, String>,
     /// What the engine's list calls its containers, by id.
     names: HashMap<String, String>,
-    waiting: Vec<Ask>,
+    waiting: Vec<RefreshRequest>,
     ready: Option<oneshot::Sender<()>>,
 }
 
@@ -143,14 +143,14 @@ impl Resolver {
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    Some(ask) = self.desk.asks.recv() => {
+                    Some(request) = self.handle.requests.recv() => {
                         if self.optional && !self.is_absent() {
                             // It has just come, and may know of what is asked for.
-                            self.waiting.push(ask);
+                            self.waiting.push(request);
                             break;
                         }
                         // Whoever asks now learns at once that the engine is away.
-                        drop(ask);
+                        drop(request);
                     }
                 }
             }
@@ -163,7 +163,7 @@ impl Resolver {
     }
 
     fn without(&self) {
-        if self.desk.health.lock().take().is_some() {
+        if self.handle.health.lock().take().is_some() {
             tracing::info!(
                 socket = %self.socket.display(),
                 "there is no container engine here; one that is started later will be followed"
@@ -173,7 +173,7 @@ impl Resolver {
 
     fn lost(&self, error: &Loss) {
         let text = error_line(error);
-        let mut health = self.desk.health.lock();
+        let mut health = self.handle.health.lock();
         let said = matches!(&*health, Some(Err(before)) if *before == text);
         if said {
             tracing::debug!(socket = %self.socket.display(), "the container engine is still away: {text}");
@@ -207,7 +207,7 @@ impl Resolver {
 
     async fn follow(&mut self, api: &Api) -> Result<std::convert::Infallible, Loss> {
         let (mut events, _following) = api.events();
-        let mut inspections = Inspections::new(api.clone(), self.images.clone(), self.entrance.clone());
+        let mut inspections = Inspections::new(api.clone(), self.images.clone(), self.host_network.clone());
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
         // Set when a list is to be made, to the time it may be.
         let mut list_due = Some(Instant::now());
@@ -240,8 +240,8 @@ impl Resolver {
                     }
                     None => inspections.go_on(&self.known),
                 },
-                Some(ask) = self.desk.asks.recv() => {
-                    self.waiting.push(ask);
+                Some(request) = self.handle.requests.recv() => {
+                    self.waiting.push(request);
                     list_due = list_due.or(Some(last_list + LIST_PAUSE));
                 }
                 _ = resync.tick() => list_due = list_due.or(Some(Instant::now())),
@@ -252,7 +252,7 @@ impl Resolver {
     fn up_to_date(&mut self) {
         self.answer();
         self.optional = false;
-        let mut health = self.desk.health.lock();
+        let mut health = self.handle.health.lock();
         if *health != Some(Ok(())) {
             *health = Some(Ok(()));
             tracing::info!(
@@ -275,7 +275,7 @@ impl Resolver {
         let name = |names: &Vec<String>| names.first().map(|name| name.trim_start_matches('/').to_owned());
         self.names = names.iter().filter_map(|(id, names)| Some((id.clone(), name(names)?))).collect();
         inspections.retain(|id| names.contains_key(id));
-        self.complaints.retain(|id, _| names.contains_key(id));
+        self.warnings.retain(|id, _| names.contains_key(id));
         let vanished: Vec<_> = self.known.keys().filter(|id| !names.contains_key(*id)).cloned().collect();
         for id in vanished {
             inspections.want(id, &self.known);
@@ -307,13 +307,13 @@ impl Resolver {
                     known.container = Arc::new(known.container.renamed(name));
                     self.cache.insert(known.container.clone(), names);
                 }
-                self.complaints.remove(&id);
+                self.warnings.remove(&id);
             }
             Outcome::Running { known, process, names } => {
                 let container = known.container.clone();
                 tracing::info!(container = container.name, id = short(&id), netns = %container.netns.id(), "container found");
                 self.cache.insert(container.clone(), names);
-                self.complaints.remove(&id);
+                self.warnings.remove(&id);
                 self.known.insert(id, known);
                 let cache = self.cache.clone();
                 tokio::spawn(async move {
@@ -330,21 +330,21 @@ impl Resolver {
                 if let Some(known) = self.known.remove(&id) {
                     self.end(&known.container);
                 }
-                if self.complaints.get(&id) != Some(&reason) {
+                if self.warnings.get(&id) != Some(&reason) {
                     tracing::warn!(id = short(&id), "this container cannot be reached: {reason}");
-                    self.complaints.insert(id, reason);
+                    self.warnings.insert(id, reason);
                 }
             }
             // One that was found before stays: its process is watched.
             Outcome::Troubled(reason) => {
-                if self.complaints.get(&id) != Some(&reason) {
+                if self.warnings.get(&id) != Some(&reason) {
                     let name = self.names.get(&id).map_or("", String::as_str);
                     tracing::warn!(
                         container = name,
                         id = short(&id),
                         "the engine does not tell about this container, which is asked for again later: {reason}"
                     );
-                    self.complaints.insert(id, reason);
+                    self.warnings.insert(id, reason);
                 }
             }
             Outcome::EngineLost(failure) => return Err(Loss::Inspect(failure)),

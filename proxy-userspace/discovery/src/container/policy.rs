@@ -45,7 +45,7 @@ pub use portsplice_net::netns::SourceAddress;
 
 /// How the server on a port of the container speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OriginScheme {
+pub enum UpstreamScheme {
     /// Plain HTTP.
     Http,
     /// HTTP over TLS.
@@ -95,8 +95,8 @@ impl Policy {
     }
 
     /// How the server on `port` speaks.
-    pub fn scheme(&self, port: u16) -> OriginScheme {
-        if self.https.contains(port) { OriginScheme::Https } else { OriginScheme::Http }
+    pub fn scheme(&self, port: u16) -> UpstreamScheme {
+        if self.https.contains(port) { UpstreamScheme::Https } else { UpstreamScheme::Http }
     }
 
     /// Reads a container's labels. `Err` says what is wrong with which label and how to put it right; the container must
@@ -295,7 +295,7 @@ mod tests {
         let publication = Publication { uuid: Some("u".into()), ..Publication::default() };
         assert_eq!(policy, Policy { publication, ..Policy::default() });
         assert_eq!(policy.check(22), Ok(()));
-        assert_eq!(policy.scheme(22), OriginScheme::Http);
+        assert_eq!(policy.scheme(22), UpstreamScheme::Http);
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(policy.check(80), Ok(()));
         assert_eq!(policy.check(81), Err(Denied::Port));
         assert_eq!((policy.max_connections, policy.source), (Some(3), SourceAddress::Address));
-        assert_eq!((policy.scheme(80), policy.scheme(8443)), (OriginScheme::Http, OriginScheme::Https));
+        assert_eq!((policy.scheme(80), policy.scheme(8443)), (UpstreamScheme::Http, UpstreamScheme::Https));
 
         let closed = Policy::from_labels(&labels(&[(label::DENY, "true"), (label::PORTS, "80")])).unwrap();
         assert_eq!(closed.check(80), Err(Denied::Denied));

@@ -17,16 +17,16 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
-use super::{Ask, Desk, Entrance};
+use super::{HostNetworkRule, RefreshRequest, ResolverHandle};
 
 mod description;
 mod file;
-mod ledger;
-mod place;
 mod presence;
 mod registrar;
 mod registration;
+mod resolved_target;
 mod scan;
+mod state_file;
 mod watch;
 
 pub use registrar::{RegisterError, Registrar};
@@ -37,7 +37,7 @@ use watch::Watch;
 /// How often the directory is looked through without being told.
 const RESCAN: Duration = Duration::from_secs(2);
 /// How long to wait after a change before looking: a file is often written in several steps.
-const SETTLE: Duration = Duration::from_millis(15);
+const DRAIN: Duration = Duration::from_millis(15);
 /// How soon to look again for what was not ready, a namespace not yet mounted, say; doubled each time up to [`RESCAN`].
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -80,15 +80,15 @@ pub enum DirectoryError {
 /// The directory cannot be made or read, or anyone could register containers in it.
 pub(super) async fn start(
     directory: &Path,
-    entrance: Entrance,
+    host_network: HostNetworkRule,
     cache: Arc<Cache>,
-    desk: Desk,
+    handle: ResolverHandle,
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
     prepare(directory)?;
-    let scanner = Scanner::new(directory.to_owned(), entrance, cache);
+    let scanner = Scanner::new(directory.to_owned(), host_network, cache);
     let (ready, first_scan) = oneshot::channel();
-    tokio::spawn(follow(directory.to_owned(), scanner, desk, shutdown, ready));
+    tokio::spawn(follow(directory.to_owned(), scanner, handle, shutdown, ready));
     let _ = first_scan.await;
     Ok(())
 }
@@ -114,14 +114,14 @@ fn writable_by_all(metadata: &Metadata) -> bool {
 async fn follow(
     directory: PathBuf,
     mut scanner: Scanner,
-    mut desk: Desk,
+    mut handle: ResolverHandle,
     shutdown: CancellationToken,
     ready: oneshot::Sender<()>,
 ) {
     let mut watch = Watch::new(RESCAN);
     watch.set([directory.clone()].into());
     let mut ready = Some(ready);
-    let mut waiting: Vec<Ask> = Vec::new();
+    let mut waiting: Vec<RefreshRequest> = Vec::new();
     let mut retry = RETRY;
     loop {
         // The files are read on a thread made for such things: a disk that hangs must not hold up connections.
@@ -135,14 +135,14 @@ async fn follow(
             Ok(done) => done,
             Err(error) => {
                 tracing::error!(%error, "the directory of registered containers is no longer followed");
-                *desk.health.lock() = Some(Err("stopped".into()));
+                *handle.health.lock() = Some(Err("stopped".into()));
                 return;
             }
         };
         retry = if scanner.something_is_not_ready() { (retry * 2).min(RESCAN) } else { RETRY };
         let next = Instant::now() + if retry > RETRY { retry } else { RESCAN };
-        report(&desk, result);
-        watch.set(scanner.places().into_iter().chain([directory.clone()]).collect());
+        report(&handle, result);
+        watch.set(scanner.paths().into_iter().chain([directory.clone()]).collect());
         waiting.clear();
         if let Some(ready) = ready.take() {
             let _ = ready.send(());
@@ -151,17 +151,17 @@ async fn follow(
             () = shutdown.cancelled() => return,
             () = sleep_until(next) => continue,
             () = watch.changed() => retry = RETRY,
-            Some(ask) = desk.asks.recv() => waiting.push(ask),
+            Some(request) = handle.requests.recv() => waiting.push(request),
         }
-        tokio::time::sleep(SETTLE).await;
-        while let Ok(ask) = desk.asks.try_recv() {
-            waiting.push(ask);
+        tokio::time::sleep(DRAIN).await;
+        while let Ok(request) = handle.requests.try_recv() {
+            waiting.push(request);
         }
     }
 }
 
-fn report(desk: &Desk, result: Result<(), String>) {
-    let mut health = desk.health.lock();
+fn report(handle: &ResolverHandle, result: Result<(), String>) {
+    let mut health = handle.health.lock();
     match (&*health, &result) {
         (Some(Ok(())), Err(error)) => tracing::warn!("registered containers: {error}"),
         (Some(Err(_)), Ok(())) => tracing::info!("registered containers: the directory can be read again"),

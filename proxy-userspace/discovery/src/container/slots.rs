@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Container, Life};
+use super::{Container, ContainerState};
 
 /// How long a place may take to become free whose connection was asked to end. Nobody's peer is waited for then, so this only
 /// guards against a mistake.
@@ -24,7 +24,7 @@ const BUSY: u8 = 0;
 /// The connection waits for the next request.
 const IDLE: u8 = 1;
 /// It is to end, and waited for nothing when it was told so.
-const ASKED: u8 = 2;
+const CLOSE_REQUESTED: u8 = 2;
 /// It is to end once its request is answered.
 const RETIRED: u8 = 3;
 
@@ -38,31 +38,31 @@ pub(super) struct Slots {
 #[derive(Debug, Default)]
 struct Table {
     /// By number, the oldest first.
-    taken: BTreeMap<u64, Arc<Place>>,
+    taken: BTreeMap<u64, Arc<SlotState>>,
     /// How many were ever taken; the next one's number.
     total: u64,
 }
 
 #[derive(Debug)]
-struct Place {
+struct SlotState {
     port: u16,
     state: AtomicU8,
     /// The task of an idle connection.
     task: AtomicWaker,
 }
 
-impl Place {
-    fn turn(&self, from: u8, to: u8) -> bool {
+impl SlotState {
+    fn transition(&self, from: u8, to: u8) -> bool {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Has the connection end if it is idle.
-    fn ask(&self) -> bool {
-        let asked = self.turn(IDLE, ASKED);
-        if asked {
+    fn request_close(&self) -> bool {
+        let requested = self.transition(IDLE, CLOSE_REQUESTED);
+        if requested {
             self.task.wake();
         }
-        asked
+        requested
     }
 }
 
@@ -77,17 +77,17 @@ impl Slots {
     fn make_room(&self) -> bool {
         let table = self.table.lock();
         let mut leaving = false;
-        for place in table.taken.values() {
-            if place.ask() {
+        for slot in table.taken.values() {
+            if slot.request_close() {
                 return true;
             }
-            leaving |= place.state.load(Ordering::Acquire) == ASKED;
+            leaving |= slot.state.load(Ordering::Acquire) == CLOSE_REQUESTED;
         }
         leaving
     }
 
-    fn each_on(&self, port: u16, act: impl Fn(&Place)) {
-        self.table.lock().taken.values().filter(|place| place.port == port).for_each(|place| act(place));
+    fn each_on(&self, port: u16, act: impl Fn(&SlotState)) {
+        self.table.lock().taken.values().filter(|slot| slot.port == port).for_each(|slot| act(slot));
     }
 }
 
@@ -96,20 +96,20 @@ impl Container {
     /// limit is reached. The place is given back when the slot is dropped.
     pub fn try_acquire(&self, port: u16, limit: Option<u32>) -> Option<ConnectionSlot> {
         let limit = [limit, self.policy.max_connections].into_iter().flatten().min().map_or(usize::MAX, |n| n as usize);
-        let mut table = self.life.slots.table.lock();
+        let mut table = self.state.slots.table.lock();
         if table.taken.len() >= limit {
             return None;
         }
         let number = table.total;
         table.total += 1;
-        let place = Arc::new(Place { port, state: AtomicU8::new(BUSY), task: AtomicWaker::new() });
-        table.taken.insert(number, Arc::clone(&place));
+        let slot = Arc::new(SlotState { port, state: AtomicU8::new(BUSY), task: AtomicWaker::new() });
+        table.taken.insert(number, Arc::clone(&slot));
         drop(table);
-        self.life.touch();
+        self.state.touch();
         if number == 0 {
-            self.life.tell_first();
+            self.state.notify_first();
         }
-        Some(ConnectionSlot { life: Arc::clone(&self.life), place, number })
+        Some(ConnectionSlot { state: Arc::clone(&self.state), slot, number })
     }
 
     /// The same; where the limit is reached, an idle connection ends first and leaves its place.
@@ -124,11 +124,11 @@ impl Container {
 
     async fn take_over(&self, port: u16, limit: Option<u32>) -> Option<ConnectionSlot> {
         loop {
-            let mut freed = pin!(self.life.slots.freed.notified());
+            let mut freed = pin!(self.state.slots.freed.notified());
             // Before looking, so that no place becomes free unseen.
             freed.as_mut().enable();
             let taken = self.try_acquire(port, limit);
-            if taken.is_some() || !self.life.slots.make_room() {
+            if taken.is_some() || !self.state.slots.make_room() {
                 return taken;
             }
             freed.await;
@@ -136,17 +136,17 @@ impl Container {
     }
 
     /// Ends the idle connections to `port`: its server may serve one connection at a time, and a request waits for it.
-    pub fn let_go_idle(&self, port: u16) {
-        self.life.slots.each_on(port, |place| {
-            place.ask();
+    pub fn close_idle(&self, port: u16) {
+        self.state.slots.each_on(port, |slot| {
+            slot.request_close();
         });
     }
 
     /// Ends the connections to `port` as soon as they are idle: the server that they lead to may be about to end.
     pub fn retire(&self, port: u16) {
-        self.life.slots.each_on(port, |place| {
-            if !place.ask() {
-                place.turn(BUSY, RETIRED);
+        self.state.slots.each_on(port, |slot| {
+            if !slot.request_close() {
+                slot.transition(BUSY, RETIRED);
             }
         });
     }
@@ -156,34 +156,34 @@ impl Container {
 #[derive(Debug)]
 #[must_use = "the place is given back when this is dropped"]
 pub struct ConnectionSlot {
-    life: Arc<Life>,
-    place: Arc<Place>,
+    state: Arc<ContainerState>,
+    slot: Arc<SlotState>,
     number: u64,
 }
 
 impl ConnectionSlot {
     /// The connection is idle from now on. `false` when it is to end instead.
     pub fn rest(&self) -> bool {
-        self.place.turn(BUSY, IDLE)
+        self.slot.transition(BUSY, IDLE)
     }
 
     /// An idle connection is in use again. `false` when it is to end instead.
     pub fn resume(&self) -> bool {
-        self.place.turn(IDLE, BUSY)
+        self.slot.transition(IDLE, BUSY)
     }
 
     /// Ready when an idle connection is to end. For the connection's own task only: one task is woken.
     pub fn poll_wanted(&self, cx: &Context<'_>) -> Poll<()> {
-        self.place.task.register(cx.waker());
-        if self.place.state.load(Ordering::Acquire) == ASKED { Poll::Ready(()) } else { Poll::Pending }
+        self.slot.task.register(cx.waker());
+        if self.slot.state.load(Ordering::Acquire) == CLOSE_REQUESTED { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.life.touch();
-        self.life.slots.table.lock().taken.remove(&self.number);
-        self.life.slots.freed.notify_waiters();
+        self.state.touch();
+        self.state.slots.table.lock().taken.remove(&self.number);
+        self.state.slots.freed.notify_waiters();
     }
 }
 
@@ -266,7 +266,7 @@ mod tests {
         let [busy, resting, elsewhere] = [80, 80, 81].map(|port| container.try_acquire(port, None).unwrap());
         assert!(elsewhere.rest());
         let resting = idle(resting);
-        container.let_go_idle(80);
+        container.close_idle(80);
         resting.await.unwrap();
         assert!(busy.rest() && busy.resume(), "what only makes room harms no busy connection");
         container.retire(80);

@@ -15,7 +15,7 @@ pub(super) enum Change<'a> {
 
 /// The changes from `old` to `new`, both in the order of ports and addresses. A port that closed and opened again in
 /// between, which its new beginning shows, is both.
-pub(super) fn diff<'a>(old: &'a [ListeningPort], new: &'a [ListeningPort], mut tell: impl FnMut(Change<'a>)) {
+pub(super) fn diff<'a>(old: &'a [ListeningPort], new: &'a [ListeningPort], mut emit: impl FnMut(Change<'a>)) {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
@@ -28,10 +28,10 @@ pub(super) fn diff<'a>(old: &'a [ListeningPort], new: &'a [ListeningPort], mut t
         let is = if order.is_ge() { new.next() } else { None };
         match (was, is) {
             (Some(was), Some(is)) if was == is => {}
-            (Some(was), Some(is)) if was.since == is.since => tell(Change::Opened(is)),
+            (Some(was), Some(is)) if was.since == is.since => emit(Change::Opened(is)),
             (was, is) => {
-                was.into_iter().for_each(|was| tell(Change::Closed(was)));
-                is.into_iter().for_each(|is| tell(Change::Opened(is)));
+                was.into_iter().for_each(|was| emit(Change::Closed(was)));
+                is.into_iter().for_each(|is| emit(Change::Opened(is)));
             }
         }
     }

@@ -37,12 +37,12 @@ pub async fn follow(mut news: impl ListenSource, ports: Arc<Ports>) {
     loop {
         match timeout(ASK, news.read(&mut batch)).await {
             Ok(Ok(())) => {
-                ports.heard(&batch);
+                ports.on_events(&batch);
                 batch.clear();
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the kernel's news of listening ports have ended; ports are known only later from now on");
-                return ports.deaf();
+                return ports.events_lost();
             }
             Err(_) => {}
         }
@@ -50,7 +50,7 @@ pub async fn follow(mut news: impl ListenSource, ports: Arc<Ports>) {
         if so_far != lost {
             tracing::debug!(lost = so_far - lost, "news of listening ports were lost: their namespaces are looked at");
             lost = so_far;
-            ports.missed(|cookie| news.lost_of(cookie));
+            ports.on_lost(|cookie| news.lost_of(cookie));
         }
         let now = Instant::now();
         if now.duration_since(std::mem::replace(&mut before, now)) < PAUSE {

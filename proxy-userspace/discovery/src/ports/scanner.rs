@@ -21,9 +21,9 @@ const SEARCH_LATEST: Duration = Duration::from_secs(1);
 
 /// Where it is said what is to be looked at.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct ScanQueue {
     state: Mutex<State>,
-    news: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug)]
@@ -34,37 +34,37 @@ struct State {
 
 /// What to do next.
 enum Task {
-    Look(NetnsId),
+    Scan(NetnsId),
     Search,
     End,
 }
 
-impl Desk {
+impl ScanQueue {
     pub(super) fn new(rescan: Duration) -> Self {
         Self {
             state: Mutex::new(State { schedule: Schedule::new(rescan, Instant::now()), closed: false }),
-            news: Condvar::new(),
+            changed: Condvar::new(),
         }
     }
 
     pub(super) fn add(&self, id: NetnsId) {
         self.state.lock().schedule.add(id, Instant::now(), rand::random());
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     pub(super) fn remove(&self, id: NetnsId) {
         self.state.lock().schedule.remove(id);
     }
 
-    pub(super) fn doubt(&self, id: NetnsId) {
-        if self.state.lock().schedule.doubt(id, Instant::now()) {
-            self.news.notify_one();
+    pub(super) fn mark_stale(&self, id: NetnsId) {
+        if self.state.lock().schedule.mark_stale(id, Instant::now()) {
+            self.changed.notify_one();
         }
     }
 
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     /// Waits for something to do; `search` is when a search is due, if one is.
@@ -79,16 +79,16 @@ impl Desk {
                 return Task::Search;
             }
             if let Some(id) = state.schedule.take(now) {
-                return Task::Look(id);
+                return Task::Scan(id);
             }
             if search.is_some_and(|due| due <= now) {
                 return Task::Search;
             }
             match [state.schedule.next(), search].into_iter().flatten().min() {
                 Some(due) => {
-                    self.news.wait_until(&mut state, due);
+                    self.changed.wait_until(&mut state, due);
                 }
-                None => self.news.wait(&mut state),
+                None => self.changed.wait(&mut state),
             }
         }
     }
@@ -96,27 +96,27 @@ impl Desk {
 
 /// Starts the thread. It ends when `ports` is dropped.
 pub(super) fn start(ports: &Arc<Ports>) -> io::Result<()> {
-    let (desk, ports) = (Arc::clone(&ports.desk), Arc::downgrade(ports));
-    std::thread::Builder::new().name("ports".into()).spawn(move || run(&desk, &ports))?;
+    let (queue, ports) = (Arc::clone(&ports.queue), Arc::downgrade(ports));
+    std::thread::Builder::new().name("ports".into()).spawn(move || run(&queue, &ports))?;
     Ok(())
 }
 
-fn run(desk: &Desk, ports: &Weak<Ports>) {
+fn run(queue: &ScanQueue, ports: &Weak<Ports>) {
     let mut search = Search::default();
     loop {
-        let task = desk.next(search.due());
+        let task = queue.next(search.due());
         let Some(ports) = ports.upgrade() else { return };
         match task {
-            Task::Look(id) => {
+            Task::Scan(id) => {
                 let (began, computed) = (Instant::now(), clock::computed());
-                let seen = ports.look(id);
+                let scan = ports.scan(id);
                 let cost = clock::computed().saturating_sub(computed);
-                search.add(id, seen.nameless);
-                desk.state.lock().schedule.looked(id, began, Instant::now(), cost, seen.often);
+                search.add(id, scan.nameless);
+                queue.state.lock().schedule.scanned(id, began, Instant::now(), cost, scan.often);
                 // Whoever sees the number sees all that the look has brought.
                 ports.dumps.fetch_add(1, Ordering::Release);
-                if seen.again {
-                    desk.doubt(id);
+                if scan.again {
+                    queue.mark_stale(id);
                 }
             }
             Task::Search => search.run(&ports),
@@ -127,7 +127,7 @@ fn run(desk: &Desk, ports: &Weak<Ports>) {
 
 /// What a look at a namespace leaves to do.
 #[derive(Default)]
-struct Seen {
+struct ScanResult {
     /// Sockets whose process is not known, by inode.
     nameless: Vec<u32>,
     /// The kernel may not tell all that happens there.
@@ -137,26 +137,31 @@ struct Seen {
 }
 
 impl Ports {
-    fn look(&self, id: NetnsId) -> Seen {
-        let Some(namespace) = self.namespace(id) else { return Seen::default() };
+    fn scan(&self, id: NetnsId) -> ScanResult {
+        let Some(namespace) = self.namespace(id) else { return ScanResult::default() };
         let began = clock::monotonic();
         let dump = match namespace.netns.listening() {
             Ok(dump) => dump,
             Err(error) => {
                 tracing::debug!(netns = %id, %error, "neither sock_diag nor /proc told what listens in a container");
-                return Seen { often: true, ..Seen::default() };
+                return ScanResult { often: true, ..ScanResult::default() };
             }
         };
-        let was_told =
-            namespace.told && !self.deaf.load(Ordering::Relaxed) && !namespace.silent.load(Ordering::Relaxed);
-        let mut silent = false;
-        let seen = self.change(&namespace, |table| {
+        let had_events = namespace.has_events
+            && !self.events_lost.load(Ordering::Relaxed)
+            && !namespace.misses_events.load(Ordering::Relaxed);
+        let mut misses_events = false;
+        let scan = self.change(&namespace, |table| {
             let again = table.dumped(&dump, began, &Now::read());
-            silent = was_told && table.is_silent();
-            Seen { nameless: table.nameless(), often: !was_told || silent || table.has_untold(), again }
+            misses_events = had_events && table.misses_events();
+            ScanResult {
+                nameless: table.nameless(),
+                often: !had_events || misses_events || table.has_unreported(),
+                again,
+            }
         });
         // Of this namespace alone: where others' processes are is another matter, and none may speak for them.
-        if silent && !namespace.silent.swap(true, Ordering::Relaxed) {
+        if misses_events && !namespace.misses_events.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 netns = %id,
                 "the eBPF program was not told of a port that listens in this namespace: its processes may be in a cgroup other \
@@ -164,7 +169,7 @@ impl Ports {
                  from now on"
             );
         }
-        seen.unwrap_or_default()
+        scan.unwrap_or_default()
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Schedule {
 #[derive(Debug)]
 struct Entry {
     due: Instant,
-    looked: Option<Instant>,
+    scanned: Option<Instant>,
     /// When the interval is over.
     slow: Instant,
     often: bool,
@@ -51,7 +51,7 @@ impl Schedule {
     pub(super) fn add(&mut self, id: NetnsId, now: Instant, spread: f64) {
         self.remove(id);
         let slow = now + self.rescan.mul_f64(spread.clamp(0.0, 1.0)).max(SHORTEST.min(self.rescan));
-        self.entries.insert(id, Entry { due: now, looked: None, slow, often: false });
+        self.entries.insert(id, Entry { due: now, scanned: None, slow, often: false });
         self.due.insert((now, id));
     }
 
@@ -63,9 +63,9 @@ impl Schedule {
     }
 
     /// What is known of a namespace may be wrong. Whether it is due earlier now.
-    pub(super) fn doubt(&mut self, id: NetnsId, now: Instant) -> bool {
+    pub(super) fn mark_stale(&mut self, id: NetnsId, now: Instant) -> bool {
         let Some(entry) = self.entries.get(&id) else { return false };
-        let soonest = entry.looked.map_or(now, |looked| now.max(looked + SHORTEST));
+        let soonest = entry.scanned.map_or(now, |scanned| now.max(scanned + SHORTEST));
         if entry.due <= soonest {
             return false;
         }
@@ -78,12 +78,12 @@ impl Schedule {
         self.due.first().map(|&(due, _)| due)
     }
 
-    /// One that is due now. It is not due again before [`Schedule::looked`] says that it was looked at.
+    /// One that is due now. It is not due again before [`Schedule::scanned`] says that it was looked at.
     pub(super) fn take(&mut self, now: Instant) -> Option<NetnsId> {
         let &(due, id) = self.due.first().filter(|&&(due, _)| due <= now)?;
         self.due.remove(&(due, id));
         let entry = self.entries.get_mut(&id)?;
-        entry.looked = Some(now);
+        entry.scanned = Some(now);
         // In case nobody says so; and doubt that comes meanwhile wants another look.
         entry.due = now + self.rescan;
         self.due.insert((entry.due, id));
@@ -92,7 +92,7 @@ impl Schedule {
 
     /// A namespace was looked at, which began at `began`, was over `now`, and took `cost` of a processor. `often`: the kernel may
     /// not tell all that happens there.
-    pub(super) fn looked(&mut self, id: NetnsId, began: Instant, now: Instant, cost: Duration, often: bool) {
+    pub(super) fn scanned(&mut self, id: NetnsId, began: Instant, now: Instant, cost: Duration, often: bool) {
         self.cost = if self.cost.is_zero() { cost } else { (self.cost * 7 + cost) / 8 };
         let Some(entry) = self.entries.get_mut(&id) else { return };
         self.often = self.often + u32::from(often) - u32::from(entry.often);

@@ -82,7 +82,7 @@ struct Socket {
     /// Whether its process's name was looked for.
     searched: bool,
     /// When the kernel told that it listens; `None` if a dump found it, so that its end may go untold.
-    told: Option<u64>,
+    reported_at: Option<u64>,
     /// A dump found it although the one before was whole; else it may have listened all the time.
     fresh: bool,
     /// How many dumps in a row have shown it since without an event of it.
@@ -93,7 +93,7 @@ struct Socket {
 
 impl Table {
     /// Takes an event. Whether a dump is needed to know it all.
-    pub(super) fn heard(&mut self, event: &ListenEvent, now: &Now) -> bool {
+    pub(super) fn on_event(&mut self, event: &ListenEvent, now: &Now) -> bool {
         // The last dump may know what has become of the socket since.
         let late = event.time < self.last.began;
         match event.kind {
@@ -129,7 +129,7 @@ impl Table {
         match self.sockets.get_mut(&event.socket) {
             // A dump was faster.
             Some(known) if (known.address, known.port) == (address, event.port) => {
-                known.told = Some(event.time);
+                known.reported_at = Some(event.time);
                 known.process = process.or(known.process.take());
                 known.dual_stack = dual_stack.or(known.dual_stack);
             }
@@ -146,7 +146,7 @@ impl Table {
                     process,
                     inode: 0,
                     searched: false,
-                    told: Some(event.time),
+                    reported_at: Some(event.time),
                     fresh: false,
                     shown: 0,
                     missed: false,
@@ -175,7 +175,7 @@ impl Table {
                     known.shown = known.shown.saturating_add(1);
                     continue;
                 }
-                if known.told.is_some_and(|time| time >= began) {
+                if known.reported_at.is_some_and(|time| time >= began) {
                     continue;
                 }
                 self.remove(cookie);
@@ -187,7 +187,7 @@ impl Table {
                 process: None,
                 inode: found.inode,
                 searched: false,
-                told: None,
+                reported_at: None,
                 fresh: was_whole,
                 shown: 1,
                 missed: false,
@@ -206,7 +206,7 @@ impl Table {
         let mut again = unsure;
         let mut gone = Vec::new();
         for (&cookie, socket) in &mut self.sockets {
-            if shown.contains(&cookie) || socket.told.is_some_and(|time| time >= began) {
+            if shown.contains(&cookie) || socket.reported_at.is_some_and(|time| time >= began) {
                 continue;
             }
             if dump.one_piece || socket.missed {
@@ -280,15 +280,15 @@ impl Table {
     }
 
     /// Whether something listens whose end the kernel may not tell, or that is not known here for want of room.
-    pub(super) fn has_untold(&self) -> bool {
-        self.overflowed || self.sockets.values().any(|socket| socket.told.is_none())
+    pub(super) fn has_unreported(&self) -> bool {
+        self.overflowed || self.sockets.values().any(|socket| socket.reported_at.is_none())
     }
 
     /// Whether the kernel has kept silent of something: it was not in a dump that told all, was in each of the next ones, and no
     /// event has come. So it is for sockets outside of the cgroup that the program is attached to. What a dump could have passed
     /// over, or what found no room here before, proves nothing.
-    pub(super) fn is_silent(&self) -> bool {
-        self.sockets.values().any(|socket| socket.told.is_none() && socket.fresh && socket.shown >= PROOF)
+    pub(super) fn misses_events(&self) -> bool {
+        self.sockets.values().any(|socket| socket.reported_at.is_none() && socket.fresh && socket.shown >= PROOF)
     }
 
     /// The inodes of sockets whose process's name is not known and was not looked for yet. They count as looked for now.

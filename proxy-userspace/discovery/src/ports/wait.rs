@@ -10,25 +10,25 @@ use portsplice_net::netns::NetnsId;
 
 /// What happens in one namespace from the moment on at which this was made.
 #[derive(Debug)]
-pub struct News {
+pub struct PortWatch {
     ports: Option<watch::Receiver<Arc<[ListeningPort]>>>,
     seen: Arc<[ListeningPort]>,
 }
 
 impl Ports {
     /// The news of a namespace from now on.
-    pub fn news(&self, netns: NetnsId) -> News {
+    pub fn watch(&self, netns: NetnsId) -> PortWatch {
         let ports = self.namespace(netns).map(|namespace| namespace.ports.subscribe());
         let seen = ports.as_ref().map(|ports| ports.borrow().clone()).unwrap_or_default();
-        News { ports, seen }
+        PortWatch { ports, seen }
     }
 }
 
-impl News {
+impl PortWatch {
     /// Returns when something has begun to listen on `port` since this was made, or since this returned last. That it listened
     /// before is no news, and neither is what becomes of other ports. Never returns in a namespace that is not known, or not
     /// any more. May be cancelled.
-    pub async fn of_port(&mut self, port: u16) {
+    pub async fn opened(&mut self, port: u16) {
         let Some(ports) = &mut self.ports else { return pending().await };
         loop {
             if ports.changed().await.is_err() {
@@ -36,9 +36,9 @@ impl News {
             }
             let now = ports.borrow_and_update().clone();
             let began = |p: &&ListeningPort| p.port == port && !self.seen.iter().any(|s| is_same(s, p));
-            let news = now.iter().find(began).is_some();
+            let opened = now.iter().find(began).is_some();
             self.seen = now;
-            if news {
+            if opened {
                 return;
             }
         }

@@ -77,8 +77,8 @@ fn exchange(bytes: &mut &[u8], backend: &str, forwarded: &mut Forwarded) -> Resu
         }
     }
     forwarded.push((out, body));
-    let asked = head.asked();
-    if backend == "ws101" && asked.upgrade.is_some_and(|offered| offered.contains("websocket")) {
+    let context = head.context();
+    if backend == "ws101" && context.upgrade.is_some_and(|offered| offered.contains("websocket")) {
         return Ok(Some(End::Tunnel));
     }
     Ok(if head.keep_alive { None } else { Some(End::Close) })

@@ -180,14 +180,14 @@ proptest! {
     #[test]
     fn forwarded_responses_are_canonical(bytes in response_bytes(), head_method: bool, close: bool, dechunk: bool, http10: bool) {
         let limits = ResponseLimits::default();
-        let asked = Asked { head_method, ..request(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap().asked() };
+        let context = RequestContext { head_method, ..request(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap().context() };
         let Ok(Some(length)) = ResponseScanner::new(limits).advance(&bytes) else { return Ok(()) };
-        let Ok(head) = ResponseHead::parse(&bytes[..length], &asked, &limits) else { return Ok(()) };
+        let Ok(head) = ResponseHead::parse(&bytes[..length], &context, &limits) else { return Ok(()) };
         let version = if http10 { Version::Http10 } else { Version::Http11 };
         let to = ToClient { version, close, dechunk, authorization_response: Some("f00d") };
         let mut out = Vec::new();
         write_response(&head, &to, &mut out);
-        let again = ResponseHead::parse(&out, &asked, &limits).unwrap();
+        let again = ResponseHead::parse(&out, &context, &limits).unwrap();
         prop_assert_eq!(again.status, head.status);
         match head.framing {
             ResponseFraming::Chunked if dechunk => prop_assert_eq!(again.framing, ResponseFraming::UntilClose),

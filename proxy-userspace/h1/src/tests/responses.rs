@@ -1,22 +1,22 @@
 use super::*;
 
-fn faulty(bytes: &str, asked: &Asked) -> ResponseFault {
-    match response(bytes.as_bytes(), asked) {
+fn faulty(bytes: &str, context: &RequestContext) -> ResponseFault {
+    match response(bytes.as_bytes(), context) {
         Ok(head) => panic!("{bytes:?} was accepted as {head:?}"),
         Err(fault) => fault,
     }
 }
 
 /// What has been asked by a request that offers these protocols.
-fn offering(protocols: &str) -> Asked {
+fn offering(protocols: &str) -> RequestContext {
     let bytes = format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: {protocols}\r\n\r\n");
-    request(bytes.as_bytes()).unwrap().asked()
+    request(bytes.as_bytes()).unwrap().context()
 }
 
 #[test]
 fn framing_by_status_and_method() {
-    let head_method = Asked { head_method: true, ..GET };
-    let framing = |bytes: &str, asked: &Asked| response(bytes.as_bytes(), asked).unwrap().framing;
+    let head_method = RequestContext { head_method: true, ..GET };
+    let framing = |bytes: &str, context: &RequestContext| response(bytes.as_bytes(), context).unwrap().framing;
     for (bytes, expected) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ResponseFraming::Length(5)),
         ("HTTP/1.1 200 \r\nTransfer-Encoding: Chunked\r\n\r\n", ResponseFraming::Chunked),

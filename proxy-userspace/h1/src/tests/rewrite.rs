@@ -28,10 +28,10 @@ fn an_upgrade_and_its_answer() {
         forwarded(bytes),
         "GET /ws HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: k\r\nSec-WebSocket-Version: 13\r\nx-other: 1\r\nConnection: Upgrade\r\nUpgrade: websocket, x/2\r\n\r\n"
     );
-    let asked = request(bytes.as_bytes()).unwrap().asked();
+    let context = request(bytes.as_bytes()).unwrap().context();
     let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: a\r\n\r\n";
     assert_eq!(
-        answered(answer, &asked, &ToClient { authorization_response: Some("f00d"), ..KEEP }),
+        answered(answer, &context, &ToClient { authorization_response: Some("f00d"), ..KEEP }),
         "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: a\r\nX-Arvados-Authorization-Response: f00d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     );
 }
@@ -46,9 +46,9 @@ fn the_last_request_on_a_connection() {
 const KEEP: ToClient<'_> =
     ToClient { version: Version::Http11, close: false, dechunk: false, authorization_response: None };
 
-fn answered(bytes: &str, asked: &Asked, to: &ToClient<'_>) -> String {
+fn answered(bytes: &str, context: &RequestContext, to: &ToClient<'_>) -> String {
     let mut out = Vec::new();
-    write_response(&response(bytes.as_bytes(), asked).unwrap(), to, &mut out);
+    write_response(&response(bytes.as_bytes(), context).unwrap(), to, &mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -75,7 +75,7 @@ fn how_a_response_is_delimited() {
         answered(length, &GET, &ToClient { close: true, ..old }),
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
     );
-    let head_method = Asked { head_method: true, ..GET };
+    let head_method = RequestContext { head_method: true, ..GET };
     assert_eq!(answered(length, &head_method, &KEEP), length);
     assert_eq!(answered("HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n", &GET, &KEEP), "HTTP/1.1 204 No\r\n\r\n");
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";

@@ -70,14 +70,14 @@ pub(super) fn listening() -> io::Result<Listening> {
 /// # Errors
 /// As for [`listening`], also if not all was told, and nothing of this port.
 pub(super) fn listening_on(port: u16) -> io::Result<Vec<SocketAddr>> {
-    let told = ask(port, ROUNDS)?;
+    let listening = ask(port, ROUNDS)?;
     let mut found = Vec::new();
-    for Listener { address, .. } in told.sockets {
+    for Listener { address, .. } in listening.sockets {
         if found.len() < LISTENERS && !found.contains(&address) {
             found.push(address);
         }
     }
-    if found.is_empty() && !told.complete {
+    if found.is_empty() && !listening.complete {
         return Err(io::Error::other("there are more sockets than are looked through"));
     }
     Ok(found)
@@ -89,11 +89,11 @@ fn ask(port: u16, rounds: usize) -> io::Result<Listening> {
         return read_proc(port);
     }
     match dump(port, rounds) {
-        Ok(told) => {
+        Ok(listening) => {
             if MISSING.lock().take().is_some() {
                 tracing::info!("sock_diag(7) answers now: /proc is no longer read for what listens in containers");
             }
-            Ok(told)
+            Ok(listening)
         }
         Err(error) => {
             if !is_passing(&error) {
@@ -127,7 +127,7 @@ fn dump(port: u16, rounds: usize) -> io::Result<Listening> {
     let kernel = NetlinkAddr::new(0, 0);
     socket.send_to(&sock_diag::request(port), &kernel, 0)?;
     let mut datagram = vec![0u8; DATAGRAM];
-    let mut told = Listening { one_piece: true, ..Listening::default() };
+    let mut listening = Listening { one_piece: true, ..Listening::default() };
     for _ in 0..rounds {
         // A dump is produced inside sendto(2) and recvfrom(2), so it cannot be late.
         let (length, from) = match socket.recv_from(&mut &mut datagram[..], 0) {
@@ -138,34 +138,35 @@ fn dump(port: u16, rounds: usize) -> io::Result<Listening> {
         if from.port_number() != 0 {
             continue; // not the kernel
         }
-        let before = told.sockets.len();
-        let read = sock_diag::read(&datagram[..length.min(DATAGRAM)], port, |listener| told.sockets.push(listener));
-        told.one_piece &= before == 0 || told.sockets.len() == before;
+        let before = listening.sockets.len();
+        let read =
+            sock_diag::read(&datagram[..length.min(DATAGRAM)], port, |listener| listening.sockets.push(listener));
+        listening.one_piece &= before == 0 || listening.sockets.len() == before;
         if read? == Dump::Over {
-            told.complete = true;
+            listening.complete = true;
             break;
         }
     }
-    Ok(told)
+    Ok(listening)
 }
 
 /// Reads what the thread's own files in /proc show: those of `/proc/self` are of the main thread's namespace.
 fn read_proc(port: u16) -> io::Result<Listening> {
-    let mut told = Listening { one_piece: true, complete: true, ..Listening::default() };
-    read_file(File::open("/proc/thread-self/net/tcp")?, port, &mut told)?;
+    let mut listening = Listening { one_piece: true, complete: true, ..Listening::default() };
+    read_file(File::open("/proc/thread-self/net/tcp")?, port, &mut listening)?;
     match File::open("/proc/thread-self/net/tcp6") {
-        Ok(file) => read_file(file, port, &mut told)?,
+        Ok(file) => read_file(file, port, &mut listening)?,
         // IPv6 is not compiled in or switched off.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    Ok(told)
+    Ok(listening)
 }
 
 /// Reads one of the files up to the last socket that listens. Linux shows those first (`tcp_seek_last_pos` in
 /// net/ipv4/tcp_ipv4.c), and a container can have any number of others; a kernel that mixes them is read for as long as it
 /// goes on showing some.
-fn read_file(mut file: File, port: u16, told: &mut Listening) -> io::Result<()> {
+fn read_file(mut file: File, port: u16, listening: &mut Listening) -> io::Result<()> {
     let (mut text, mut begun, mut pieces) = (vec![0; DATAGRAM], 0, 0);
     let (mut total, mut rest, mut others, mut in_order) = (0, 0, false, true);
     loop {
@@ -182,7 +183,7 @@ fn read_file(mut file: File, port: u16, told: &mut Listening) -> io::Result<()> 
                 Some(Line::Listens(listener)) => {
                     (some, rest, in_order) = (true, 0, in_order && !others);
                     if port == 0 || listener.address.port() == port {
-                        told.sockets.push(listener);
+                        listening.sockets.push(listener);
                     }
                 }
                 Some(Line::Other) => others = true,
@@ -190,12 +191,12 @@ fn read_file(mut file: File, port: u16, told: &mut Listening) -> io::Result<()> 
             }
         }
         pieces += usize::from(some);
-        told.one_piece &= pieces <= 1;
+        listening.one_piece &= pieces <= 1;
         if length == 0 {
             return Ok(());
         }
         if total > FILE || rest > REST {
-            told.complete &= in_order && total <= FILE;
+            listening.complete &= in_order && total <= FILE;
             return Ok(());
         }
         text.copy_within(whole..begun + length, 0);
@@ -262,8 +263,8 @@ mod tests {
             assert!(shown.complete && !shown.one_piece);
             let differs = |listener: &&TcpListener| {
                 let address = listener.local_addr().unwrap();
-                let all = |told: &Listening| -> Vec<Listener> {
-                    told.sockets.iter().filter(|socket| socket.address == address).cloned().collect()
+                let all = |listening: &Listening| -> Vec<Listener> {
+                    listening.sockets.iter().filter(|socket| socket.address == address).cloned().collect()
                 };
                 let (shown, dumped) = (all(&shown), all(&dumped));
                 let ([shown], [dumped]) = (&shown[..], &dumped[..]) else { return true };
@@ -274,8 +275,8 @@ mod tests {
         assert!((0..100).any(|_| differences() == 0), "{} differ", differences());
         // Other addresses may have a listener on the same port, here or in another test.
         let address = listeners[0].local_addr().unwrap();
-        let of_port = read_proc(address.port()).unwrap().sockets;
-        assert!(of_port.iter().all(|socket| socket.address.port() == address.port()));
-        assert_eq!(of_port.iter().filter(|socket| socket.address == address).count(), 1);
+        let opened = read_proc(address.port()).unwrap().sockets;
+        assert!(opened.iter().all(|socket| socket.address.port() == address.port()));
+        assert_eq!(opened.iter().filter(|socket| socket.address == address).count(), 1);
     }
 }

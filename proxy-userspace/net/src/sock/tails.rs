@@ -49,9 +49,9 @@ impl Drop for Charge {
 
 /// How far a socket is emptied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parted {
+pub enum TailStatus {
     /// Its end has come, and all before it is in memory: nothing of it is left in the namespace.
-    Whole,
+    Complete,
     /// So much has been taken out as there may be.
     Full,
 }
@@ -78,19 +78,19 @@ impl Tail {
         tails: &Arc<Tails>,
         limit: u64,
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<Option<Parted>> {
+    ) -> io::Result<Option<TailStatus>> {
         if self.end.is_some() {
-            return Ok(Some(Parted::Whole));
+            return Ok(Some(TailStatus::Complete));
         }
         if self.blocks.back().is_none_or(|block| block.bytes.len() == BLOCK) {
             let mine = (self.blocks.len() * BLOCK) as u64;
             let fits = mine + BLOCK as u64 <= limit / SHARE;
             let Some(charge) = fits.then(|| tails.charge(BLOCK as u64, limit)).flatten() else {
-                return Ok(Some(Parted::Full));
+                return Ok(Some(TailStatus::Full));
             };
             self.blocks.push_back(Block { bytes: Vec::with_capacity(BLOCK), start: 0, _charge: charge });
         }
-        let Some(block) = self.blocks.back_mut() else { return Ok(Some(Parted::Full)) };
+        let Some(block) = self.blocks.back_mut() else { return Ok(Some(TailStatus::Full)) };
         let used = block.bytes.len();
         block.bytes.resize(BLOCK, 0);
         let result = read(&mut block.bytes[used..]);
@@ -104,7 +104,7 @@ impl Tail {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Err(error),
             Err(error) => self.end = Some(Err(error.kind())),
         }
-        Ok(Some(Parted::Whole))
+        Ok(Some(TailStatus::Complete))
     }
 
     /// Reads of what was taken out, and then of how it ended; `None` while the socket itself comes next.
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(tails.used(), 2 * BLOCK as u64);
         assert_eq!((drained(&mut tail), tail.peek()), (sent, None), "the socket itself comes next");
         assert_eq!(tails.used(), 0);
-        assert_eq!(tail.fill(&tails, LIMIT, |_| Ok(0)).unwrap(), Some(Parted::Whole));
+        assert_eq!(tail.fill(&tails, LIMIT, |_| Ok(0)).unwrap(), Some(TailStatus::Complete));
         assert_eq!(tail.peek(), Some(false));
         assert!(matches!(tail.read(&mut [0]), Some(Ok(0))));
     }
@@ -192,7 +192,7 @@ mod tests {
         let (tails, mut tail) = (Arc::new(Tails::default()), Tail::default());
         assert_eq!(tail.fill(&tails, LIMIT, |_| Ok(5)).unwrap(), None);
         let reset = tail.fill(&tails, LIMIT, |_| Err(ErrorKind::ConnectionReset.into()));
-        assert_eq!(reset.unwrap(), Some(Parted::Whole));
+        assert_eq!(reset.unwrap(), Some(TailStatus::Complete));
         assert_eq!(drained(&mut tail), [0; 5]);
         assert!(matches!(tail.read(&mut [0]), Some(Err(error)) if error.kind() == ErrorKind::ConnectionReset));
     }

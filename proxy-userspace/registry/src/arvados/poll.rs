@@ -23,23 +23,23 @@ const BACKLOG: usize = 1024;
 
 /// Follows the API.
 pub(super) fn follow(reader: Arc<Reader>) -> BoxStream<'static, Update> {
-    let (news, updates) = mpsc::channel(BACKLOG);
-    let task = AbortOnDropHandle::new(tokio::spawn(run(reader, news)));
+    let (sender, updates) = mpsc::channel(BACKLOG);
+    let task = AbortOnDropHandle::new(tokio::spawn(run(reader, sender)));
     stream::unfold((updates, task), async |(mut updates, task)| Some((updates.recv().await?, (updates, task)))).boxed()
 }
 
-async fn run(reader: Arc<Reader>, news: mpsc::Sender<Update>) {
+async fn run(reader: Arc<Reader>, sender: mpsc::Sender<Update>) {
     let mut known: Option<Seen> = None;
     let mut pause = POLL;
     loop {
         match Seen::of(&reader).await {
             Ok(seen) => {
-                let told = match &known {
+                let updates_due = match &known {
                     None => seen.all(),
                     Some(known) => known.changes_to(&seen),
                 };
-                for update in told {
-                    if news.send(update).await.is_err() {
+                for update in updates_due {
+                    if sender.send(update).await.is_err() {
                         return;
                     }
                 }
@@ -53,7 +53,7 @@ async fn run(reader: Arc<Reader>, news: mpsc::Sender<Update>) {
         }
         tokio::select! {
             () = tokio::time::sleep(jittered(pause, 0.8..1.2)) => {}
-            () = news.closed() => return,
+            () = sender.closed() => return,
         }
     }
 }

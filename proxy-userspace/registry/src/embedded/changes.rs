@@ -16,13 +16,13 @@ struct Watcher {
     database: Database,
     versions: tokio::sync::watch::Receiver<(i64, u64)>,
     /// The revision up to which everything was told; `None` is nothing, or not for certain.
-    told: Option<i64>,
+    sent_up_to: Option<i64>,
     updates: VecDeque<Update>,
 }
 
 pub(super) fn watch(database: Database) -> BoxStream<'static, Update> {
     let versions = database.versions();
-    let watcher = Watcher { database, versions, told: None, updates: VecDeque::new() };
+    let watcher = Watcher { database, versions, sent_up_to: None, updates: VecDeque::new() };
     Box::pin(stream::unfold(watcher, |mut watcher| async move {
         let update = watcher.next().await;
         Some((update, watcher))
@@ -36,21 +36,21 @@ impl Watcher {
             if let Some(update) = self.updates.pop_front() {
                 return update;
             }
-            if self.told.is_some() {
+            if self.sent_up_to.is_some() {
                 // Its sender lives as long as the database that this holds.
                 let _ = self.versions.changed().await;
             }
             // Before the file is read, so that a change meanwhile is not missed.
             self.versions.mark_unchanged();
-            let told = self.told;
-            match self.database.call(move |c| read(c, told)).await {
+            let sent_up_to = self.sent_up_to;
+            match self.database.call(move |c| read(c, sent_up_to)).await {
                 Ok((revision, updates)) => {
-                    self.told = Some(revision);
+                    self.sent_up_to = Some(revision);
                     self.updates = updates.into();
                 }
                 Err(error) => {
                     tracing::warn!("the registry's news cannot be read, and are read again soon: {error}");
-                    self.told = None;
+                    self.sent_up_to = None;
                     sleep(backoff.pause()).await;
                 }
             }

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls that may wait; more are refused at once.
 const WAITING: usize = 1024;
 /// How often it is looked whether other processes have changed the file, while anybody wants to know.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -45,9 +45,9 @@ impl Database {
         let connection = schema::open(path, BUSY)?;
         let (jobs, queue) = sync_channel(WAITING);
         let versions = Arc::new(watch::Sender::new((0, 0)));
-        let told = Arc::clone(&versions);
+        let published = Arc::clone(&versions);
         let thread = std::thread::Builder::new().name("registry".to_owned());
-        let spawned = thread.spawn(move || serve(connection, &queue, &told));
+        let spawned = thread.spawn(move || serve(connection, &queue, &published));
         spawned.map_err(|e| StoreError::unavailable(format!("cannot start a thread for the file: {e}")).because(e))?;
         Ok(Self { jobs, versions })
     }
@@ -82,25 +82,26 @@ fn serve(mut connection: Connection, queue: &Receiver<Job>, versions: &watch::Se
     loop {
         // Whoever begins to watch calls next, and so wakes this.
         let is_watched = versions.receiver_count() > 0;
-        let job = if is_watched { queue.recv_timeout(LOOK) } else { queue.recv().map_err(RecvTimeoutError::from) };
+        let job =
+            if is_watched { queue.recv_timeout(CHECK_INTERVAL) } else { queue.recv().map_err(RecvTimeoutError::from) };
         match job {
             Ok(job) => job(&mut connection),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if versions.receiver_count() > 0 {
-            look(&connection, versions);
+            check_version(&connection, versions);
         }
     }
 }
 
-fn look(connection: &Connection, versions: &watch::Sender<Version>) {
+fn check_version(connection: &Connection, versions: &watch::Sender<Version>) {
     // Of this connection's own commits data_version says nothing.
     let others = connection.pragma_query_value(None, "data_version", |row| row.get(0));
     // A file that cannot be read now is looked at again.
     let Ok(others) = others else { return };
     let version = (others, connection.total_changes());
-    versions.send_if_modified(|told| std::mem::replace(told, version) != version);
+    versions.send_if_modified(|published| std::mem::replace(published, version) != version);
 }
 
 /// Runs `query` in a transaction that holds the file's write lock from its beginning, so that what it reads still holds

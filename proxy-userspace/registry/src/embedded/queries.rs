@@ -23,7 +23,7 @@ pub struct Lease {
 
 /// How a living node's records stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct RetainOutcome {
     /// Here, and this node's.
     pub held: Vec<String>,
     /// Not here: to be reported again.
@@ -110,22 +110,22 @@ pub(super) fn retain(c: &Connection, node: &str, running: &[String]) -> Result<(
     remove(c, &stale)
 }
 
-pub(super) fn retain_leased(c: &Connection, node: &str, running: &[String]) -> Result<Standing, StoreError> {
-    let mut standing = Standing::default();
+pub(super) fn retain_leased(c: &Connection, node: &str, running: &[String]) -> Result<RetainOutcome, StoreError> {
+    let mut outcome = RetainOutcome::default();
     let mut stale: HashSet<String> = uuids_of(c, node, true)?.into_iter().collect();
     let mut exists = c.prepare_cached("SELECT 1 FROM records WHERE uuid = ?")?;
     for uuid in running.iter().collect::<HashSet<_>>() {
         let place = if stale.remove(uuid) {
-            &mut standing.held
+            &mut outcome.held
         } else if exists.exists([uuid])? {
-            &mut standing.elsewhere
+            &mut outcome.elsewhere
         } else {
-            &mut standing.missing
+            &mut outcome.missing
         };
         place.push(uuid.clone());
     }
     remove(c, &stale.into_iter().collect::<Vec<_>>())?;
-    Ok(standing)
+    Ok(outcome)
 }
 
 pub(super) fn leases(c: &Connection) -> Result<Vec<Lease>, StoreError> {

@@ -93,7 +93,7 @@ impl Desired {
     }
 
     /// The first `count` records due, a whole [`Desired::batch`], are as they should be.
-    pub(super) fn settle(&mut self, count: usize) {
+    pub(super) fn confirm(&mut self, count: usize) {
         for _ in 0..count {
             let Some(uuid) = self.due.pop_first() else { return };
             if self.records.contains_key(&uuid) {
@@ -105,7 +105,7 @@ impl Desired {
     }
 
     /// Whether all of `changes` are as they should be.
-    pub(super) fn is_settled(&self, changes: &[Change]) -> bool {
+    pub(super) fn is_confirmed(&self, changes: &[Change]) -> bool {
         changes.iter().all(|change| !self.due.contains(change.uuid()))
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let mut desired = Desired::default();
         desired.note(&[put("a", 1), put("b", 1), put("a", 2)]).unwrap();
         assert_eq!(batch(&desired), [("a".into(), true), ("b".into(), true)]);
-        desired.settle(2);
+        desired.confirm(2);
         desired.note(&[put("a", 2), put("b", 2)]).unwrap();
         assert_eq!(batch(&desired), [("b".into(), true)]);
         desired.note(&[Change::Remove("b".into())]).unwrap();
@@ -196,11 +196,11 @@ mod tests {
     fn what_was_removed_stays_due_until_it_is_confirmed_and_never_comes_back() {
         let mut desired = Desired::default();
         desired.note(&[put("a", 1)]).unwrap();
-        desired.settle(1);
+        desired.confirm(1);
         desired.note(&[Change::Remove("a".into())]).unwrap();
         desired.doubt_all();
         assert_eq!(batch(&desired), [("a".into(), false)]);
-        desired.settle(1);
+        desired.confirm(1);
         desired.doubt_all();
         assert!(!desired.is_due());
     }
@@ -209,7 +209,7 @@ mod tests {
     fn after_doubt_all_is_written_again() {
         let mut desired = Desired::default();
         desired.note(&[put("a", 1), put("b", 1)]).unwrap();
-        desired.settle(2);
+        desired.confirm(2);
         desired.doubt_all();
         assert_eq!(batch(&desired), [("a".into(), true), ("b".into(), true)]);
     }
@@ -218,11 +218,11 @@ mod tests {
     fn a_comparison_finds_what_is_missing_and_what_is_too_much() {
         let mut desired = Desired::default();
         desired.note(&[put("a", 1), put("b", 1)]).unwrap();
-        desired.settle(2);
+        desired.confirm(2);
         assert_eq!(desired.compare(&BTreeSet::from(["a", "b"])), 0);
         assert_eq!(desired.compare(&BTreeSet::from(["b", "c"])), 2);
         assert_eq!(batch(&desired), [("a".into(), true), ("c".into(), false)]);
-        desired.settle(2);
+        desired.confirm(2);
         desired.retain(&BTreeSet::from(["a"]));
         assert_eq!(batch(&desired), [("b".into(), false)]);
     }
@@ -231,14 +231,14 @@ mod tests {
     fn what_is_refused_is_forgotten_unless_etcd_has_it_already() {
         let mut desired = Desired::default();
         desired.note(&[put("a", 1)]).unwrap();
-        desired.settle(1);
+        desired.confirm(1);
         let refused = [put("a", 2), put("b", 1)];
         desired.note(&refused).unwrap();
-        assert!(!desired.is_settled(&refused));
+        assert!(!desired.is_confirmed(&refused));
         desired.refuse(&refused);
         assert_eq!(batch(&desired), [("a".into(), true), ("b".into(), false)]);
-        desired.settle(2);
-        assert!(desired.is_settled(&refused));
+        desired.confirm(2);
+        assert!(desired.is_confirmed(&refused));
         desired.doubt_all();
         assert_eq!(batch(&desired), [("a".into(), true)]);
     }
@@ -250,14 +250,14 @@ mod tests {
         desired.note(&many).unwrap();
         assert_eq!(desired.batch(BATCH).len(), BATCH);
         assert_eq!(desired.batch(7).len(), 7);
-        desired.settle(BATCH);
+        desired.confirm(BATCH);
         assert_eq!(desired.batch(BATCH).len(), 50);
-        desired.settle(50);
+        desired.confirm(50);
         desired.note(&[put("a", 600_000), put("b", 600_000), put("c", 10)]).unwrap();
         assert_eq!(desired.batch(BATCH).len(), 1);
         let error = desired.note(&[put("d", 1_100_000), put("e", 1)]).unwrap_err();
         assert!(!error.is_transient());
-        desired.settle(1);
+        desired.confirm(1);
         assert_eq!(batch(&desired), [("b".into(), true), ("c".into(), true), ("e".into(), true)]);
     }
 }

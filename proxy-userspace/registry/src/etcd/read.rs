@@ -16,7 +16,7 @@ const ATTEMPTS: usize = 3;
 
 /// A moment in etcd's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment {
+pub(super) struct ClusterRevision {
     /// The cluster: another one has another history.
     pub(super) cluster: u64,
     /// Grows with each election. A cluster that was restored from a backup begins low again, with the history cut off.
@@ -25,7 +25,7 @@ pub(super) struct Moment {
     pub(super) revision: i64,
 }
 
-impl Moment {
+impl ClusterRevision {
     /// That of an answer.
     pub(super) fn of(header: Option<&ResponseHeader>) -> Self {
         header.map_or(Self { cluster: 0, term: 0, revision: 0 }, |header| Self {
@@ -49,13 +49,13 @@ pub(super) struct Pages<'a> {
     next: Option<Vec<u8>>,
     limit: i64,
     /// When; once the first page is there.
-    pub(super) moment: Option<Moment>,
+    pub(super) point: Option<ClusterRevision>,
 }
 
 impl<'a> Pages<'a> {
     /// `prefix` ends with a slash.
     pub(super) fn new(connection: &'a Connection, prefix: &str) -> Self {
-        Self { connection, end: end_of(prefix), next: Some(prefix.as_bytes().to_vec()), limit: PAGE, moment: None }
+        Self { connection, end: end_of(prefix), next: Some(prefix.as_bytes().to_vec()), limit: PAGE, point: None }
     }
 
     /// The next page; `None` after the last.
@@ -64,7 +64,7 @@ impl<'a> Pages<'a> {
     /// [`Fault::Compacted`] if it took too long.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<KeyValue>>, Fault> {
         let Some(from) = &self.next else { return Ok(None) };
-        let revision = self.moment.map_or(0, |moment| moment.revision);
+        let revision = self.point.map_or(0, |point| point.revision);
         let mut page = loop {
             let options = GetOptions::new().with_range(self.end.clone()).with_limit(self.limit).with_revision(revision);
             match self.connection.call(|client| get(client, from.clone(), options.clone())).await {
@@ -73,7 +73,7 @@ impl<'a> Pages<'a> {
             }
         };
         let more = page.more();
-        self.moment.get_or_insert_with(|| Moment::of(page.header()));
+        self.point.get_or_insert_with(|| ClusterRevision::of(page.header()));
         let kvs = page.take_kvs();
         // The least key that comes after the last.
         self.next = kvs.last().filter(|_| more).map(|kv| [kv.key(), &[0]].concat());
@@ -137,10 +137,10 @@ mod tests {
 
     #[test]
     fn another_cluster_and_a_restored_one_have_other_histories() {
-        let moment = |cluster, term| Moment { cluster, term, revision: 1 };
-        assert!(moment(1, 2).precedes(&moment(1, 2)));
-        assert!(moment(1, 2).precedes(&moment(1, 3)));
-        assert!(!moment(1, 2).precedes(&moment(1, 1)));
-        assert!(!moment(1, 2).precedes(&moment(2, 2)));
+        let point = |cluster, term| ClusterRevision { cluster, term, revision: 1 };
+        assert!(point(1, 2).precedes(&point(1, 2)));
+        assert!(point(1, 2).precedes(&point(1, 3)));
+        assert!(!point(1, 2).precedes(&point(1, 1)));
+        assert!(!point(1, 2).precedes(&point(2, 2)));
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connection::{Access, CALL, Connection};
 use super::fault::Fault;
 use super::keys::{self, Key, Keys};
-use super::read::{ANSWER, Moment, Pages, end_of};
+use super::read::{ANSWER, ClusterRevision, Pages, end_of};
 use crate::{StoreError, Update};
 use portsplice_model::Hostname;
 use portsplice_net::backoff::jittered;
@@ -30,8 +30,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// Follows everything below the prefix of `keys`, over a connection of its own.
 pub(super) fn follow(access: Access, keys: Keys) -> BoxStream<'static, Update> {
-    let (news, updates) = mpsc::channel(BACKLOG);
-    let follower = Follower { connection: Arc::new(Connection::new(access)), keys, news, position: None };
+    let (sender, updates) = mpsc::channel(BACKLOG);
+    let follower = Follower { connection: Arc::new(Connection::new(access)), keys, sender, position: None };
     let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
     stream::unfold((updates, task), async |(mut updates, task)| Some((updates.recv().await?, (updates, task)))).boxed()
 }
@@ -39,7 +39,7 @@ pub(super) fn follow(access: Access, keys: Keys) -> BoxStream<'static, Update> {
 struct Follower {
     connection: Arc<Connection>,
     keys: Keys,
-    news: mpsc::Sender<Update>,
+    sender: mpsc::Sender<Update>,
     /// Up to where everything has been told; `None` before all of a beginning has.
     position: Option<Position>,
 }
@@ -47,26 +47,26 @@ struct Follower {
 #[derive(Clone, Copy, Debug)]
 struct Position {
     /// The last answer's.
-    moment: Moment,
+    point: ClusterRevision,
     /// The revision to go on from. After an event this is its own: one revision may come in several parts, and telling a part
     /// of it twice does no harm.
     next: i64,
 }
 
 /// Why a watch cannot go on as it is.
-enum Break {
+enum WatchEnd {
     /// Whoever followed has gone.
-    Left,
+    Dropped,
     /// What was told is not known to be what is there: begin anew.
-    Anew(&'static str),
+    Restart(&'static str),
     /// Go on where it was.
     Fault(Fault),
 }
 
-impl From<Fault> for Break {
+impl From<Fault> for WatchEnd {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Compacted => Self::Anew("etcd has compacted what came since"),
+            Fault::Compacted => Self::Restart("etcd has compacted what came since"),
             fault => Self::Fault(fault),
         }
     }
@@ -82,12 +82,12 @@ impl Follower {
                 retry = RETRY.0;
             }
             match end {
-                Break::Left => return,
-                Break::Anew(why) => {
+                WatchEnd::Dropped => return,
+                WatchEnd::Restart(why) => {
                     tracing::info!(why, "following etcd begins anew");
                     self.position = None;
                 }
-                Break::Fault(fault) => {
+                WatchEnd::Fault(fault) => {
                     tracing::warn!(error = %StoreError::from(fault), "etcd cannot be followed; trying again");
                 }
             }
@@ -97,14 +97,14 @@ impl Follower {
     }
 
     /// Begins, or goes on, until something breaks.
-    async fn session(&mut self) -> Break {
+    async fn session(&mut self) -> WatchEnd {
         match self.try_session().await {
             Ok(never) => match never {},
             Err(end) => end,
         }
     }
 
-    async fn try_session(&mut self) -> Result<std::convert::Infallible, Break> {
+    async fn try_session(&mut self) -> Result<std::convert::Infallible, WatchEnd> {
         let position = match self.position {
             Some(position) => position,
             None => self.begin().await?,
@@ -117,8 +117,8 @@ impl Follower {
     }
 
     /// Tells all that is there.
-    async fn begin(&mut self) -> Result<Position, Break> {
-        self.tell(Update::Reset).await?;
+    async fn begin(&mut self) -> Result<Position, WatchEnd> {
+        self.emit(Update::Reset).await?;
         let connection = Arc::clone(&self.connection);
         let mut pages = Pages::new(&connection, &self.keys.root);
         while let Some(page) = pages.next().await? {
@@ -126,16 +126,16 @@ impl Follower {
                 self.there(kv).await?;
             }
         }
-        self.tell(Update::Current).await?;
-        let moment = Moment::of(None);
-        let moment = pages.moment.unwrap_or(moment);
-        let position = Position { moment, next: moment.revision + 1 };
+        self.emit(Update::Current).await?;
+        let point = ClusterRevision::of(None);
+        let point = pages.point.unwrap_or(point);
+        let position = Position { point, next: point.revision + 1 };
         self.position = Some(position);
         Ok(position)
     }
 
     /// Opens the watch, and makes sure that it is of the same history.
-    async fn open(&self, position: Position) -> Result<WatchStream, Break> {
+    async fn open(&self, position: Position) -> Result<WatchStream, WatchEnd> {
         let root = self.keys.root.as_str();
         let options = WatchOptions::new()
             .with_range(end_of(root))
@@ -150,16 +150,16 @@ impl Follower {
         };
         let (stream, first) = self.connection.once(CALL, open).await?;
         let Some(first) = first else { return Err(ended().into()) };
-        let now = Moment::of(first.header());
-        if !position.moment.precedes(&now) || now.revision < position.next - 1 {
-            return Err(Break::Anew("etcd has another history now"));
+        let now = ClusterRevision::of(first.header());
+        if !position.point.precedes(&now) || now.revision < position.next - 1 {
+            return Err(WatchEnd::Restart("etcd has another history now"));
         }
         refused(&first)?;
         Ok(stream)
     }
 
     /// The next message. Silence is broken by asking for one.
-    async fn message(&self, stream: &mut WatchStream) -> Result<WatchResponse, Break> {
+    async fn message(&self, stream: &mut WatchStream) -> Result<WatchResponse, WatchEnd> {
         for is_last in [false, true] {
             match timeout(SILENCE, stream.message()).await {
                 Ok(Ok(Some(message))) => return Ok(message),
@@ -177,13 +177,13 @@ impl Follower {
     }
 
     /// Tells what a message says.
-    async fn take(&mut self, message: &WatchResponse) -> Result<(), Break> {
-        let now = Moment::of(message.header());
-        let Some(position) = &mut self.position else { return Err(Break::Anew("nothing was told yet")) };
-        if !position.moment.precedes(&now) {
-            return Err(Break::Anew("etcd has another history now"));
+    async fn take(&mut self, message: &WatchResponse) -> Result<(), WatchEnd> {
+        let now = ClusterRevision::of(message.header());
+        let Some(position) = &mut self.position else { return Err(WatchEnd::Restart("nothing was told yet")) };
+        if !position.point.precedes(&now) {
+            return Err(WatchEnd::Restart("etcd has another history now"));
         }
-        position.moment = now;
+        position.point = now;
         refused(message)?;
         for event in message.events() {
             let Some(kv) = event.kv() else { continue };
@@ -195,29 +195,29 @@ impl Follower {
         Ok(())
     }
 
-    async fn event(&self, event: &Event, kv: &KeyValue) -> Result<(), Break> {
+    async fn event(&self, event: &Event, kv: &KeyValue) -> Result<(), WatchEnd> {
         match event.event_type() {
             EventType::Put => self.there(kv).await,
             EventType::Delete => match self.gone(kv.key()) {
-                Some(update) => self.tell(update).await,
+                Some(update) => self.emit(update).await,
                 None => Ok(()),
             },
         }
     }
 
     /// Tells what a key has now. What cannot be read is not there.
-    async fn there(&self, kv: &KeyValue) -> Result<(), Break> {
+    async fn there(&self, kv: &KeyValue) -> Result<(), WatchEnd> {
         let read = match self.keys.read(kv.key()) {
             Key::Record(uuid) => keys::record(uuid, kv).map(|record| Update::Record(Box::new(record))),
             Key::Link(hostname) => keys::link(hostname, kv).map(Update::Link),
             Key::Other => return Ok(()),
         };
         match read {
-            Ok(update) => self.tell(update).await,
+            Ok(update) => self.emit(update).await,
             Err(error) => {
                 tracing::warn!(%error, "passed over");
                 match self.gone(kv.key()) {
-                    Some(update) => self.tell(update).await,
+                    Some(update) => self.emit(update).await,
                     None => Ok(()),
                 }
             }
@@ -232,13 +232,13 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, update: Update) -> Result<(), Break> {
-        self.news.send(update).await.map_err(|_| Break::Left)
+    async fn emit(&self, update: Update) -> Result<(), WatchEnd> {
+        self.sender.send(update).await.map_err(|_| WatchEnd::Dropped)
     }
 }
 
 /// What etcd says of a watch that it ends.
-fn refused(message: &WatchResponse) -> Result<(), Break> {
+fn refused(message: &WatchResponse) -> Result<(), WatchEnd> {
     if message.compact_revision() > 0 {
         return Err(Fault::Compacted.into());
     }

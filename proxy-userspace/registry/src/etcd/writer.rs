@@ -37,7 +37,7 @@ pub struct NodeIdentity {
 
 /// What the task is asked to do.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum Command {
     /// Write this.
     Report(Vec<Change>, oneshot::Sender<Result<(), StoreError>>),
     /// Only these containers are here.
@@ -97,13 +97,13 @@ impl Writer {
     }
 
     /// Works until it is told to end, or nobody is left who could.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
             let mut waiters = Vec::new();
             tokio::select! {
-                order = orders.recv() => match order {
+                command = commands.recv() => match command {
                     None => return,
-                    Some(order) => if let Some(done) = self.take(order, &mut orders, &mut waiters).await {
+                    Some(command) => if let Some(done) = self.take(command, &mut commands, &mut waiters).await {
                         self.end().await;
                         let _ = done.send(());
                         return;
@@ -124,22 +124,22 @@ impl Writer {
     /// Notes this order and those that have come with it, so that they are written together.
     async fn take(
         &mut self,
-        first: Order,
-        more: &mut mpsc::Receiver<Order>,
+        first: Command,
+        more: &mut mpsc::Receiver<Command>,
         waiters: &mut Vec<Waiter>,
     ) -> Option<oneshot::Sender<()>> {
         let mut next = Some(first);
-        while let Some(order) = next {
-            match order {
-                Order::Report(changes, answer) => {
+        while let Some(command) = next {
+            match command {
+                Command::Report(changes, answer) => {
                     let noted = self.desired.note(&changes);
                     waiters.push(Waiter { answer, changes: Some(changes), noted });
                 }
-                Order::Retain(running, answer) => {
+                Command::Retain(running, answer) => {
                     let noted = self.retain(&running).await.map_err(StoreError::from);
                     waiters.push(Waiter { answer, changes: None, noted });
                 }
-                Order::Close(done) => return Some(done),
+                Command::Close(done) => return Some(done),
             }
             next = more.try_recv().ok();
         }
@@ -149,7 +149,7 @@ impl Writer {
     /// Says how it went: by what was asked for, not by what else there was to write.
     fn answer(&mut self, waiter: Waiter, error: Option<&StoreError>) {
         let Waiter { answer, changes, noted } = waiter;
-        let error = error.filter(|_| changes.as_ref().is_none_or(|changes| !self.desired.is_settled(changes)));
+        let error = error.filter(|_| changes.as_ref().is_none_or(|changes| !self.desired.is_confirmed(changes)));
         let result = noted.and_then(|()| error.map_or(Ok(()), |error| Err(error.clone())));
         if let (Err(StoreError::Refused(_)), Some(changes)) = (&result, &changes) {
             self.desired.refuse(changes);
@@ -228,7 +228,7 @@ impl Writer {
         let transaction = || Txn::new().when([claim::holds(&node, fence)]).and_then(operations);
         match self.connection.once(CALL, async |mut client| client.txn(transaction()).await).await {
             Ok(answer) if answer.succeeded() => {
-                self.desired.settle(count);
+                self.desired.confirm(count);
                 Ok(limit)
             }
             // Somebody else has written the claim, or it has vanished with its lease.

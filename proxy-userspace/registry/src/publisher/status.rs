@@ -23,7 +23,7 @@ pub struct Status {
     /// Why the last attempt failed; `None` when it did not.
     problem: Mutex<Option<String>>,
     /// Which container's record is not taken, and why, where there is one.
-    refusal: Mutex<Option<String>>,
+    rejection: Mutex<Option<String>>,
 }
 
 impl Status {
@@ -36,7 +36,7 @@ impl Status {
             refused: AtomicU64::default(),
             last_success: AtomicI64::default(),
             problem: Mutex::default(),
-            refusal: Mutex::default(),
+            rejection: Mutex::default(),
         }
     }
 
@@ -48,7 +48,7 @@ impl Status {
     /// The store holds what runs, but for the containers `refused`.
     pub(super) fn succeeded(&self, refused: &HashMap<String, (Instant, String)>) {
         let first = refused.iter().min_by_key(|(uuid, _)| *uuid);
-        *self.refusal.lock() = first.map(|(uuid, (_, why))| {
+        *self.rejection.lock() = first.map(|(uuid, (_, why))| {
             let others = refused.len() - 1;
             let others = if others > 0 { format!(" (and of {others} others)") } else { String::new() };
             format!("the record of {uuid}{others} is not taken: {why}")
@@ -87,7 +87,7 @@ impl Status {
             failed: self.failed.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             last_success: self.last_success.load(Ordering::Relaxed),
-            problem: self.problem().or_else(|| self.registry.problem()).or_else(|| self.refusal.lock().clone()),
+            problem: self.problem().or_else(|| self.registry.problem()).or_else(|| self.rejection.lock().clone()),
         }
     }
 }

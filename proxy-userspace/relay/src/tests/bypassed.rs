@@ -107,7 +107,7 @@ impl Opens {
 
 impl Bypass for Opens {
     fn open(&self, request: &BypassRequest<'_>) -> Result<Arc<dyn FastFlow>, AttachError> {
-        assert_eq!((request.framing, request.server), (Framing::Plain, ServerUse::Answers));
+        assert_eq!((request.framing, request.server), (Framing::Plain, ServerUse::Responds));
         self.budgets.lock().unwrap().push(request.budget);
         let fake = self.answers.lock().unwrap().remove(0)?;
         fake.budget.store(request.budget, Relaxed);
@@ -125,7 +125,7 @@ struct Outcome {
     result: Result<u64, FlowError>,
     received: Vec<u8>,
     meter: Meter,
-    spent: bool,
+    no_reuse: bool,
     surplus: bool,
 }
 
@@ -139,19 +139,20 @@ async fn respond_with(policy: Policy, bypass: &Opens, bytes: Vec<u8>, limit: u64
     let (client, to) = connection();
     let writer = std::thread::spawn(move || server.write_all(&bytes).map(|()| server));
     let reader = read_all(client);
-    let (meter, spent, surplus) = (Meter::default(), AtomicBool::new(false), AtomicBool::new(false));
+    let (meter, no_reuse, surplus) = (Meter::default(), AtomicBool::new(false), AtomicBool::new(false));
     let result = {
         let flow = Flow { from: &from, to: &to, direction: Direction::Down, meter: &meter, pipes: None };
-        let (fast, server) = (Some(Fast { bypass, policy }), ServerUse::Answers);
+        let (fast, server) = (Some(Fast { bypass, policy }), ServerUse::Responds);
         let ready = || true;
-        let response = Response { flow, fast, server, ready: &ready, talk: None, spent: &spent, surplus: &surplus };
+        let response =
+            Response { flow, fast, server, ready: &ready, guard: None, no_reuse: &no_reuse, surplus: &surplus };
         response.run(limit).await
     };
     to.shutdown().await.unwrap();
     drop(to);
     drop(writer.join().unwrap());
     let received = reader.join().unwrap();
-    Outcome { result, received, meter, spent: spent.into_inner(), surplus: surplus.into_inner() }
+    Outcome { result, received, meter, no_reuse: no_reuse.into_inner(), surplus: surplus.into_inner() }
 }
 
 const LENGTH: usize = 1 << 20;
@@ -167,7 +168,7 @@ async fn what_passes_is_written_in_turn_and_all_is_counted() {
     assert_eq!((fake.budget(), fake.taken.load(Relaxed)), (0, LENGTH as u64 - 400_000));
     assert!(fake.drained.load(Relaxed), "the client's connection is free before all has arrived");
     assert_eq!((outcome.meter.bytes(Direction::Down), outcome.meter.fast_bytes()), (LENGTH as u64, 400_000));
-    assert_eq!((outcome.spent, outcome.surplus), (false, false));
+    assert_eq!((outcome.no_reuse, outcome.surplus), (false, false));
 }
 
 #[tokio::test]
@@ -179,14 +180,14 @@ async fn no_more_is_written_than_the_response_has() {
     let outcome = respond_with(Policy::ALWAYS, &bypass, sent.clone(), 1000).await;
     assert_eq!(outcome.result.unwrap(), 1000);
     assert!(outcome.received == sent[..600], "{} bytes", outcome.received.len());
-    assert_eq!((outcome.spent, outcome.surplus), (true, true));
+    assert_eq!((outcome.no_reuse, outcome.surplus), (true, true));
 }
 
 #[tokio::test]
 async fn a_response_that_does_not_add_up_has_failed() {
     let fake = Arc::new(Fake { lost: true, ..Fake::default() });
     let outcome = respond(&Opens::new([Ok(fake)]), pattern(LENGTH), LENGTH as u64).await;
-    assert!(matches!(outcome.result, Err(FlowError::Unsettled)), "{:?}", outcome.result);
+    assert!(matches!(outcome.result, Err(FlowError::Unaccounted)), "{:?}", outcome.result);
 }
 
 #[tokio::test]

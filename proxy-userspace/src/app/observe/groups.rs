@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::edge::Edge;
 use crate::metrics::{Group, LabelDescription, Metrics, Sample, Section, Unit, Values, counter, document, gauge};
 use portsplice_auth::ReplayMemory;
-use portsplice_bpf::{Counters, Counts, Fastpath, Passed};
+use portsplice_bpf::{Counters, Counts, FallbackReason, Fastpath};
 use portsplice_discovery::container::Containers;
 use portsplice_discovery::ports;
 use portsplice_registry::publisher::Snapshot;
@@ -76,7 +76,7 @@ pub(super) static PORTS: Group<ports::Counts> = Group {
             .read(|c| Some(c.listening as f64)),
         counter("ports_events", "Times that the kernel told of a socket that begins or ceases to listen")
             .worry("It stands still while servers start: the kernel programs are not loaded (`portsplice_bpf_up`).")
-            .read(|c| Some(c.heard as f64)),
+            .read(|c| Some(c.events_seen as f64)),
         counter("ports_events_lost", "Events of that kind that were lost, so that the namespace's sockets were listed")
             .worry("It goes up all the time: a container opens and closes ports faster than the daemon reads of it.")
             .read(|c| Some(c.lost as f64)),
@@ -156,8 +156,8 @@ pub(super) static KERNEL: Group<Arc<Fastpath>> = Group {
 
 const REASON: LabelDescription = LabelDescription { name: "reason", values: Values::Described("why not; empty at 1") };
 
-/// Why a response is not put on the fast path: `Refused::label`, but for the one that means that it was.
-const NOT_ARMED: &[&str] = &[
+/// Why a response is not put on the fast path: `AttachFailure::label`, but for the one that means that it was.
+const ATTACH_FAILURES: &[&str] = &[
     "argument",
     "no-server",
     "no-upstream",
@@ -174,17 +174,17 @@ const NOT_ARMED: &[&str] = &[
     "system",
 ];
 
-const PASSED: &[&str] = &["order", "full", "end", "unfit", "lost", "crossed", "urgent"];
+const FALLBACK_REASONS: &[&str] = &["order", "full", "end", "unfit", "lost", "in_flight", "urgent"];
 
-const fn passed(reason: Passed) -> &'static str {
-    PASSED[match reason {
-        Passed::Order => 0,
-        Passed::Full => 1,
-        Passed::End => 2,
-        Passed::Unfit => 3,
-        Passed::Lost => 4,
-        Passed::Crossed => 5,
-        Passed::Urgent => 6,
+const fn fallback_label(reason: FallbackReason) -> &'static str {
+    FALLBACK_REASONS[match reason {
+        FallbackReason::Order => 0,
+        FallbackReason::Full => 1,
+        FallbackReason::End => 2,
+        FallbackReason::Unfit => 3,
+        FallbackReason::Lost => 4,
+        FallbackReason::InFlight => 5,
+        FallbackReason::Urgent => 6,
     }]
 }
 
@@ -202,14 +202,14 @@ pub(super) static FAST_PATH: Group<FastPath> = Group {
         gauge("fast_flows", "Responses on the fast path now")
             .worry("It is at `bpf.max-flows`: further responses take the slower way (`table-full` below).")
             .read(|f| Some(f64::from(f.flows))),
-        counter("fast_armed", "Responses that took the fast path")
-            .worry("It stands still under traffic: `portsplice_fast_refused_total` has the reasons.")
-            .read(|f| Some(f.counts.armed as f64)),
+        counter("fast_attached", "Responses that took the fast path")
+            .worry("It stands still under traffic: `portsplice_fast_attach_failed_total` has the reasons.")
+            .read(|f| Some(f.counts.attached as f64)),
         counter(
-            "fast_refused",
+            "fast_attach_failed",
             "Attempts to put a response on the fast path that were in vain, by reason; a reason is there once it has occurred",
         )
-        .labels(&[LabelDescription { name: "reason", values: Values::OneOf(NOT_ARMED) }])
+        .labels(&[LabelDescription { name: "reason", values: Values::OneOf(ATTACH_FAILURES) }])
         .worry("`system`, `argument`: always. `table-full`: raise `bpf.max-flows`. `foreign`, `protocol`: another program has the sockets.")
         .read_samples(|f| f.counts.refused.iter().map(|&(reason, n)| Sample::new([reason], n as f64)).collect()),
         counter("fast_bytes", "Bytes that the kernel carried past the daemon")
@@ -218,16 +218,16 @@ pub(super) static FAST_PATH: Group<FastPath> = Group {
         counter("fast_messages", "Messages that the kernel carried past the daemon")
             .worry("`portsplice_fast_bytes_total` divided by this is below a kilobyte: servers write in small pieces.")
             .read(|f| Some(f.counts.fast_messages as f64)),
-        counter("fast_passed", "Messages on the fast path that had to pass the daemon, by reason")
-            .labels(&[LabelDescription { name: "reason", values: Values::OneOf(PASSED) }])
-            .worry("`lost`: always. `full` or `crossed` near the number of messages: clients are slower than their servers.")
+        counter("fast_fallbacks", "Messages on the fast path that had to pass the daemon, by reason")
+            .labels(&[LabelDescription { name: "reason", values: Values::OneOf(FALLBACK_REASONS) }])
+            .worry("`lost`: always. `full` or `in_flight` near the number of messages: clients are slower than their servers.")
             .read_samples(|f| {
-                let reasons = Passed::ALL.into_iter().zip(&f.counts.passed);
-                reasons.map(|(reason, &n)| Sample::new([passed(reason)], n as f64)).collect()
+                let reasons = FallbackReason::ALL.into_iter().zip(&f.counts.fallbacks);
+                reasons.map(|(reason, &n)| Sample::new([fallback_label(reason)], n as f64)).collect()
             }),
-        counter("fast_returned", "Times that a response came back to the fast path after messages had passed")
-            .worry("It stands still while `portsplice_fast_passed_total` goes up: responses leave the fast path for good.")
-            .read(|f| Some(f.counts.returned as f64)),
+        counter("fast_resumed", "Times that a response came back to the fast path after messages had passed")
+            .worry("It stands still while `portsplice_fast_fallbacks_total` goes up: responses leave the fast path for good.")
+            .read(|f| Some(f.counts.resumed as f64)),
     ],
 };
 
@@ -272,7 +272,7 @@ pub(super) static EDGE: Group<Arc<Edge>> = Group {
 mod tests {
     use super::*;
     use crate::metrics::mistakes;
-    use portsplice_bpf::{Armed, Refused};
+    use portsplice_bpf::{AttachFailure, AttachStatus};
 
     #[test]
     fn the_document_is_up_to_date() {
@@ -287,13 +287,16 @@ mod tests {
 
     #[test]
     fn the_reasons_are_all() {
-        let armed = (0..256).filter_map(Armed::from_value).filter(|armed| *armed != Armed::Yes).map(Refused::Program);
-        let mut labels: Vec<&str> = NOT_ARMED.to_vec();
-        for refused in armed.chain([Refused::TableFull, Refused::Client, Refused::System]) {
-            assert!(NOT_ARMED.contains(&refused.label()), "{refused}");
+        let attached = (0..256)
+            .filter_map(AttachStatus::from_value)
+            .filter(|attached| *attached != AttachStatus::Attached)
+            .map(AttachFailure::Program);
+        let mut labels: Vec<&str> = ATTACH_FAILURES.to_vec();
+        for refused in attached.chain([AttachFailure::TableFull, AttachFailure::Client, AttachFailure::System]) {
+            assert!(ATTACH_FAILURES.contains(&refused.label()), "{refused}");
             labels.retain(|label| *label != refused.label());
         }
         assert!(labels.is_empty(), "{labels:?} cannot occur");
-        assert_eq!(Passed::ALL.map(passed).as_slice(), PASSED);
+        assert_eq!(FallbackReason::ALL.map(fallback_label).as_slice(), FALLBACK_REASONS);
     }
 }

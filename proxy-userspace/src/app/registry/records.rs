@@ -56,7 +56,7 @@ impl NodeRecords {
     }
 
     fn record(&self, container: &Container, accepted: &mut Accepted) -> Record {
-        container.tell_first(&self.first);
+        container.notify_on_first(&self.first);
         let connections = container.connection_counts();
         if connections.total > 0 {
             accepted.insert(&container.id);
@@ -86,24 +86,24 @@ impl Source for NodeRecords {
         let mut state = self.state.lock();
         let Memory { accepted, unusable } = &mut *state;
         let mut named: BTreeMap<&str, &Container> = BTreeMap::new();
-        let mut complaints = BTreeSet::new();
+        let mut warnings = BTreeSet::new();
         for container in &containers {
             let uuid = container.uuid();
             if ContainerName::parse(uuid).is_none() {
-                complaints.insert(uuid.to_owned());
+                warnings.insert(uuid.to_owned());
             } else if self.containers.holder(uuid).is_some_and(|holder| holder.is_same_as(container)) {
                 named.insert(uuid, container);
             } else if !container.is_gone() {
-                complaints.insert(uuid.to_owned());
+                warnings.insert(uuid.to_owned());
             }
         }
-        for uuid in complaints.difference(unusable) {
+        for uuid in warnings.difference(unusable) {
             tracing::warn!(
                 container = ?uuid,
                 "a container is not in the registry: another one has this name already, or it has other characters than letters, digits, '.', '_' and '-'; give each container its own with the label portsplice.uuid"
             );
         }
-        *unusable = complaints;
+        *unusable = warnings;
         let records = named.into_values().map(|container| self.record(container, accepted)).collect();
         accepted.save();
         records

@@ -42,7 +42,7 @@ pub(super) enum Show {
 }
 
 /// What the node says of itself at one moment.
-pub(super) struct Look {
+pub(super) struct Snapshot {
     pub(super) at: Instant,
     pub(super) stats: Stats,
     pub(super) containers: ContainerList,
@@ -56,8 +56,8 @@ pub(super) struct Model {
     /// Rows above the first that is shown.
     pub(super) scroll: usize,
     /// What was shown and what is; the same at the beginning.
-    previous: Option<Look>,
-    now: Look,
+    previous: Option<Snapshot>,
+    now: Snapshot,
 }
 
 /// Something that moves bytes: a container, a connection, or all of them.
@@ -88,11 +88,11 @@ impl Row {
 }
 
 impl Model {
-    pub(super) fn new(order: Order, now: Look) -> Self {
+    pub(super) fn new(order: Order, now: Snapshot) -> Self {
         Self { order, show: Show::Containers, scroll: 0, previous: None, now }
     }
 
-    pub(super) fn update(&mut self, now: Look) {
+    pub(super) fn update(&mut self, now: Snapshot) {
         self.previous = Some(std::mem::replace(&mut self.now, now));
     }
 
@@ -115,9 +115,9 @@ impl Model {
         let rate = |now: u64, then: Option<u64>| now.saturating_sub(then.unwrap_or(0)) as f64 / seconds;
         let row = |now: &Connection| {
             let then = before.get(&now.id);
-            let place = now.place.as_ref();
+            let target = now.target.as_ref();
             Row {
-                name: place.map_or_else(|| "-".to_owned(), |place| format!("{}:{}", place.container, place.port)),
+                name: target.map_or_else(|| "-".to_owned(), |target| format!("{}:{}", target.container, target.port)),
                 detail: format!("#{} {} {}", now.id, now.peer, state(now.state)),
                 connections: 1,
                 requests: rate(now.requests, then.map(|then| then.requests)),

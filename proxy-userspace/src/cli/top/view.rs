@@ -109,14 +109,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::top::model::Look;
+    use crate::cli::top::model::Snapshot;
 
     /// A node with two containers; `n` times what has moved so far.
-    fn look(at: Instant, n: u64) -> Look {
+    fn sample(at: Instant, n: u64) -> Snapshot {
         let stats = json!({
             "version": "1.2.3", "pid": 7, "since": "2026-01-01T00:00:00Z", "ready": true, "containers": 2, "connections": 2,
             "requests": 50 * n, "bytes": [], "sources": [],
-            "fast": { "flows": 1, "capacity": 16, "armed": 1, "bytes": 1 },
+            "fast": { "flows": 1, "capacity": 16, "attached": 1, "bytes": 1 },
         });
         let container = |name: &str, down: u64| {
             json!({ "id": name, "name": name, "uuid": name, "source": "docker", "netns": "net:[1]", "fast": true,
@@ -125,11 +125,11 @@ mod tests {
         };
         let connection = |id: u64, name: &str, down: u64| {
             json!({ "id": id, "peer": "192.0.2.1:7", "listener": "tls", "since": "2026-01-01T00:00:00Z", "state": "tunnel",
-                "place": { "container": name, "uuid": name, "port": 80 }, "requests": 5 * n, "bytes_up": 1024 * n,
+                "target": { "container": name, "uuid": name, "port": 80 }, "requests": 5 * n, "bytes_up": 1024 * n,
                 "bytes_down": down * n, "bytes_fast": down * n / 2, "quiet_ms": 0 })
         };
         let connections = [connection(1, "alpha", 2048), connection(2, "beta", 1 << 20)];
-        Look {
+        Snapshot {
             at,
             stats: serde_json::from_value(stats).unwrap(),
             containers: serde_json::from_value(
@@ -150,8 +150,8 @@ mod tests {
 
     fn model() -> Model {
         let start = Instant::now();
-        let mut model = Model::new(Order::Down, look(start, 1));
-        model.update(look(start + Duration::from_secs(2), 2));
+        let mut model = Model::new(Order::Down, sample(start, 1));
+        model.update(sample(start + Duration::from_secs(2), 2));
         model
     }
 
@@ -181,7 +181,7 @@ mod tests {
         for (width, height) in [(1, 1), (10, 3), (40, 4), (300, 2)] {
             drawn(&mut model(), width, height);
         }
-        let mut fresh = Model::new(Order::Fast, look(Instant::now(), 5));
+        let mut fresh = Model::new(Order::Fast, sample(Instant::now(), 5));
         assert!(drawn(&mut fresh, 100, 8)[1].starts_with("0 req/s  up 0 B/s"), "no rate after one look");
     }
 }

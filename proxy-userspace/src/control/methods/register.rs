@@ -10,7 +10,7 @@ use portsplice_discovery::container::{Peer, RegisterError, Registrar, Registrati
 impl Parts {
     pub(super) async fn register(&self, registration: Registration, caller: &Peer) -> Result<ContainerDetail, Fault> {
         let (registrar, caller) = (self.registrar()?, caller.clone());
-        let container = elsewhere(move || registrar.register(registration, &caller)).await?.map_err(refusal)?;
+        let container = elsewhere(move || registrar.register(registration, &caller)).await?.map_err(fault)?;
         Ok(self.detail(&container))
     }
 
@@ -40,13 +40,13 @@ async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn refusal(error: RegisterError) -> Fault {
+fn fault(error: RegisterError) -> Fault {
     let code = match error {
         RegisterError::Invalid(_) => code::INVALID_PARAMS,
         RegisterError::NameTaken(_) => code::NAME_TAKEN,
         RegisterError::NoProcess(_) => code::NO_PROCESS,
         RegisterError::NoNamespace(_) => code::NO_NAMESPACE,
-        RegisterError::NotKept(_) => code::NOT_KEPT,
+        RegisterError::PersistFailed(_) => code::PERSIST_FAILED,
     };
     Fault::new(code, error.to_string())
 }

@@ -42,10 +42,10 @@ fn fast(fastpath: &Fastpath) -> FastPath {
                 unavailable: None,
                 flows: u64::from(used),
                 capacity: u64::from(capacity),
-                armed: counts.armed,
+                attached: counts.attached,
                 bytes: counts.fast_bytes,
             }
         }
-        Err(reason) => FastPath { unavailable: Some(reason.to_string()), flows: 0, capacity: 0, armed: 0, bytes: 0 },
+        Err(reason) => FastPath { unavailable: Some(reason.to_string()), flows: 0, capacity: 0, attached: 0, bytes: 0 },
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portsplice_discovery::container::{ContainersSettings, OriginScheme, ResolveError};
+use portsplice_discovery::container::{ContainersSettings, ResolveError, UpstreamScheme};
 use portsplice_model::Denied;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -40,7 +40,7 @@ async fn found_by_every_kind_of_name_and_connected_to() {
     assert!(!container.is_gone() && !other.is_gone());
 
     for name in ["nobody", "befor", &before[..11], "zzzzz-dz642-aaaaaaaaaaaaaab", ""] {
-        assert_eq!(running.containers.resolve(name).await.unwrap_err(), ResolveError::NotHere, "{name:?}");
+        assert_eq!(running.containers.resolve(name).await.unwrap_err(), ResolveError::NotOnThisNode, "{name:?}");
     }
 }
 
@@ -64,7 +64,7 @@ async fn labels_are_the_policy_and_a_bad_one_closes() {
     );
     let open = running.get("open").await;
     assert_eq!((open.policy.check(8005), open.policy.check(8080)), (Ok(()), Err(Denied::Port)));
-    assert_eq!((open.policy.scheme(8001), open.policy.scheme(80)), (OriginScheme::Https, OriginScheme::Http));
+    assert_eq!((open.policy.scheme(8001), open.policy.scheme(80)), (UpstreamScheme::Https, UpstreamScheme::Http));
     let slots = (open.try_acquire(80, None), open.try_acquire(80, None), open.try_acquire(80, None));
     assert!(slots.0.is_some() && slots.1.is_some() && slots.2.is_none());
 
@@ -88,7 +88,7 @@ async fn the_end_of_a_container_is_seen_at_once() {
         assert!(!container.is_gone());
         engine.docker(&[command, &[name]].concat());
         at_once(name, container.gone()).await;
-        running.until_not(name, ResolveError::NotHere).await;
+        running.until_not(name, ResolveError::NotOnThisNode).await;
     }
 
     engine.run("restarted", &["--label", "portsplice.uuid=same"]);
@@ -118,7 +118,7 @@ async fn renamed_or_paused_it_goes_on() {
     let _slot = container.try_acquire(80, None).unwrap();
     engine.docker(&["rename", "first", "second"]);
     let renamed = running.until("stays", |container| container.name == "second").await;
-    running.until_not("first", ResolveError::NotHere).await;
+    running.until_not("first", ResolveError::NotOnThisNode).await;
     assert_eq!((renamed.active(), container.is_gone()), (1, false));
     assert_eq!(running.observed.count(), 1);
 
@@ -177,7 +177,7 @@ async fn labels_of_an_image_claim_nothing() {
     let publication = &sly.policy.publication;
     assert_eq!((sly.uuid(), &publication.request, publication.ports.len()), ("sly", &None, 0));
     assert_eq!(sly.policy.check(8888), Err(Denied::Port), "what an image forbids is forbidden");
-    assert_eq!(running.containers.resolve("victim").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("victim").await.unwrap_err(), ResolveError::NotOnThisNode);
     // What is given at the start counts, where it differs from what the image says.
     run("given", &["--label", "portsplice.uuid=mine", "--label", "portsplice.publish.8888=private"]);
     let given = running.get("mine").await;
@@ -203,7 +203,7 @@ async fn created_and_restarting_ones_are_not_there_yet() {
     let server = ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/"];
     let create = ["create", "--name", "created", "--network", "none", super::engine::IMAGE];
     engine.docker(&[&create[..], &server].concat());
-    assert_eq!(running.containers.resolve("created").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("created").await.unwrap_err(), ResolveError::NotOnThisNode);
     engine.docker(&["start", "created"]);
     connects(&*running.get("created").await, 8080).await.unwrap();
 
@@ -214,7 +214,7 @@ async fn created_and_restarting_ones_are_not_there_yet() {
         engine.docker(&["inspect", "--format", "{{.State.Status}}", "failing"]) == "restarting"
     })
     .await;
-    running.until_not("failing", ResolveError::NotHere).await;
+    running.until_not("failing", ResolveError::NotOnThisNode).await;
     // A restart while it is paused: another run, and the first one's end is seen.
     let first = running.get("created").await;
     engine.docker(&["pause", "created"]);
@@ -283,7 +283,7 @@ async fn the_engine_may_go_and_come_back() {
     engine.resume();
     eventually("the return to be noticed", async || running.health().is_ok()).await;
     assert!(Arc::ptr_eq(&running.get("stays").await, &stays), "the same container, not found anew");
-    running.until_not("dies", ResolveError::NotHere).await;
+    running.until_not("dies", ResolveError::NotOnThisNode).await;
     engine.run("new", &[]);
     connects(&*running.get("new").await, 8080).await.unwrap();
     let later = running.get("stopped-later").await;
@@ -310,7 +310,7 @@ async fn an_engine_that_hangs_holds_up_only_the_unknown() {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     at_once("death while the engine hangs", known.gone()).await;
     engine.signal(Signal::CONT);
-    running.until_not("unknown", ResolveError::NotHere).await;
+    running.until_not("unknown", ResolveError::NotOnThisNode).await;
 }
 
 #[tokio::test]
@@ -338,7 +338,7 @@ async fn an_optional_engine_may_be_absent_and_come_later() {
     fs::remove_file(settings.docker.as_ref().unwrap()).unwrap();
     eventually("the absence to be noticed", async || running.containers.health().is_empty()).await;
     let unknown = at_once("an unknown name", running.containers.resolve("container")).await;
-    assert_eq!(unknown.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(unknown.unwrap_err(), ResolveError::NotOnThisNode);
 
     engine.resume();
     // The very first who asks finds it: nobody is sent away because the engine was absent a moment ago.
@@ -365,7 +365,7 @@ async fn many_ask_for_the_unknown_at_once() {
         asking.spawn(async move { containers.resolve(&format!("nobody-{i}")).await.unwrap_err() });
     }
     while let Some(error) = asking.join_next().await {
-        assert_eq!(error.unwrap(), ResolveError::NotHere);
+        assert_eq!(error.unwrap(), ResolveError::NotOnThisNode);
     }
     assert!(start.elapsed().as_secs() < 3, "{:?}", start.elapsed());
 }

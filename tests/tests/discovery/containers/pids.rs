@@ -75,7 +75,7 @@ async fn an_engines_pid_is_believed_only_where_it_means_the_same_process() {
     let outside = ["unshare", "--pid", "--fork", "--kill-child"];
     let engine = Engine::start(&outside, other.id());
     let running = Running::start(&engine.settings()).await;
-    assert_eq!(running.containers.resolve("good").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("good").await.unwrap_err(), ResolveError::NotOnThisNode);
     assert_eq!((running.containers.list().len(), running.health()), (0, Ok(())));
     drop((running, engine));
 

@@ -122,7 +122,7 @@ async fn podmans_containers_come_and_go_like_dockers() {
     at_once("restart", container.gone()).await;
     connects(&*running.get("by-label").await, 8080).await.unwrap();
     podman.podman(&["rm", "--force", "--time", "0", "renamed"]);
-    running.until_not("by-label", ResolveError::NotHere).await;
+    running.until_not("by-label", ResolveError::NotOnThisNode).await;
     eventually("one to be left", async || running.containers.list().len() == 1).await;
     assert_eq!(running.health(), Ok(()));
 }
@@ -138,7 +138,7 @@ async fn labels_of_podmans_images_claim_nothing_either() {
     podman.run("innocent", "sly", &[]);
     let innocent = running.get("innocent").await;
     assert_eq!((innocent.uuid(), innocent.policy.publication.ports.len()), ("innocent", 0));
-    assert_eq!(running.containers.resolve("victim").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("victim").await.unwrap_err(), ResolveError::NotOnThisNode);
     podman.run("real", "plain", &["--label", "portsplice.uuid=victim"]);
     assert_eq!(running.get("victim").await.name, "real");
 }

@@ -119,7 +119,7 @@ async fn registered_by_path_for_as_long_as_the_file_stands() {
     let (directory, named) = (Directory::new(), Named::new());
     let running = Running::start(&directory.settings()).await;
     assert_eq!(running.health(), Ok(()));
-    assert_eq!(running.containers.resolve("web").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("web").await.unwrap_err(), ResolveError::NotOnThisNode);
 
     directory.write("web.toml", &named.line());
     let container = running.get("web").await;
@@ -131,7 +131,7 @@ async fn registered_by_path_for_as_long_as_the_file_stands() {
 
     directory.remove("web.toml");
     at_once("removal", container.gone()).await;
-    assert_eq!(running.containers.resolve("web").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("web").await.unwrap_err(), ResolveError::NotOnThisNode);
     assert_eq!(running.observed.count(), 0);
 }
 
@@ -153,7 +153,7 @@ async fn a_namespace_replaced_at_its_path_is_another_container() {
     let (_directory, named, running, first) = by_path().await;
     named.unmake();
     at_once("unmounting", first.gone()).await;
-    running.until_not("web", ResolveError::NotHere).await;
+    running.until_not("web", ResolveError::NotOnThisNode).await;
     named.make();
     let second = running.until("web", |_| true).await;
     assert_ne!(first.netns.id(), second.netns.id());
@@ -189,7 +189,7 @@ async fn a_namespace_without_its_name_lives_on_with_what_is_in_it() {
     connects(&container, 8080).await.unwrap();
     drop(server);
     eventually("the end", async || container.is_gone()).await;
-    running.until_not("web", ResolveError::NotHere).await;
+    running.until_not("web", ResolveError::NotOnThisNode).await;
 
     // Whoever makes the name anew says what it means, whatever is in the old one.
     named.make();
@@ -217,10 +217,10 @@ async fn registered_by_pid_for_as_long_as_the_process_lives() {
     let running = Running::start(&directory.settings()).await;
     directory.write("job.toml", &format!("name = 'zzzzz-dz642-ccccccccccccccc'\npid = {}", process.pid()));
     let container = running.get("zzzzz-dz642-ccccccccccccccc").await;
-    assert_eq!(running.containers.resolve("job").await.unwrap_err(), ResolveError::NotHere);
+    assert_eq!(running.containers.resolve("job").await.unwrap_err(), ResolveError::NotOnThisNode);
     process.0.kill().unwrap();
     at_once("death", container.gone()).await;
-    running.until_not("zzzzz-dz642-ccccccccccccccc", ResolveError::NotHere).await;
+    running.until_not("zzzzz-dz642-ccccccccccccccc", ResolveError::NotOnThisNode).await;
 
     // The file stands still, and means nothing any more, until it is written anew.
     process.0.wait().unwrap();

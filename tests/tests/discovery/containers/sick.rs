@@ -151,11 +151,15 @@ async fn one_sick_container_is_its_own_trouble() {
         *fake.bad.lock() = says.clone();
         let running = Running::start(&fake.settings()).await;
         assert_eq!(running.get("good").await.name, "good", "{says:?}");
-        running.until_not("nobody", ResolveError::NotHere).await;
+        running.until_not("nobody", ResolveError::NotOnThisNode).await;
         assert_eq!(running.health(), Ok(()), "{says:?}");
         // It stays so, whatever is asked for meanwhile.
         for _ in 0..5 {
-            assert_eq!(running.containers.resolve("nobody").await.unwrap_err(), ResolveError::NotHere, "{says:?}");
+            assert_eq!(
+                running.containers.resolve("nobody").await.unwrap_err(),
+                ResolveError::NotOnThisNode,
+                "{says:?}"
+            );
         }
         assert_eq!((running.health(), running.containers.list().len()), (Ok(()), 1), "{says:?}");
         if matches!(says, Says::Hangs) {

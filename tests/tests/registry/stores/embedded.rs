@@ -151,9 +151,9 @@ async fn leased_records_are_told_from_a_nodes_own() {
     let lease = |uuid: &str| Lease { uuid: uuid.into(), node: "n2".into(), ttl: 15 };
     assert_eq!(leases, [lease("a"), lease("b"), lease("c")]);
 
-    let standing = edge.retain_leased("n2", ["a", "own", "lost"].map(String::from).into(), |_| ()).await.unwrap();
-    assert_eq!((standing.held, standing.missing), (vec!["a".into()], vec!["lost".into()]));
-    assert_eq!(standing.elsewhere, ["own"]);
+    let outcome = edge.retain_leased("n2", ["a", "own", "lost"].map(String::from).into(), |_| ()).await.unwrap();
+    assert_eq!((outcome.held, outcome.missing), (vec!["a".into()], vec!["lost".into()]));
+    assert_eq!(outcome.elsewhere, ["own"]);
     let uuids =
         |records: Vec<_>| records.into_iter().map(|record: portsplice_model::Record| record.uuid).collect::<Vec<_>>();
     assert_eq!(uuids(edge.records().await.unwrap()), ["a", "own"]);

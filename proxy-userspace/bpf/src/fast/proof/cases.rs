@@ -7,14 +7,14 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use proxy_common::{Armed, Framing};
+use proxy_common::{AttachStatus, Framing};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFlags, Timespec, epoll};
 use socket2::SockRef;
 
 use super::Finding;
-use super::rig::{Four, PATIENCE, Rig, claim, expect, pattern, relay, settle, wait};
-use crate::fast::kernel_flow::Refused;
+use super::rig::{PATIENCE, Rig, TestSockets, claim, drain, expect, pattern, relay, wait};
+use crate::fast::kernel_flow::AttachFailure;
 use portsplice_relay::bypass::FastFlow;
 
 type Case = fn(&Rig<'_>) -> Result<Finding>;
@@ -56,27 +56,27 @@ fn send(
     reader: Reader,
     serve: impl FnOnce(&TcpStream) -> Result<()> + Send,
 ) -> Result<(u64, u64)> {
-    let mut four = rig.four()?;
-    let flow = rig.arm(&four)?;
-    let mut k = four.k.try_clone()?;
-    let four = &mut four;
+    let mut sockets = rig.sockets()?;
+    let flow = rig.attach(&sockets)?;
+    let mut k = sockets.k.try_clone()?;
+    let sockets = &mut sockets;
     scope(|scope| {
         let server = scope.spawn(|| {
-            let served = serve(&four.s);
-            four.s.shutdown(Shutdown::Write).context("cannot end the stream").and(served)
+            let served = serve(&sockets.s);
+            sockets.s.shutdown(Shutdown::Write).context("cannot end the stream").and(served)
         });
-        let relayed = scope.spawn(|| relay(four, &flow));
+        let relayed = scope.spawn(|| relay(sockets, &flow));
         if reader == Reader::OnceFull {
             // Whether it became full is judged by the numbers. The server's thread may have to wait for a processor.
             let began = Instant::now();
-            while flow.passed_messages() == 0 && !server.is_finished() && began.elapsed() < PATIENCE {
+            while flow.fallback_messages() == 0 && !server.is_finished() && began.elapsed() < PATIENCE {
                 sleep(Duration::from_micros(200));
             }
         }
         let read = expect(&mut k, bytes);
         if read.is_err() {
             // Whoever still waits for somebody shall not.
-            for socket in [&four.s, &four.k] {
+            for socket in [&sockets.s, &sockets.k] {
                 let _ = socket.shutdown(Shutdown::Both);
             }
         }
@@ -155,14 +155,14 @@ fn edge_triggered(rig: &Rig<'_>) -> Result<Finding> {
 }
 
 fn half_close(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow = rig.arm(&four)?;
-    four.k.shutdown(Shutdown::Write)?;
+    let sockets = rig.sockets()?;
+    let flow = rig.attach(&sockets)?;
+    sockets.k.shutdown(Shutdown::Write)?;
     let bytes = pattern(200_000);
-    let mut k = four.k.try_clone()?;
+    let mut k = sockets.k.try_clone()?;
     let slow = scope(|scope| {
-        let relayed = scope.spawn(|| relay(&four, &flow));
-        let served = (&four.s).write_all(&bytes).and_then(|()| four.s.shutdown(Shutdown::Write));
+        let relayed = scope.spawn(|| relay(&sockets, &flow));
+        let served = (&sockets.s).write_all(&bytes).and_then(|()| sockets.s.shutdown(Shutdown::Write));
         let read = expect(&mut k, &bytes);
         served?;
         read?;
@@ -172,11 +172,11 @@ fn half_close(rig: &Rig<'_>) -> Result<Finding> {
 }
 
 fn reset(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow = rig.arm(&four)?;
-    (&four.s).write_all(&[1; 1000])?;
-    SockRef::from(&four.k).set_linger(Some(Duration::ZERO))?;
-    let Four { k, c, u, s } = four;
+    let sockets = rig.sockets()?;
+    let flow = rig.attach(&sockets)?;
+    (&sockets.s).write_all(&[1; 1000])?;
+    SockRef::from(&sockets.k).set_linger(Some(Duration::ZERO))?;
+    let TestSockets { k, c, u, s } = sockets;
     drop(k);
     wait(&c, PollFlags::IN)?;
     let before = flow.fast_bytes();
@@ -190,20 +190,21 @@ fn reset(rig: &Rig<'_>) -> Result<Finding> {
 }
 
 fn last_message(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
-    (&four.s).write_all(&[1; 400])?;
+    let sockets = rig.sockets()?;
+    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    (&sockets.s).write_all(&[1; 400])?;
     ensure!((flow.fast_bytes(), flow.budget()) == (400, 600), "the first message was not redirected");
-    (&four.s).write_all(&[2; 600])?;
+    (&sockets.s).write_all(&[2; 600])?;
     ensure!((flow.fast_bytes(), flow.budget()) == (400, 600), "the last message was redirected");
-    settle(&flow)?;
+    drain(&flow)?;
     Ok(Finding::Holds("it came to the daemon's socket".to_owned()))
 }
 
 fn chunks(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow =
-        rig.try_arm_framed(&four, Framing::Chunked, 0).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let sockets = rig.sockets()?;
+    let flow = rig
+        .try_attach_framed(&sockets, Framing::Chunked, 0)
+        .map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
     let messages: [(&[u8], Option<u64>); 5] = [
         (b"5\r\nhello\r\n", Some(0)),
         (b"1\r\n!\r\na\r\n0123", Some(8)),
@@ -213,19 +214,19 @@ fn chunks(rig: &Rig<'_>) -> Result<Finding> {
     ];
     let mut fast = 0;
     for (number, (message, left)) in messages.iter().enumerate() {
-        (&four.s).write_all(message)?;
+        (&sockets.s).write_all(message)?;
         fast += left.map_or(0, |_| message.len() as u64);
         let seen = (flow.fast_bytes(), left.map(|_| flow.budget()));
         ensure!(seen == (fast, *left), "message {number} left {seen:?} instead of {:?}", (fast, left));
     }
-    settle(&flow)?;
+    drain(&flow)?;
     Ok(Finding::Holds(format!("{fast} bytes went fast")))
 }
 
 fn urgent(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow = rig.arm(&four)?;
-    let server = SockRef::from(&four.s);
+    let sockets = rig.sockets()?;
+    let flow = rig.attach(&sockets)?;
+    let server = SockRef::from(&sockets.s);
     server.send(b"plain")?;
     ensure!(flow.fast_bytes() == 5, "an ordinary message was not redirected");
     server.send_out_of_band(b"urgent")?;
@@ -235,12 +236,12 @@ fn urgent(rig: &Rig<'_>) -> Result<Finding> {
 
 /// Another thread's message is on its way to C while C's numbers do not add up; here they are made not to.
 fn crossing(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow = rig.arm(&four)?;
+    let sockets = rig.sockets()?;
+    let flow = rig.attach(&sockets)?;
     let unknown = |_| anyhow!("C cannot be asked");
-    (&four.s).write_all(b"hello")?;
-    four.c.send(b"?")?;
-    (&four.s).write_all(b"hello")?;
+    (&sockets.s).write_all(b"hello")?;
+    sockets.c.send(b"?")?;
+    (&sockets.s).write_all(b"hello")?;
     ensure!(flow.fast_bytes() == 5, "it overtook the other one");
     ensure!(!flow.try_claim().map_err(unknown)?, "the daemon would write it before the other one");
     ensure!(flow.take(1) == 1 && flow.try_claim().map_err(unknown)?, "the daemon would wait for ever");
@@ -249,37 +250,37 @@ fn crossing(rig: &Rig<'_>) -> Result<Finding> {
 
 /// What a container can move (here: what S sends, as if nothing had passed) gives no turn to a second writer.
 fn turns(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let flow = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
-    let send = |bytes: &[u8]| (&four.s).write_all(bytes);
+    let sockets = rig.sockets()?;
+    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let send = |bytes: &[u8]| (&sockets.s).write_all(bytes);
     send(&[1; 100])?;
     claim(&flow)?;
     send(&[2; 100])?;
     ensure!(flow.fast_bytes() == 100, "a message was redirected while it was the daemon's turn");
     // As if what the daemon holds had been put into U by somebody else: S's own number is where the verdict wants it.
     ensure!(flow.take(850) == 850 && flow.take(100) == 50 && flow.budget() == 0, "the budget was not what was left");
-    four.c.send(&[3; 900])?;
+    sockets.c.send(&[3; 900])?;
     flow.release(100);
     send(&[4; 1])?;
     ensure!(flow.fast_bytes() == 100, "more was redirected than was to come");
-    settle(&flow)?;
+    drain(&flow)?;
     send(&[5; 1])?;
     ensure!(flow.fast_bytes() == 100, "a message was redirected after the end");
 
-    let four = rig.four()?;
-    let flow = rig.try_arm(&four, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
-    (&four.s).write_all(&[1; 100])?;
-    four.c.send(&[9; 1])?;
+    let sockets = rig.sockets()?;
+    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    (&sockets.s).write_all(&[1; 100])?;
+    sockets.c.send(&[9; 1])?;
     ensure!(matches!(flow.try_drain(), Ok(false)), "a byte more than was to come was not noticed");
     Ok(Finding::Holds("it passes, and what reaches the client is counted".to_owned()))
 }
 
 fn fionread(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    let _flow = rig.arm(&four)?;
-    four.u.send(b"hello")?;
-    wait(&four.s, PollFlags::IN)?;
-    match rustix::io::ioctl_fionread(&four.s)? {
+    let sockets = rig.sockets()?;
+    let _flow = rig.attach(&sockets)?;
+    sockets.u.send(b"hello")?;
+    wait(&sockets.s, PollFlags::IN)?;
+    match rustix::io::ioctl_fionread(&sockets.s)? {
         5 => Ok(Finding::Holds("also in a socket map".to_owned())),
         wrong => Ok(Finding::WorkedAround(format!(
             "this kernel says {wrong} instead of 5 for a socket in a socket map, so a server's socket is there only \
@@ -289,21 +290,21 @@ fn fionread(rig: &Rig<'_>) -> Result<Finding> {
 }
 
 fn zero_copy(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    set_option(&four.s, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1_i32.to_ne_bytes()).context("SO_ZEROCOPY")?;
-    match rig.try_arm(&four, 1000) {
-        Err(Refused::Program(Armed::ZeroCopy)) => Ok(Finding::Holds("its flow is not armed".to_owned())),
+    let sockets = rig.sockets()?;
+    set_option(&sockets.s, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1_i32.to_ne_bytes()).context("SO_ZEROCOPY")?;
+    match rig.try_attach(&sockets, 1000) {
+        Err(AttachFailure::Program(AttachStatus::ZeroCopy)) => Ok(Finding::Holds("its flow is not armed".to_owned())),
         other => Err(anyhow!("its flow was armed, or not for that reason: {:?}", other.map(|_| ()))),
     }
 }
 
 fn protocol(rig: &Rig<'_>) -> Result<Finding> {
-    let four = rig.four()?;
-    if set_option(&four.s, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls").is_err() {
+    let sockets = rig.sockets()?;
+    if set_option(&sockets.s, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls").is_err() {
         return Ok(Finding::Holds("this kernel has no TLS".to_owned()));
     }
-    match rig.try_arm(&four, 1000) {
-        Err(Refused::Program(Armed::Protocol) | Refused::Client) => {
+    match rig.try_attach(&sockets, 1000) {
+        Err(AttachFailure::Program(AttachStatus::Protocol) | AttachFailure::Client) => {
             Ok(Finding::Holds("its flow is not armed".to_owned()))
         }
         other => Err(anyhow!("its flow was armed, or not for that reason: {:?}", other.map(|_| ()))),

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::fast::flows::Flows;
-use crate::fast::kernel_flow::{KernelFlow, Refused, Request};
+use crate::fast::kernel_flow::{AttachFailure, KernelFlow, Request};
 use portsplice_net::netns::Netns;
 use portsplice_relay::bypass::{FastFlow, SLOW_BYTES, ServerUse, Unaccounted};
 use proxy_common::{Flow, Framing};
@@ -26,7 +26,7 @@ pub(super) struct Rig<'a> {
 }
 
 /// A flow's sockets: the client's end **K** of the controller's connection **C**, the daemon's **U** and the server's **S**.
-pub(super) struct Four {
+pub(super) struct TestSockets {
     pub(super) k: TcpStream,
     pub(super) c: Socket,
     pub(super) u: Socket,
@@ -44,7 +44,7 @@ impl<'a> Rig<'a> {
     }
 
     /// Two connected pairs.
-    pub(super) fn four(&self) -> Result<Four> {
+    pub(super) fn sockets(&self) -> Result<TestSockets> {
         let (k, c) = pair(|_| Ok(()))?;
         // A reader that does not read shall be felt soon.
         k.set_recv_buffer_size(128 * 1024)?;
@@ -55,23 +55,28 @@ impl<'a> Rig<'a> {
         let (k, s) = (TcpStream::from(k), TcpStream::from(s));
         k.set_read_timeout(Some(PATIENCE))?;
         s.set_write_timeout(Some(PATIENCE))?;
-        Ok(Four { k, c, u, s })
+        Ok(TestSockets { k, c, u, s })
     }
 
     /// Arms a flow of which `budget` bytes are to come.
-    pub(super) fn try_arm(&self, four: &Four, budget: u64) -> Result<KernelFlow, Refused> {
-        self.try_arm_framed(four, Framing::Plain, budget)
+    pub(super) fn try_attach(&self, sockets: &TestSockets, budget: u64) -> Result<KernelFlow, AttachFailure> {
+        self.try_attach_framed(sockets, Framing::Plain, budget)
     }
 
     /// Arms a flow of any framing.
-    pub(super) fn try_arm_framed(&self, four: &Four, framing: Framing, budget: u64) -> Result<KernelFlow, Refused> {
-        let (client, upstream) = (&four.c, &four.u);
-        self.flows.open(&Request { netns: &self.netns, client, upstream, framing, budget, server: ServerUse::Answers })
+    pub(super) fn try_attach_framed(
+        &self,
+        sockets: &TestSockets,
+        framing: Framing,
+        budget: u64,
+    ) -> Result<KernelFlow, AttachFailure> {
+        let (client, upstream) = (&sockets.c, &sockets.u);
+        self.flows.open(&Request { netns: &self.netns, client, upstream, framing, budget, server: ServerUse::Responds })
     }
 
     /// Arms a flow that ends with its connection.
-    pub(super) fn arm(&self, four: &Four) -> Result<KernelFlow> {
-        self.try_arm(four, Flow::UNTIL_END).map_err(|reason| anyhow::anyhow!("the flow was not armed: {reason}"))
+    pub(super) fn attach(&self, sockets: &TestSockets) -> Result<KernelFlow> {
+        self.try_attach(sockets, Flow::UNTIL_END).map_err(|reason| anyhow::anyhow!("the flow was not armed: {reason}"))
     }
 }
 
@@ -89,28 +94,28 @@ fn pair(prepare: impl FnOnce(&Socket) -> io::Result<()>) -> Result<(Socket, Sock
 }
 
 /// Relays what passes to U, as the daemon does, until the server has ended; then ends C. Gives the bytes relayed.
-pub(super) fn relay(four: &Four, flow: &KernelFlow) -> Result<u64> {
+pub(super) fn relay(sockets: &TestSockets, flow: &KernelFlow) -> Result<u64> {
     let mut relayed = 0;
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        wait(&four.u, PollFlags::IN)?;
-        let n = match (&four.u).read(&mut buffer) {
+        wait(&sockets.u, PollFlags::IN)?;
+        let n = match (&sockets.u).read(&mut buffer) {
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error).context("the container's side"),
         };
         if n == 0 {
-            settle(flow)?;
-            four.c.shutdown(std::net::Shutdown::Write)?;
+            drain(flow)?;
+            sockets.c.shutdown(std::net::Shutdown::Write)?;
             return Ok(relayed);
         }
         claim(flow)?;
         let mut left = &buffer[..flow.take(n as u64) as usize];
         ensure!(left.len() == n, "{n} bytes came, and {} were to come", left.len());
         while !left.is_empty() {
-            match four.c.send(left) {
+            match sockets.c.send(left) {
                 Ok(sent) => left = &left[sent..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&four.c, PollFlags::OUT)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&sockets.c, PollFlags::OUT)?,
                 Err(error) => return Err(error).context("the controller's side"),
             }
         }
@@ -125,7 +130,7 @@ pub(super) fn claim(flow: &KernelFlow) -> Result<()> {
 }
 
 /// Waits until a flow is settled.
-pub(super) fn settle(flow: &KernelFlow) -> Result<()> {
+pub(super) fn drain(flow: &KernelFlow) -> Result<()> {
     until(|| flow.try_drain())
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_common::{Flow, turn};
 
-use super::NoTurn;
+use super::TurnError;
 use crate::fast::table::Entry;
 
 /// Bytes of each response, or the length of the cycle of places in a chunked one.
@@ -115,12 +115,12 @@ impl State {
             threads: [Thread::Idle; 2],
             daemon: Daemon::Done,
         };
-        state.arm(1);
+        state.attach(1);
         state
     }
 
-    /// As the program `arm` does it, with C's sequence numbers counted from here.
-    fn arm(&mut self, generation: u32) {
+    /// As the program `attach` does it, with C's sequence numbers counted from here.
+    fn attach(&mut self, generation: u32) {
         let budget = LENGTH;
         self.flow = Flow { turn: turn::free(generation), budget, ..Flow::default() };
         (self.generation, self.arrived, self.place, self.broken, self.known) = (generation, 0, budget, false, 0);
@@ -306,7 +306,7 @@ fn daemon(state: State, variant: Variant, next: &mut Vec<State>) {
         Daemon::Done if generation == 1 => {
             let mut state = state;
             // The next response on the same connections, in the same entry of the table.
-            state.arm(2);
+            state.attach(2);
             next.push(state);
         }
         Daemon::Done | Daemon::Cut => {}
@@ -372,11 +372,11 @@ fn the_exploration_finds_what_turns_and_counts_are_for() {
 fn an_entry_is_not_handed_out_while_a_verdict_has_its_turn() {
     let mut state = State::first();
     state.flow.turn = turn::verdict(1);
-    assert_eq!(state.with(|entry| (entry.claim(1), entry.close(1))), (Err(NoTurn::Busy), Err(NoTurn::Busy)));
+    assert_eq!(state.with(|entry| (entry.claim(1), entry.close(1))), (Err(TurnError::Busy), Err(TurnError::Busy)));
     assert!(!state.with(Entry::close_any));
     for word in [turn::CLOSED, turn::free(1), turn::daemon(1)] {
         state.flow.turn = word;
         assert!(state.with(Entry::close_any) && state.flow.turn == turn::CLOSED);
-        assert_eq!(state.with(|entry| entry.claim(1)), Err(NoTurn::Closed));
+        assert_eq!(state.with(|entry| entry.claim(1)), Err(TurnError::Closed));
     }
 }

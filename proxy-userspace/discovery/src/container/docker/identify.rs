@@ -13,7 +13,7 @@ use super::api::{Api, Failure, Inspected};
 use super::images::Images;
 use crate::container::policy::{self, label};
 use crate::container::process::{Process, start_after_boot};
-use crate::container::{Container, Entrance, Policy};
+use crate::container::{Container, HostNetworkRule, Policy};
 use portsplice_model::{Denied, error_line};
 
 /// A container of the engine as it is in the cache.
@@ -62,9 +62,9 @@ pub(super) async fn identify(
     images: &Images,
     id: &str,
     known: Option<&Known>,
-    entrance: &Entrance,
+    host_network: &HostNetworkRule,
 ) -> Outcome {
-    try_identify(api, images, id, known, entrance).await.unwrap_or_else(Outcome::from)
+    try_identify(api, images, id, known, host_network).await.unwrap_or_else(Outcome::from)
 }
 
 async fn try_identify(
@@ -72,7 +72,7 @@ async fn try_identify(
     images: &Images,
     id: &str,
     known: Option<&Known>,
-    entrance: &Entrance,
+    host_network: &HostNetworkRule,
 ) -> Result<Outcome, Failure> {
     let mut misled = None;
     // A second try: the container may be restarted between the two inspections.
@@ -84,7 +84,7 @@ async fn try_identify(
             return Ok(Outcome::Renamed { name: description.name, names: description.names });
         }
         // The namespace's socket for the cookie is made on this thread; all of it takes microseconds.
-        let (process, container, doubt) = match enter(api, id, &run, &description, entrance) {
+        let (process, container, doubt) = match enter(api, id, &run, &description, host_network) {
             Ok(entered) => entered,
             Err(Entry::Misled(reason)) => {
                 misled = Some(format!("{}: {reason}", description.name));
@@ -98,7 +98,7 @@ async fn try_identify(
         };
         let (second, _) = inspect(api, images, id).await?;
         if run_of(&second).as_ref() == Some(&run) && process.is_alive() {
-            description.complain(&ignored, doubt);
+            description.warn(&ignored, doubt);
             let known = Known { container: Arc::new(container), run };
             return Ok(Outcome::Running { known, process, names: Description::of(second).names });
         }
@@ -147,7 +147,7 @@ impl Description {
     }
 
     /// What is to be known of a container that was found: labels that do not count, and a pid that only the engine vouches for.
-    fn complain(&self, ignored: &[String], doubt: bool) {
+    fn warn(&self, ignored: &[String], doubt: bool) {
         if !ignored.is_empty() {
             tracing::warn!(
                 container = self.name, labels = ?ignored,
@@ -193,7 +193,7 @@ fn enter(
     id: &str,
     run: &Run,
     description: &Description,
-    entrance: &Entrance,
+    host_network: &HostNetworkRule,
 ) -> Result<(Process, Container, bool), Entry> {
     let pid = run.pid;
     let foreign = || match api.peer.shares_pids() {
@@ -225,7 +225,7 @@ fn enter(
     }
     let netns = process.netns()?;
     let start = process.start_ticks()?;
-    let policy = entrance.judge(&netns, description.policy());
+    let policy = host_network.apply(&netns, description.policy());
     let container = Container::new(id.to_owned(), description.name.clone(), Arc::new(netns), policy);
     let container = container.of_process(Some((pid, start))).claiming_since(start_after_boot(start));
     Ok((process, container, owner == Owner::Unknown))

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Api;
 use super::identify::{Known, Outcome, identify};
 use super::images::Images;
-use crate::container::Entrance;
+use crate::container::HostNetworkRule;
 
 /// Inspections that run at a time: an engine that starts fifty containers should not be asked fifty times at once.
 const AT_A_TIME: usize = 8;
@@ -25,7 +25,7 @@ const SLOW: Duration = Duration::from_secs(1);
 pub(super) struct Inspections {
     api: Api,
     images: Images,
-    entrance: Entrance,
+    host_network: HostNetworkRule,
     tasks: JoinSet<(String, Outcome)>,
     wanted: HashMap<String, Stage>,
     queue: VecDeque<String>,
@@ -51,11 +51,11 @@ impl Stage {
 }
 
 impl Inspections {
-    pub(super) fn new(api: Api, images: Images, entrance: Entrance) -> Self {
+    pub(super) fn new(api: Api, images: Images, host_network: HostNetworkRule) -> Self {
         Self {
             api,
             images,
-            entrance,
+            host_network,
             tasks: JoinSet::new(),
             wanted: HashMap::new(),
             queue: VecDeque::new(),
@@ -127,10 +127,10 @@ impl Inspections {
 
     fn spawn(&mut self, id: String, known: &HashMap<String, Known>) {
         self.wanted.insert(id.clone(), Stage::Running { since: Instant::now(), outdated: false });
-        let (api, images, entrance) = (self.api.clone(), self.images.clone(), self.entrance.clone());
+        let (api, images, host_network) = (self.api.clone(), self.images.clone(), self.host_network.clone());
         let known = known.get(&id).cloned();
         self.tasks.spawn(async move {
-            let outcome = identify(&api, &images, &id, known.as_ref(), &entrance).await;
+            let outcome = identify(&api, &images, &id, known.as_ref(), &host_network).await;
             (id, outcome)
         });
     }

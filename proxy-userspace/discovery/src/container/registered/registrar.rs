@@ -15,19 +15,19 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::description::Target;
-use super::ledger::{Ledger, Row};
-use super::place::{Failure, Meant, Place, Running, watch};
 use super::presence::Survey;
 use super::registration::Registration;
+use super::resolved_target::{Failure, PidCheck, ResolvedTarget, Running, watch};
+use super::state_file::{Row, StateFile};
 use super::watch::Watch;
 use crate::container::cache::{Cache, Lookup};
 use crate::container::process::{Process, after_boot};
-use crate::container::{Container, Entrance, Health, Peer};
+use crate::container::{Container, Health, HostNetworkRule, Peer};
 use portsplice_auth::RegisteredKeys;
 use portsplice_model::Timestamp;
 
 /// How often it is looked for namespaces that were replaced and for registrations that nobody uses.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a container cannot be registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,17 +46,17 @@ pub enum RegisterError {
     NoNamespace(String),
     /// It cannot be kept, so that a restart would forget it.
     #[error("{0}")]
-    NotKept(String),
+    PersistFailed(String),
 }
 
 /// Registers containers.
 pub struct Registrar {
-    entrance: Entrance,
+    host_network: HostNetworkRule,
     cache: Arc<Cache>,
     keys: Arc<RegisteredKeys>,
-    ledger: Option<Ledger>,
+    state_file: Option<StateFile>,
     /// Held while the file is written, which waits for the disk: not to be locked on the runtime's threads.
-    book: Mutex<HashMap<String, Entry>>,
+    registrations: Mutex<HashMap<String, Entry>>,
     changed: Notify,
     health: Health,
     runtime: Handle,
@@ -86,17 +86,17 @@ impl Registrar {
     pub(in crate::container) fn start(
         state: Option<PathBuf>,
         keys: Arc<RegisteredKeys>,
-        entrance: Entrance,
+        host_network: HostNetworkRule,
         cache: Arc<Cache>,
         health: Health,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let this = Arc::new(Self {
-            entrance,
+            host_network,
             cache,
             keys,
-            ledger: state.map(Ledger::at),
-            book: Mutex::default(),
+            state_file: state.map(StateFile::at),
+            registrations: Mutex::default(),
             changed: Notify::new(),
             health,
             runtime: Handle::current(),
@@ -130,53 +130,55 @@ impl Registrar {
         }
         let description = registration.describe().map_err(RegisterError::Invalid)?;
         let target = &description.target;
-        let opened = Place::open(target, Meant::Now);
-        let mut book = self.book.lock();
-        let previous = book.get(&registration.name).map(|entry| &entry.running);
-        let place = opened
-            .or_else(|failure| Place::hidden(target, previous).ok_or(failure))
-            .map_err(|failure| refusal(target, failure))?;
+        let opened = ResolvedTarget::open(target, PidCheck::Current);
+        let mut registrations = self.registrations.lock();
+        let previous = registrations.get(&registration.name).map(|entry| &entry.running);
+        let resolved = opened
+            .or_else(|failure| ResolvedTarget::hidden(target, previous).ok_or(failure))
+            .map_err(|failure| register_error(target, failure))?;
         // From now on it means this very process.
-        registration.start_time = place.started().map(|(_, start)| start);
-        self.check_names(&book, &registration, &place)?;
+        registration.start_time = resolved.started().map(|(_, start)| start);
+        self.check_names(&registrations, &registration, &resolved)?;
         let row = Row {
-            namespace: (place.netns.id().device(), place.netns.id().inode()),
+            namespace: (resolved.netns.id().device(), resolved.netns.id().inode()),
             registered_at: Timestamp::now(),
-            used: book.get(&registration.name).is_some_and(|entry| entry.row.used && place.is_of(&entry.running)),
+            used: registrations
+                .get(&registration.name)
+                .is_some_and(|entry| entry.row.used && resolved.is_of(&entry.running)),
             registration,
         };
-        let others = book.values().filter(|entry| entry.row.registration.name != row.registration.name);
+        let others = registrations.values().filter(|entry| entry.row.registration.name != row.registration.name);
         let rows = others.map(|entry| entry.row.clone()).chain([row.clone()]).collect();
-        self.save(rows).map_err(RegisterError::NotKept)?;
-        Ok(self.enter(&mut book, row, description, place))
+        self.save(rows).map_err(RegisterError::PersistFailed)?;
+        Ok(self.enter(&mut registrations, row, description, resolved))
     }
 
     /// Takes a registration back, by any of its names; false if there is none.
     ///
     /// Writes a file, as [`Self::register`] does.
     pub fn unregister(&self, name: &str) -> bool {
-        let mut book = self.book.lock();
-        let found = book.iter().find(|(_, entry)| entry.names().iter().any(|own| own == name));
+        let mut registrations = self.registrations.lock();
+        let found = registrations.iter().find(|(_, entry)| entry.names().iter().any(|own| own == name));
         let Some(key) = found.map(|(key, _)| key.clone()) else { return false };
-        self.remove(&mut book, &key, "it was unregistered");
-        self.save_what_is_left(&book);
+        self.remove(&mut registrations, &key, "it was unregistered");
+        self.save_what_is_left(&registrations);
         true
     }
 
     fn check_names(
         &self,
-        book: &HashMap<String, Entry>,
+        registrations: &HashMap<String, Entry>,
         registration: &Registration,
-        place: &Place,
+        resolved: &ResolvedTarget,
     ) -> Result<(), RegisterError> {
         let taken = |text: String| Err(RegisterError::NameTaken(text));
-        let own = book.get(&registration.name);
-        if own.is_some_and(|entry| !place.is_of(&entry.running) && !entry.running.container.is_gone()) {
+        let own = registrations.get(&registration.name);
+        if own.is_some_and(|entry| !resolved.is_of(&entry.running) && !entry.running.container.is_gone()) {
             let name = &registration.name;
             return taken(format!("{name:?} is registered for another process or namespace: unregister it first"));
         }
         for name in registration.names() {
-            let others = book.values().filter(|entry| entry.row.registration.name != registration.name);
+            let others = registrations.values().filter(|entry| entry.row.registration.name != registration.name);
             if let Some(other) = others.into_iter().find(|entry| entry.names().contains(&name)) {
                 let other = &other.row.registration.name;
                 return taken(format!("{name:?} belongs to the registration {other:?}: choose another name"));
@@ -196,18 +198,18 @@ impl Registrar {
     /// Puts a registration in force, in place of the one of the same name.
     fn enter(
         self: &Arc<Self>,
-        book: &mut HashMap<String, Entry>,
+        registrations: &mut HashMap<String, Entry>,
         row: Row,
         description: super::description::Description,
-        place: Place,
+        resolved: ResolvedTarget,
     ) -> Arc<Container> {
         let registration = &row.registration;
-        let previous = book.remove(&registration.name);
+        let previous = registrations.remove(&registration.name);
         self.put_keys(previous.as_ref(), registration);
-        let (started, previous) = (place.started(), previous.map(|entry| entry.running));
+        let (started, previous) = (resolved.started(), previous.map(|entry| entry.running));
         let id = format!("control/{}", registration.name);
         let since = after_boot(row.registered_at.into());
-        let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref(), since);
+        let (container, process) = resolved.container(&id, &description, &self.host_network, previous.as_ref(), since);
         self.cache.insert(container.clone(), registration.names());
         let hidden = previous.as_ref().is_some_and(|old| old.hidden && old.container.is_same_as(&container));
         if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {
@@ -217,7 +219,7 @@ impl Registrar {
             }
         }
         let running = Running { container: container.clone(), description, process: started, hidden };
-        book.insert(registration.name.clone(), Entry { row, running });
+        registrations.insert(registration.name.clone(), Entry { row, running });
         self.changed.notify_one();
         container
     }
@@ -243,18 +245,18 @@ impl Registrar {
             // At once for whoever holds it; the book follows, on a thread that may wait for the file.
             this.cache.remove(&ended);
             this.runtime.clone().spawn_blocking(move || {
-                let mut book = this.book.lock();
-                if book.get(&name).is_some_and(|entry| entry.running.container.is_same_as(&ended)) {
-                    this.remove(&mut book, &name, "its process has ended");
-                    this.save_what_is_left(&book);
+                let mut registrations = this.registrations.lock();
+                if registrations.get(&name).is_some_and(|entry| entry.running.container.is_same_as(&ended)) {
+                    this.remove(&mut registrations, &name, "its process has ended");
+                    this.save_what_is_left(&registrations);
                 }
             });
         });
     }
 
     /// Ends a registration, without keeping that yet.
-    fn remove(&self, book: &mut HashMap<String, Entry>, name: &str, why: &str) {
-        let Some(entry) = book.remove(name) else { return };
+    fn remove(&self, registrations: &mut HashMap<String, Entry>, name: &str, why: &str) {
+        let Some(entry) = registrations.remove(name) else { return };
         if !entry.running.container.is_gone() {
             tracing::info!(container = name, "container gone: {why}");
         }
@@ -263,75 +265,81 @@ impl Registrar {
     }
 
     fn save(&self, rows: Vec<Row>) -> Result<(), String> {
-        let saved = self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.save(rows).map_err(|error| error.to_string()));
+        let saved = self
+            .state_file
+            .as_ref()
+            .map_or(Ok(()), |state_file| state_file.save(rows).map_err(|error| error.to_string()));
         *self.health.lock() = Some(saved.clone());
         saved
     }
 
     /// A registration that has ended and is still kept does no harm: it is found out at the next start.
-    fn save_what_is_left(&self, book: &HashMap<String, Entry>) {
-        if let Err(error) = self.save(book.values().map(|entry| entry.row.clone()).collect()) {
+    fn save_what_is_left(&self, registrations: &HashMap<String, Entry>) {
+        if let Err(error) = self.save(registrations.values().map(|entry| entry.row.clone()).collect()) {
             tracing::warn!("registrations that have ended stay in the file: {error}");
         }
     }
 
     fn restore(self: &Arc<Self>) {
-        let Some(ledger) = &self.ledger else { return };
-        let rows = ledger.load();
+        let Some(state_file) = &self.state_file else { return };
+        let rows = state_file.load();
         let kept = rows.len();
-        let mut book = self.book.lock();
+        let mut registrations = self.registrations.lock();
         for row in rows {
             let name = row.registration.name.clone();
-            if let Err(reason) = self.restore_one(&mut book, row) {
+            if let Err(reason) = self.restore_one(&mut registrations, row) {
                 tracing::info!(container = name, "a registration of before is dropped: {reason}");
             }
         }
-        if book.len() < kept {
-            self.save_what_is_left(&book);
+        if registrations.len() < kept {
+            self.save_what_is_left(&registrations);
         }
     }
 
-    fn restore_one(self: &Arc<Self>, book: &mut HashMap<String, Entry>, row: Row) -> Result<(), String> {
+    fn restore_one(self: &Arc<Self>, registrations: &mut HashMap<String, Entry>, row: Row) -> Result<(), String> {
         let description = row.registration.describe()?;
-        let place = Place::open(&description.target, Meant::WrittenAt(None)).map_err(|failure| match failure {
-            Failure::NotYet(reason) | Failure::Never(reason) => reason,
-        })?;
-        if (place.netns.id().device(), place.netns.id().inode()) != row.namespace {
+        let resolved =
+            ResolvedTarget::open(&description.target, PidCheck::StartedBefore(None)).map_err(
+                |failure| match failure {
+                    Failure::NotYet(reason) | Failure::Never(reason) => reason,
+                },
+            )?;
+        if (resolved.netns.id().device(), resolved.netns.id().inode()) != row.namespace {
             return Err("its namespace is another one".to_owned());
         }
-        self.enter(book, row, description, place);
+        self.enter(registrations, row, description, resolved);
         Ok(())
     }
 
     async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut watch = Watch::new(LOOK);
-        let mut look = false;
+        let mut watch = Watch::new(CHECK_INTERVAL);
+        let mut check = false;
         loop {
             let this = Arc::clone(&self);
             // Elsewhere, since whoever holds the book may be waiting for the disk. It ends in a panic only with a mistake
             // in it, which the log shows.
-            let places = tokio::task::spawn_blocking(move || {
-                if look {
-                    this.look();
+            let paths = tokio::task::spawn_blocking(move || {
+                if check {
+                    this.check();
                 }
-                this.places()
+                this.paths()
             });
-            if let Ok(places) = places.await {
-                watch.set(places);
+            if let Ok(paths) = paths.await {
+                watch.set(paths);
             }
-            look = tokio::select! {
+            check = tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = watch.changed() => true,
                 () = self.changed.notified() => false,
-                () = tokio::time::sleep(LOOK) => true,
+                () = tokio::time::sleep(CHECK_INTERVAL) => true,
             };
         }
     }
 
     /// The directories in which a namespace may come, go or be replaced.
-    fn places(&self) -> BTreeSet<PathBuf> {
-        let book = self.book.lock();
-        let paths = book.values().filter_map(|entry| match &entry.running.description.target {
+    fn paths(&self) -> BTreeSet<PathBuf> {
+        let registrations = self.registrations.lock();
+        let paths = registrations.values().filter_map(|entry| match &entry.running.description.target {
             Target::Path(path) => path.parent().map(PathBuf::from),
             Target::Process { .. } => None,
         });
@@ -339,10 +347,10 @@ impl Registrar {
     }
 
     /// Ends what has ended by itself.
-    fn look(&self) {
-        let mut book = self.book.lock();
+    fn check(&self) {
+        let mut registrations = self.registrations.lock();
         let (now, survey, mut changed, mut ended) = (SystemTime::now(), Survey::default(), false, Vec::new());
-        for (name, entry) in book.iter_mut() {
+        for (name, entry) in registrations.iter_mut() {
             if !entry.row.used && entry.running.container.connection_counts().total > 0 {
                 entry.row.used = true;
                 changed = true;
@@ -354,14 +362,14 @@ impl Registrar {
             }
         }
         changed |= !ended.is_empty();
-        ended.iter().for_each(|(name, why)| self.remove(&mut book, name, why));
+        ended.iter().for_each(|(name, why)| self.remove(&mut registrations, name, why));
         if changed {
-            self.save_what_is_left(&book);
+            self.save_what_is_left(&registrations);
         }
     }
 }
 
-fn refusal(target: &Target, failure: Failure) -> RegisterError {
+fn register_error(target: &Target, failure: Failure) -> RegisterError {
     match (target, failure) {
         (Target::Process { .. }, Failure::Never(reason)) => RegisterError::NoProcess(reason),
         (_, Failure::NotYet(reason) | Failure::Never(reason)) => RegisterError::NoNamespace(reason),
@@ -382,14 +390,15 @@ mod tests {
     #[tokio::test]
     async fn a_slow_disk_holds_up_nobody_else() {
         let own = Arc::new(Netns::current().unwrap());
-        let entrance = Entrance { own, allow_host_network: false };
+        let host_network = HostNetworkRule { own, allow_host_network: false };
         let cache = Arc::new(Cache::new(Events::default(), Arc::new(())));
         let shutdown = CancellationToken::new();
-        let registrar = Registrar::start(None, Arc::default(), entrance, cache, Health::default(), shutdown.clone());
+        let registrar =
+            Registrar::start(None, Arc::default(), host_network, cache, Health::default(), shutdown.clone());
         let ((locked, is_locked), (done, is_done)) = (tokio::sync::oneshot::channel(), mpsc::channel());
         let slow = Arc::clone(&registrar);
         let writer = thread::spawn(move || {
-            let _book = slow.book.lock();
+            let _book = slow.registrations.lock();
             let _ = locked.send(());
             is_done.recv_timeout(Duration::from_secs(30)).is_ok()
         });
@@ -397,7 +406,7 @@ mod tests {
         // Longer than it takes until the book is looked at again.
         for _ in 0..20 {
             registrar.changed.notify_one();
-            tokio::time::sleep(LOOK / 10).await;
+            tokio::time::sleep(CHECK_INTERVAL / 10).await;
         }
         let _ = done.send(());
         assert!(writer.join().unwrap(), "the runtime's only thread has waited for the book");

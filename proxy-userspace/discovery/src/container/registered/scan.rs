@@ -18,10 +18,10 @@ use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
 use super::description::{Description, Target};
-use super::place::{Failure, Meant, Place, Running, watch};
 use super::presence::Survey;
+use super::resolved_target::{Failure, PidCheck, ResolvedTarget, Running, watch};
 use super::{MetadataExt as _, writable_by_all};
-use crate::container::Entrance;
+use crate::container::HostNetworkRule;
 use crate::container::cache::Cache;
 use crate::container::process::{after_boot, uptime};
 use portsplice_files::regular_file;
@@ -30,7 +30,7 @@ use portsplice_files::regular_file;
 const FILE: u64 = 64 * 1024;
 pub(super) struct Scanner {
     directory: PathBuf,
-    entrance: Entrance,
+    host_network: HostNetworkRule,
     cache: Arc<Cache>,
     files: HashMap<OsString, Known>,
     runtime: Handle,
@@ -82,8 +82,8 @@ fn read(path: &Path) -> Result<Zeroizing<String>, String> {
 
 impl Scanner {
     /// Must be called within a runtime, in which the processes are watched.
-    pub(super) fn new(directory: PathBuf, entrance: Entrance, cache: Arc<Cache>) -> Self {
-        Self { directory, entrance, cache, files: HashMap::new(), runtime: Handle::current() }
+    pub(super) fn new(directory: PathBuf, host_network: HostNetworkRule, cache: Arc<Cache>) -> Self {
+        Self { directory, host_network, cache, files: HashMap::new(), runtime: Handle::current() }
     }
 
     /// Brings the cache in line with the directory. A file that is wrong is told once in the log, and disturbs no other.
@@ -100,13 +100,13 @@ impl Scanner {
         }
         let survey = Survey::default();
         for (name, metadata) in found {
-            self.look_at(name, &metadata, &survey);
+            self.inspect(name, &metadata, &survey);
         }
         Ok(())
     }
 
     /// The directories in which a namespace may come, go or be replaced.
-    pub(super) fn places(&self) -> BTreeSet<PathBuf> {
+    pub(super) fn paths(&self) -> BTreeSet<PathBuf> {
         let descriptions = self.files.values().filter_map(|known| match &known.state {
             State::Running(Running { description, .. }) | State::Waiting(description, _) => Some(description),
             State::Spent => None,
@@ -142,11 +142,11 @@ impl Scanner {
         Ok(found)
     }
 
-    fn look_at(&mut self, name: OsString, metadata: &Metadata, survey: &Survey) {
+    fn inspect(&mut self, name: OsString, metadata: &Metadata, survey: &Survey) {
         let version = Version::of(metadata);
         let previous = self.files.remove(&name);
         let state = match previous {
-            Some(known) if known.version == version => self.look_again(&name, known.state, metadata, survey),
+            Some(known) if known.version == version => self.recheck(&name, known.state, metadata, survey),
             previous => {
                 let running = match previous {
                     Some(Known { state: State::Running(running), .. }) => Some(running),
@@ -159,7 +159,7 @@ impl Scanner {
     }
 
     /// The file is what it was; what it names may not be.
-    fn look_again(&self, name: &OsString, state: State, metadata: &Metadata, survey: &Survey) -> State {
+    fn recheck(&self, name: &OsString, state: State, metadata: &Metadata, survey: &Survey) -> State {
         match state {
             State::Running(running) if running.container.is_gone() => State::Spent,
             State::Running(mut running) => match running.end_of_namespace(survey) {
@@ -209,12 +209,13 @@ impl Scanner {
     ) -> State {
         let id = format!("registered/{}", name.to_string_lossy());
         let target = &description.target;
-        let opened = Place::open(target, Meant::WrittenAt(metadata.modified().ok()));
-        match opened.or_else(|failure| Place::hidden(target, previous.as_ref()).ok_or(failure)) {
-            Ok(place) => {
-                let started = place.started();
+        let opened = ResolvedTarget::open(target, PidCheck::StartedBefore(metadata.modified().ok()));
+        match opened.or_else(|failure| ResolvedTarget::hidden(target, previous.as_ref()).ok_or(failure)) {
+            Ok(resolved) => {
+                let started = resolved.started();
                 let since = metadata.modified().map_or_else(|_| uptime(), after_boot);
-                let (container, process) = place.container(&id, &description, &self.entrance, previous.as_ref(), since);
+                let (container, process) =
+                    resolved.container(&id, &description, &self.host_network, previous.as_ref(), since);
                 self.cache.insert(container.clone(), vec![description.name.clone()]);
                 let hidden = previous.as_ref().is_some_and(|old| old.hidden && old.container.is_same_as(&container));
                 if previous.is_none_or(|previous| !previous.container.is_same_as(&container)) {

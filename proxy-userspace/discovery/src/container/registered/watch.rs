@@ -16,34 +16,34 @@ use portsplice_net::netns::NetnsId;
 pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     /// What is watched: each path with the inode it had, since inotify follows the inode and not the path.
-    places: BTreeSet<(PathBuf, Option<NetnsId>)>,
+    paths: BTreeSet<(PathBuf, Option<NetnsId>)>,
     changed: Arc<Notify>,
     /// How often the caller looks without being told.
-    looks: Duration,
+    interval: Duration,
     /// The log says that something is not watched.
-    told: bool,
+    warned: bool,
 }
 
 impl Watch {
-    /// For a caller that looks every `looks` in any case.
-    pub(super) fn new(looks: Duration) -> Self {
-        Self { watcher: None, places: BTreeSet::new(), changed: Arc::new(Notify::new()), looks, told: false }
+    /// For a caller that looks every `interval` in any case.
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { watcher: None, paths: BTreeSet::new(), changed: Arc::new(Notify::new()), interval, warned: false }
     }
 
     /// Watches `paths`, and nothing else from now on. A directory that has been replaced is watched
     /// anew. What is watched for the first time counts as changed: it may have, just before.
     pub(super) fn set(&mut self, paths: BTreeSet<PathBuf>) {
         match self.try_set(paths) {
-            Ok(()) if self.told => {
+            Ok(()) if self.warned => {
                 tracing::info!("changes of registered containers are noticed at once again");
-                self.told = false;
+                self.warned = false;
             }
-            Err(reason) if !self.told => {
+            Err(reason) if !self.warned => {
                 tracing::warn!(
                     "changes of registered containers are noticed within {} s only, instead of at once: {reason}",
-                    self.looks.as_secs_f32()
+                    self.interval.as_secs_f32()
                 );
-                self.told = true;
+                self.warned = true;
             }
             Ok(()) | Err(_) => {}
         }
@@ -57,24 +57,24 @@ impl Watch {
             none => none.insert(watcher(&self.changed)?),
         };
         let wanted: BTreeSet<_> = paths.into_iter().map(|path| (path.clone(), NetnsId::at(&path).ok())).collect();
-        for (path, _) in self.places.difference(&wanted) {
+        for (path, _) in self.paths.difference(&wanted) {
             let _ = watcher.unwatch(path); // it may have gone with its directory
         }
         let (mut watched, mut result) = (BTreeSet::new(), Ok(()));
-        for place in wanted {
-            if self.places.contains(&place) {
-                watched.insert(place);
-            } else if place.1.is_some() {
-                match watcher.watch(&place.0, RecursiveMode::NonRecursive) {
+        for path in wanted {
+            if self.paths.contains(&path) {
+                watched.insert(path);
+            } else if path.1.is_some() {
+                match watcher.watch(&path.0, RecursiveMode::NonRecursive) {
                     Ok(()) => {
-                        watched.insert(place);
+                        watched.insert(path);
                         self.changed.notify_one();
                     }
-                    Err(error) => result = result.and_then(|()| unwatched(&place.0, &error)),
+                    Err(error) => result = result.and_then(|()| unwatched(&path.0, &error)),
                 }
             }
         }
-        self.places = watched;
+        self.paths = watched;
         result
     }
 

@@ -36,7 +36,7 @@ fn run(
         looks.push((now, id));
         let began = now;
         now += cost;
-        schedule.looked(id, began, now, cost, often(id));
+        schedule.scanned(id, began, now, cost, often(id));
     }
     looks
 }
@@ -68,15 +68,15 @@ fn doubt_brings_a_look_at_once_but_not_again_and_again() {
     let start = Instant::now();
     let mut schedule = Schedule::new(RESCAN, start);
     let id = ids(1)[0];
-    assert!(!schedule.doubt(id, start), "nobody knows it");
+    assert!(!schedule.mark_stale(id, start), "nobody knows it");
     schedule.add(id, start, 0.5);
     let _ = run(&mut schedule, start, start, MS, |_| false);
     let later = start + Duration::from_secs(5);
-    assert!(schedule.doubt(id, later));
-    assert!(!schedule.doubt(id, later), "it is due already");
+    assert!(schedule.mark_stale(id, later));
+    assert!(!schedule.mark_stale(id, later), "it is due already");
     assert_eq!(run(&mut schedule, later, later, MS, |_| false).len(), 1);
     for _ in 0..100 {
-        schedule.doubt(id, later + MS * 2);
+        schedule.mark_stale(id, later + MS * 2);
     }
     assert_eq!(schedule.next(), Some(later + SHORTEST));
 }
@@ -89,8 +89,8 @@ fn doubt_during_a_look_is_not_forgotten() {
     schedule.add(id, start, 0.5);
     assert_eq!(schedule.take(start), Some(id));
     assert_eq!(schedule.take(start), None);
-    schedule.doubt(id, start + MS);
-    schedule.looked(id, start, start + MS * 2, MS * 2, false);
+    schedule.mark_stale(id, start + MS);
+    schedule.scanned(id, start, start + MS * 2, MS * 2, false);
     assert_eq!(schedule.next(), Some(start + SHORTEST));
 }
 
@@ -135,6 +135,6 @@ fn what_is_removed_is_not_due() {
     schedule.remove(ids[0]);
     assert_eq!(schedule.take(start), Some(ids[1]));
     schedule.remove(ids[1]);
-    schedule.looked(ids[1], start, start + MS, MS, true);
+    schedule.scanned(ids[1], start, start + MS, MS, true);
     assert_eq!((schedule.next(), schedule.often), (None, 0));
 }

@@ -42,12 +42,12 @@ fn ports(table: &Table) -> Vec<u16> {
 #[test]
 fn events_alone_suffice() {
     let mut table = Table::default();
-    assert!(!table.heard(&begins(1, 80, 5), &now(9)));
+    assert!(!table.on_event(&begins(1, 80, 5), &now(9)));
     let [port] = &table.ports()[..] else { panic!("one port") };
     assert_eq!((port.port, port.process.as_deref(), port.dual_stack), (80, Some("nginx"), false));
     assert_eq!(port.since, now(5).wall.into());
-    assert!(!table.has_untold());
-    assert!(!table.heard(&ends(1, 80, 7), &now(9)));
+    assert!(!table.has_unreported());
+    assert!(!table.on_event(&ends(1, 80, 7), &now(9)));
     assert_eq!(ports(&table), [0_u16; 0]);
 }
 
@@ -55,12 +55,12 @@ fn events_alone_suffice() {
 fn an_event_without_a_name_or_with_an_unknown_family_wants_a_dump() {
     let mut table = Table::default();
     let nameless = ListenEvent { process: [0; 16], ..begins(1, 80, 5) };
-    assert!(table.heard(&nameless, &now(9)));
+    assert!(table.on_event(&nameless, &now(9)));
     let address = [0; 16];
     let unsure = ListenEvent { family: ListenEvent::IPV6, v6only: ListenEvent::UNKNOWN, address, ..begins(2, 81, 5) };
-    assert!(table.heard(&unsure, &now(9)));
+    assert!(table.on_event(&unsure, &now(9)));
     let sure = ListenEvent { v6only: 1, ..unsure };
-    assert!(!table.heard(&ListenEvent { socket: 3, port: 82, ..sure }, &now(9)));
+    assert!(!table.on_event(&ListenEvent { socket: 3, port: 82, ..sure }, &now(9)));
     let mut found = dump(&[(1, 80), (2, 81), (3, 82)]);
     for (listener, dual_stack) in found.sockets.iter_mut().skip(1).zip([true, false]) {
         listener.address = (Ipv6Addr::UNSPECIFIED, listener.address.port()).into();
@@ -77,7 +77,7 @@ fn an_event_without_a_name_or_with_an_unknown_family_wants_a_dump() {
 #[test]
 fn a_dump_that_began_before_an_event_proves_nothing() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 50), &now(50));
+    table.on_event(&begins(1, 80, 50), &now(50));
     table.dumped(&dump(&[]), 40, &now(60));
     assert_eq!(ports(&table), [80]);
     table.dumped(&dump(&[]), 70, &now(80));
@@ -87,15 +87,15 @@ fn a_dump_that_began_before_an_event_proves_nothing() {
 #[test]
 fn a_socket_that_was_told_to_end_is_not_brought_back() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 50), &now(50));
-    table.heard(&ends(1, 80, 60), &now(60));
+    table.on_event(&begins(1, 80, 50), &now(50));
+    table.on_event(&ends(1, 80, 60), &now(60));
     for began in [40, 55, 61] {
         table.dumped(&dump(&[(1, 80)]), began, &now(70));
         assert_eq!(ports(&table), [0_u16; 0], "{began}");
     }
-    table.heard(&begins(1, 80, 90), &now(90));
+    table.on_event(&begins(1, 80, 90), &now(90));
     assert_eq!(ports(&table), [80], "the same socket may begin anew");
-    table.heard(&ends(2, 81, 95), &now(95));
+    table.on_event(&ends(2, 81, 95), &now(95));
     table.dumped(&dump(&[(1, 80), (2, 81)]), 94, &now(96));
     assert_eq!(ports(&table), [80], "also if its begin was never heard of");
 }
@@ -103,15 +103,15 @@ fn a_socket_that_was_told_to_end_is_not_brought_back() {
 #[test]
 fn news_that_a_dump_has_overtaken_bring_nothing_back() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 10), &now(10));
+    table.on_event(&begins(1, 80, 10), &now(10));
     // Of 2, which began at 20 and ended at 30, the end is lost. That is known, and looked into, before the beginning is read.
     table.lost(35);
     assert!(table.dumped(&dump(&[(1, 80)]), 40, &now(41)), "what is shown may be about to end");
-    assert!(!table.heard(&begins(2, 81, 20), &now(42)));
+    assert!(!table.on_event(&begins(2, 81, 20), &now(42)));
     assert_eq!(ports(&table), [80]);
     // A dump that may not have told all is no proof, and another one is wanted.
     table.dumped(&Listening { one_piece: false, ..dump(&[(1, 80)]) }, 50, &now(51));
-    assert!(table.heard(&begins(3, 82, 45), &now(52)));
+    assert!(table.on_event(&begins(3, 82, 45), &now(52)));
     assert_eq!(ports(&table), [80, 82]);
     assert!(!table.dumped(&dump(&[(1, 80)]), 36 + ENDED, &now(37 + ENDED)));
     assert_eq!(ports(&table), [80]);
@@ -120,10 +120,10 @@ fn news_that_a_dump_has_overtaken_bring_nothing_back() {
 #[test]
 fn an_end_that_a_dump_has_overtaken_may_be_followed_by_a_beginning() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 10), &now(10));
+    table.on_event(&begins(1, 80, 10), &now(10));
     // It ended at 20 and began anew at 30.
     table.dumped(&dump(&[(1, 80)]), 40, &now(41));
-    assert!(table.heard(&ends(1, 80, 20), &now(42)), "it is looked again");
+    assert!(table.on_event(&ends(1, 80, 20), &now(42)), "it is looked again");
     assert_eq!(ports(&table), [0_u16; 0]);
     assert!(table.dumped(&dump(&[(1, 80)]), 50, &now(51)), "the end may be under way");
     assert_eq!(ports(&table), [0_u16; 0]);
@@ -131,10 +131,10 @@ fn an_end_that_a_dump_has_overtaken_may_be_followed_by_a_beginning() {
     assert!(!lost.dumped(&dump(&[(1, 80)]), 21 + ENDED, &now(22 + ENDED)), "the beginning was lost");
     assert_eq!(ports(&lost), [80]);
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 10), &now(10));
+    table.on_event(&begins(1, 80, 10), &now(10));
     table.dumped(&dump(&[(1, 80)]), 40, &now(41));
-    table.heard(&ends(1, 80, 20), &now(42));
-    table.heard(&begins(1, 80, 30), &now(43));
+    table.on_event(&ends(1, 80, 20), &now(42));
+    table.on_event(&begins(1, 80, 30), &now(43));
     assert_eq!(ports(&table), [80], "the beginning was late, too");
 }
 
@@ -148,28 +148,28 @@ fn shown(sockets: &[(u64, u16)]) -> Listening {
 #[test]
 fn without_cookies_sockets_are_known_by_address_and_inode() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 5), &now(5));
-    table.heard(&begins(2, 80, 5), &now(5));
+    table.on_event(&begins(1, 80, 5), &now(5));
+    table.on_event(&begins(2, 80, 5), &now(5));
     // The kernel told of two; a third listened before.
     for began in [10, 20] {
         assert!(!table.dumped(&shown(&[(3, 81), (2, 80), (1, 80)]), began, &now(began + 1)));
         assert_eq!((ports(&table), table.sockets.len()), (vec![80, 81], 3));
         assert_eq!(table.ports()[0].process.as_deref(), Some("nginx"));
-        assert!(!table.is_silent() && table.has_untold());
+        assert!(!table.misses_events() && table.has_unreported());
     }
     // One of the two ends. A dump that began before says nothing new, one that began later keeps the other.
-    table.heard(&ends(1, 80, 30), &now(30));
+    table.on_event(&ends(1, 80, 30), &now(30));
     assert_eq!(table.sockets.len(), 2);
     assert!(table.dumped(&shown(&[(1, 80), (2, 80), (3, 81), (4, 82)]), 25, &now(31)), "it is looked again");
     assert_eq!((ports(&table), table.sockets.len()), (vec![80, 81], 2));
     assert!(!table.dumped(&shown(&[(2, 80), (4, 82)]), 40, &now(41)));
     assert_eq!((ports(&table), table.sockets.len()), (vec![80, 82], 2));
     // What a dump found first is known by its event later.
-    table.heard(&begins(4, 82, 39), &now(42));
+    table.on_event(&begins(4, 82, 39), &now(42));
     table.dumped(&shown(&[(2, 80), (4, 82)]), 50, &now(51));
-    assert_eq!((ports(&table), table.sockets.len(), table.has_untold()), (vec![80, 82], 2, false));
-    table.heard(&ends(2, 80, 60), &now(60));
-    table.heard(&ends(4, 82, 60), &now(60));
+    assert_eq!((ports(&table), table.sockets.len(), table.has_unreported()), (vec![80, 82], 2, false));
+    table.on_event(&ends(2, 80, 60), &now(60));
+    table.on_event(&ends(4, 82, 60), &now(60));
     assert_eq!(ports(&table), [0_u16; 0]);
 }
 
@@ -177,10 +177,10 @@ fn without_cookies_sockets_are_known_by_address_and_inode() {
 fn what_a_dump_found_first_is_known_by_its_event_later() {
     let mut table = Table::default();
     table.dumped(&dump(&[(1, 80)]), 10, &now(20));
-    assert!(table.has_untold());
+    assert!(table.has_unreported());
     let since = table.ports()[0].since;
-    table.heard(&begins(1, 80, 5), &now(30));
-    assert!(!table.has_untold());
+    table.on_event(&begins(1, 80, 5), &now(30));
+    assert!(!table.has_unreported());
     let port = &table.ports()[0];
     assert_eq!((port.since, port.process.as_deref()), (since, Some("nginx")), "the beginning stays as it was told");
 }
@@ -190,26 +190,26 @@ fn a_kernel_that_keeps_silent_is_seen_through() {
     let mut table = Table::default();
     table.dumped(&dump(&[(1, 80)]), 10, &now(11));
     table.dumped(&dump(&[(1, 80)]), 20, &now(21));
-    assert!(!table.is_silent(), "it may have listened before");
+    assert!(!table.misses_events(), "it may have listened before");
     table.dumped(&dump(&[(1, 80), (2, 81)]), 30, &now(31));
-    assert!(!table.is_silent(), "its event may be on its way");
+    assert!(!table.misses_events(), "its event may be on its way");
     table.dumped(&dump(&[(1, 80), (2, 81)]), 35, &now(36));
-    assert!(!table.is_silent(), "so may be the news of its loss");
+    assert!(!table.misses_events(), "so may be the news of its loss");
     table.dumped(&dump(&[(1, 80), (2, 81)]), 40, &now(41));
-    assert!(table.is_silent());
-    table.heard(&begins(2, 81, 29), &now(50));
-    assert!(!table.is_silent());
+    assert!(table.misses_events());
+    table.on_event(&begins(2, 81, 29), &now(50));
+    assert!(!table.misses_events());
     table.lost(55);
     for began in [60, 70, 80] {
         table.dumped(&dump(&[(1, 80), (2, 81), (3, 82)]), began, &now(began));
     }
-    assert!(!table.is_silent(), "its event was lost");
+    assert!(!table.misses_events(), "its event was lost");
 }
 
 #[test]
 fn a_dump_in_pieces_may_pass_a_socket_over_once() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 5), &now(5));
+    table.on_event(&begins(1, 80, 5), &now(5));
     let pieces = Listening { one_piece: false, ..dump(&[]) };
     assert!(table.dumped(&pieces, 10, &now(11)), "another one is wanted");
     assert_eq!(ports(&table), [80]);
@@ -218,7 +218,7 @@ fn a_dump_in_pieces_may_pass_a_socket_over_once() {
     assert!(!table.dumped(&pieces, 40, &now(41)));
     assert_eq!(ports(&table), [0_u16; 0]);
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 5), &now(5));
+    table.on_event(&begins(1, 80, 5), &now(5));
     let part = Listening { complete: false, ..dump(&[(2, 81)]) };
     assert!(!table.dumped(&part, 10, &now(11)));
     assert_eq!(ports(&table), [80, 81], "what was not read may be there");
@@ -227,13 +227,13 @@ fn a_dump_in_pieces_may_pass_a_socket_over_once() {
 #[test]
 fn one_port_of_many_sockets_keeps_its_beginning() {
     let mut table = Table::default();
-    table.heard(&begins(1, 80, 5), &now(5));
-    table.heard(&begins(2, 80, 6), &now(6));
+    table.on_event(&begins(1, 80, 5), &now(5));
+    table.on_event(&begins(2, 80, 6), &now(6));
     let since = table.ports()[0].since;
-    table.heard(&ends(1, 80, 7), &now(7));
+    table.on_event(&ends(1, 80, 7), &now(7));
     assert_eq!(table.ports()[0].since, since);
-    table.heard(&ends(2, 80, 8), &now(8));
-    table.heard(&begins(3, 80, 9_000_000), &now(9_000_000));
+    table.on_event(&ends(2, 80, 8), &now(8));
+    table.on_event(&begins(3, 80, 9_000_000), &now(9_000_000));
     assert_ne!(table.ports()[0].since, since);
 }
 
@@ -241,12 +241,12 @@ fn one_port_of_many_sockets_keeps_its_beginning() {
 fn a_namespace_has_only_so_many() {
     let mut table = Table::default();
     for n in 0..2 * SOCKETS as u64 {
-        table.heard(&begins(n, n as u16, n), &now(n));
-        table.heard(&ends(1_000_000 + n, 1, n), &now(n));
+        table.on_event(&begins(n, n as u16, n), &now(n));
+        table.on_event(&ends(1_000_000 + n, 1, n), &now(n));
     }
     assert_eq!((table.sockets.len(), table.ports().len(), table.ended.len()), (SOCKETS, PORTS, ENDS));
     for n in 0..2 * SOCKETS as u64 {
-        table.heard(&ends(n, n as u16, n), &now(n));
+        table.on_event(&ends(n, n as u16, n), &now(n));
     }
     assert_eq!((table.sockets.len(), table.ports.len()), (0, 0));
 }
@@ -319,7 +319,7 @@ impl World {
             Step::Gone => self.ending.clear(),
             Step::Hear => {
                 if let Some(event) = self.events.pop_front() {
-                    self.doubt |= table.heard(&event, &now(self.time));
+                    self.doubt |= table.on_event(&event, &now(self.time));
                 }
             }
             Step::DumpBegins => self.dump_begins(),
@@ -384,7 +384,7 @@ impl World {
     }
 
     /// All that comes when nothing happens any more. Losses are heard of, and looked into, before what came earlier is read.
-    fn settle(&mut self, table: &mut Table) {
+    fn drain(&mut self, table: &mut Table) {
         self.dump_ends(table);
         self.step(&Step::HearOfLoss, table);
         if self.doubt {
@@ -395,7 +395,7 @@ impl World {
             self.step(&Step::Hear, table);
         }
         let mut dumps = 0;
-        while self.doubt || (dumps == 0 && table.has_untold()) {
+        while self.doubt || (dumps == 0 && table.has_unreported()) {
             assert!(dumps < 3, "looks without end");
             dumps += 1;
             self.step(&Step::Wait, table);
@@ -413,7 +413,7 @@ proptest! {
         for step in &steps {
             world.step(step, &mut table);
         }
-        world.settle(&mut table);
+        world.drain(&mut table);
         let truth: BTreeSet<u16> = world.listening.iter().map(|&cookie| World::port(cookie)).collect();
         prop_assert_eq!(ports(&table), truth.into_iter().collect::<Vec<_>>());
         prop_assert_eq!(table.sockets.keys().copied().collect::<BTreeSet<_>>(), world.listening);
@@ -439,19 +439,19 @@ fn what_found_no_room_is_no_proof_of_silence() {
     let mut table = Table::default();
     let all: Vec<(u64, u16)> = (1..=4200_u64).map(|n| (n, 10_000 + n as u16)).collect();
     for (time, &(cookie, port)) in (1..).zip(&all) {
-        table.heard(&begins(cookie, port, time), &now(time));
+        table.on_event(&begins(cookie, port, time), &now(time));
     }
     let pieces = |sockets: &[(u64, u16)]| Listening { one_piece: false, ..dump(sockets) };
     table.dumped(&pieces(&all), 5000, &now(5001));
-    assert!(table.has_untold(), "there is more than is known here");
+    assert!(table.has_unreported(), "there is more than is known here");
     for (time, &(cookie, port)) in (6000..).zip(&all[..200]) {
-        table.heard(&ends(cookie, port, time), &now(time));
+        table.on_event(&ends(cookie, port, time), &now(time));
     }
     for (number, began) in [7000, 8000, 9000, 10_000, 11_000, 12_000].into_iter().enumerate() {
         // Even if it came in one piece.
         let left = &all[200..];
         table.dumped(&if number < 3 { pieces(left) } else { dump(left) }, began, &now(began + 1));
-        assert!(!table.is_silent(), "look {number}");
+        assert!(!table.misses_events(), "look {number}");
     }
 }
 
@@ -462,6 +462,6 @@ fn what_a_dump_in_pieces_passed_over_is_no_proof_of_silence() {
     table.dumped(&pieces(&[(1, 80)]), 10, &now(11));
     for began in [20, 30, 40, 50, 60] {
         table.dumped(&pieces(&[(1, 80), (2, 81)]), began, &now(began + 1));
-        assert!(!table.is_silent(), "{began}");
+        assert!(!table.misses_events(), "{began}");
     }
 }

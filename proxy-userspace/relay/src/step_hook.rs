@@ -9,14 +9,14 @@ use crate::bypass::{self, FastFlow, Unaccounted};
 
 /// Who has a say in each step of a flow.
 #[derive(Clone, Copy)]
-pub(crate) enum Gate<'a> {
+pub(crate) enum StepHook<'a> {
     /// The fast path, which other bytes of the same response take.
     FastFlow(&'a dyn FastFlow),
     /// The other direction of a tunnel.
-    Talk(&'a Talk),
+    TunnelGuard(&'a TunnelGuard),
 }
 
-impl Gate<'_> {
+impl StepHook<'_> {
     /// So many bytes were read, and none of them is written yet; gives how many of them may be.
     pub(crate) async fn read(&self, bytes: u64) -> Result<u64, Unaccounted> {
         match *self {
@@ -24,8 +24,8 @@ impl Gate<'_> {
                 bypass::claim(fast_flow).await?;
                 Ok(fast_flow.take(bytes))
             }
-            Self::Talk(talk) => {
-                talk.interrupt();
+            Self::TunnelGuard(guard) => {
+                guard.interrupt();
                 Ok(bytes)
             }
         }
@@ -42,12 +42,12 @@ impl Gate<'_> {
 /// The other direction of a tunnel on a kernel where a server's socket must not be attached while it has something to read:
 /// what comes for it detaches it first.
 #[derive(Debug, Default)]
-pub struct Talk {
+pub struct TunnelGuard {
     fast_flow: Mutex<Option<Arc<dyn FastFlow>>>,
     interrupted: AtomicBool,
 }
 
-impl Talk {
+impl TunnelGuard {
     pub(crate) fn begins(&self, fast_flow: Arc<dyn FastFlow>) {
         *self.fast_flow.lock() = Some(fast_flow);
     }

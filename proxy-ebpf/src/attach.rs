@@ -11,8 +11,8 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    ARM_NONBLOCKING, ARM_QUIET, ArmRequest, Armed, Flow, Offsets, Server, SettleRequest, TUPLE_V4, TUPLE_V6, settled,
-    turn,
+    ATTACH_NONBLOCKING, ATTACH_QUIET, AttachRequest, AttachStatus, DrainRequest, Flow, Offsets, Server, TUPLE_V4,
+    TUPLE_V6, drained, turn,
 };
 
 use crate::kernel::{self, offset};
@@ -30,17 +30,19 @@ const CURRENT_NETNS: u64 = u64::MAX;
 
 /// Arms the flow that the packet describes.
 #[inline(always)]
-pub fn arm(ctx: &TcContext) -> Armed {
-    let Ok(request) = ctx.load::<ArmRequest>(ARGUMENT) else { return Armed::Argument };
-    let Some(flow) = FLOWS.get_ptr_mut(request.slot) else { return Armed::Argument };
+pub fn attach(ctx: &TcContext) -> AttachStatus {
+    let Ok(request) = ctx.load::<AttachRequest>(ARGUMENT) else { return AttachStatus::Argument };
+    let Some(flow) = FLOWS.get_ptr_mut(request.slot) else { return AttachStatus::Argument };
 
     // First what the daemon has read of U so far: all of it is with C. U stands still, since the daemon is here.
-    let Some(upstream) = lookup(ctx, &request.upstream_tuple, request.tuple_bytes) else { return Armed::NoUpstream };
+    let Some(upstream) = lookup(ctx, &request.upstream_tuple, request.tuple_bytes) else {
+        return AttachStatus::NoUpstream;
+    };
     // SAFETY: a full socket, held until it is released.
     let tcp = unsafe { bpf_skc_to_tcp_sock(upstream.cast()) } as u64;
     if tcp == 0 {
         release(upstream);
-        return Armed::NoUpstream;
+        return AttachStatus::NoUpstream;
     }
     let (relayed, sent) = (kernel::read::<u32>(tcp, offset!(copied_seq)), kernel::read::<u32>(tcp, offset!(write_seq)));
     release(upstream);
@@ -49,13 +51,13 @@ pub fn arm(ctx: &TcContext) -> Armed {
     // SAFETY: a lookup in a map of sockets gives a held socket or null.
     let client = unsafe { bpf_map_lookup_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
     if client.is_null() {
-        return Armed::NoClient;
+        return AttachStatus::NoClient;
     }
     // SAFETY: as above.
     let client_tcp = unsafe { bpf_skc_to_tcp_sock(client) } as u64;
     if client_tcp == 0 {
         release(client.cast());
-        return Armed::NoClient;
+        return AttachStatus::NoClient;
     }
     let client_fits = kernel::can_send(client_tcp);
     let client_protocol = kernel::has_protocol(client_tcp);
@@ -64,20 +66,20 @@ pub fn arm(ctx: &TcContext) -> Armed {
     let client_start: u32 = kernel::read(client_tcp, offset!(write_seq));
     release(client.cast());
     if !client_fits {
-        return Armed::State;
+        return AttachStatus::State;
     }
     if client_protocol {
-        return Armed::Protocol;
+        return AttachStatus::Protocol;
     }
     if client_program {
-        return Armed::Foreign;
+        return AttachStatus::Foreign;
     }
 
-    let Some(server) = lookup(ctx, &request.server_tuple, request.tuple_bytes) else { return Armed::NoServer };
+    let Some(server) = lookup(ctx, &request.server_tuple, request.tuple_bytes) else { return AttachStatus::NoServer };
     // SAFETY: a full socket, held until it is released.
     let tcp = unsafe { bpf_skc_to_tcp_sock(server.cast()) } as u64;
     let verdict = match fits(tcp, request.flags, sent) {
-        Armed::Yes => {
+        AttachStatus::Attached => {
             // SAFETY: the pointer leads to a value of the flow table, which nobody else uses: the flow is not armed yet.
             unsafe {
                 (*flow).relayed = relayed;
@@ -91,15 +93,15 @@ pub fn arm(ctx: &TcContext) -> Armed {
                 (*flow).fast_messages = 0;
                 (*flow).blocking = u32::from(!is_nonblocking(tcp));
             }
-            let enlisted = enlist(server, slot, request.generation);
-            if matches!(enlisted, Armed::Yes) {
+            let enlisted = insert_server(server, slot, request.generation);
+            if matches!(enlisted, AttachStatus::Attached) {
                 // Last, so that no verdict can go by a flow that is not armed in the end, and with a barrier behind the rest.
                 // SAFETY: as above.
                 unsafe { atomic::set(&raw mut (*flow).turn, turn::free(request.generation)) };
             }
             enlisted
         }
-        unfit => unfit,
+        failed => failed,
     };
     release(server);
     verdict
@@ -107,31 +109,31 @@ pub fn arm(ctx: &TcContext) -> Armed {
 
 /// Whether S may be redirected; `sent` is the sequence number up to which the daemon has written to it.
 #[inline(always)]
-fn fits(tcp: u64, flags: u32, sent: u32) -> Armed {
+fn fits(tcp: u64, flags: u32, sent: u32) -> AttachStatus {
     if tcp == 0 || !kernel::can_send(tcp) {
-        return Armed::State;
+        return AttachStatus::State;
     }
     if kernel::has_protocol(tcp) {
-        return Armed::Protocol;
+        return AttachStatus::Protocol;
     }
     if kernel::sends_without_copying(tcp) {
-        return Armed::ZeroCopy;
+        return AttachStatus::ZeroCopy;
     }
     if offset!(is_mptcp) != Offsets::NONE && kernel::read::<u8>(tcp, offset!(is_mptcp)) & 1 != 0 {
-        return Armed::Multipath;
+        return AttachStatus::Multipath;
     }
-    if flags & ARM_QUIET != 0 {
+    if flags & ATTACH_QUIET != 0 {
         // All that was written to U has been received, and all that was received has been read.
         let received: u32 = kernel::read(tcp, offset!(rcv_nxt));
         let read: u32 = kernel::read(tcp, offset!(copied_seq));
         if received != sent || read != received {
-            return Armed::Unread;
+            return AttachStatus::Unread;
         }
     }
-    if flags & ARM_NONBLOCKING != 0 && !is_nonblocking(tcp) {
-        return Armed::Blocking;
+    if flags & ATTACH_NONBLOCKING != 0 && !is_nonblocking(tcp) {
+        return AttachStatus::Blocking;
     }
-    Armed::Yes
+    AttachStatus::Attached
 }
 
 /// Whether a socket's descriptor is non-blocking.
@@ -159,7 +161,7 @@ pub unsafe fn expected(flow: *mut Flow) -> u32 {
 
 /// Notes with S which flow it belongs to, and puts it under the verdict.
 #[inline(always)]
-fn enlist(server: *mut bpf_sock, slot: u32, generation: u32) -> Armed {
+fn insert_server(server: *mut bpf_sock, slot: u32, generation: u32) -> AttachStatus {
     let mut value = Server { slot, generation };
     // SAFETY: `server` is a held full socket, and the value is of the map's type.
     let stored = unsafe {
@@ -171,7 +173,7 @@ fn enlist(server: *mut bpf_sock, slot: u32, generation: u32) -> Armed {
         )
     };
     if stored.is_null() {
-        return Armed::Refused;
+        return AttachStatus::Refused;
     }
     // It may have been there before, from an earlier response on this connection.
     // SAFETY: a value of this map, held by the socket.
@@ -185,41 +187,41 @@ fn enlist(server: *mut bpf_sock, slot: u32, generation: u32) -> Armed {
             u64::from(BPF_ANY),
         )
     };
-    if updated == 0 { Armed::Yes } else { Armed::Refused }
+    if updated == 0 { AttachStatus::Attached } else { AttachStatus::Refused }
 }
 
 /// Tells whether all that was taken to be written to C has arrived there; a message whose verdict was reached on another CPU
 /// may still be on its way. The daemon has the turn, or has ended the flow; in the end S leaves its map first.
 #[inline(always)]
-pub fn settle(ctx: &TcContext) -> u32 {
-    let Ok(SettleRequest { slot, end }) = ctx.load::<SettleRequest>(ARGUMENT) else { return settled::UNKNOWN };
-    let Some(flow) = FLOWS.get_ptr_mut(slot) else { return settled::UNKNOWN };
+pub fn drain(ctx: &TcContext) -> u32 {
+    let Ok(DrainRequest { slot, end }) = ctx.load::<DrainRequest>(ARGUMENT) else { return drained::UNKNOWN };
+    let Some(flow) = FLOWS.get_ptr_mut(slot) else { return drained::UNKNOWN };
     if end != 0 {
         // SAFETY: the map and the key are good; that S is gone already is no matter.
         unsafe { bpf_map_delete_elem((&raw const SERVERS).cast_mut().cast(), (&raw const slot).cast()) };
     }
-    // SAFETY: as in `arm`.
+    // SAFETY: as in `attach`.
     let client = unsafe { bpf_map_lookup_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
     if client.is_null() {
-        return settled::UNKNOWN;
+        return drained::UNKNOWN;
     }
-    // SAFETY: as in `arm`.
+    // SAFETY: as in `attach`.
     let tcp = unsafe { bpf_skc_to_tcp_sock(client) } as u64;
     if tcp == 0 {
         release(client.cast());
-        return settled::UNKNOWN;
+        return drained::UNKNOWN;
     }
     let written: u32 = kernel::read(tcp, offset!(write_seq));
     release(client.cast());
     // SAFETY: a value of the flow table. No verdict writes to it now: it has no turn.
     if written != unsafe { expected(flow) } {
-        return settled::NOT_YET;
+        return drained::NOT_YET;
     }
     if end != 0 {
         // SAFETY: as above.
         unsafe { bpf_map_delete_elem((&raw const CLIENTS).cast_mut().cast(), (&raw const slot).cast()) };
     }
-    settled::YES
+    drained::YES
 }
 
 /// The number of the current system call, if the argument says where a task's registers are.

@@ -53,7 +53,7 @@ impl Unreached {
 
 /// An answer of the gateway itself instead of the container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum GatewayError {
     /// The head is not strictly RFC 9112, or its framing could be read in two ways. The text completes the sentence
     /// "the request was not understood: …" and never holds bytes of the request.
     Malformed(&'static str),
@@ -74,7 +74,7 @@ pub enum Refusal {
     /// The credential is missing, wrong, stale or replayed.
     Unauthorized(AuthFailure),
     /// No such container runs on this node.
-    NotHere,
+    NotOnThisNode,
     /// More than one running container answers to the name.
     Ambiguous,
     /// The container engine could not be asked, so nothing is known about the name.
@@ -88,17 +88,17 @@ pub enum Refusal {
     /// The port could not be reached for a reason other than that nothing listens.
     Unreachable(Unreached),
     /// The container's answer is no HTTP that can be read in one way only.
-    BadAnswer(&'static str),
+    BadResponse(&'static str),
     /// The server in the container refuses the TLS handshake: the alert that says why, or what happened instead.
     TlsRefused(&'static str),
     /// The head of the container's answer is larger, or has more fields, than this setting allows.
-    AnswerHeadTooLarge(&'static str),
+    ResponseHeadTooLarge(&'static str),
     /// The container closed its connection before its answer was whole.
     EarlyEnd,
     /// The container's port did not accept in time.
     ConnectTimeout,
     /// The container did not answer in time.
-    AnswerTimeout,
+    ResponseHeaderTimeout,
     /// The container did not accept or answer in time, since it is paused.
     Paused,
     /// The request head did not arrive in time.
@@ -130,7 +130,7 @@ label_enum! {
         CredentialStale => "credential_stale",
         CredentialReplayed => "credential_replayed",
         CredentialBeforeStart => "credential_before_start",
-        NotHere => "not_here",
+        NotOnThisNode => "not_here",
         AmbiguousContainer => "ambiguous_container",
         EngineUnavailable => "engine_unavailable",
         Denied => "denied",
@@ -146,12 +146,12 @@ label_enum! {
         LoopbackOnly => "loopback_only",
         NoAddress => "no_address",
         Unreachable => "unreachable",
-        BadAnswer => "bad_answer",
+        BadResponse => "bad_answer",
         TlsRefused => "tls_refused",
-        AnswerHeadTooLarge => "answer_head_too_large",
+        ResponseHeadTooLarge => "answer_head_too_large",
         EarlyEnd => "early_end",
         ConnectTimeout => "connect_timeout",
-        AnswerTimeout => "answer_timeout",
+        ResponseHeaderTimeout => "answer_timeout",
         Paused => "paused",
         HeadTimeout => "head_timeout",
         BodyTimeout => "body_timeout",
@@ -160,7 +160,7 @@ label_enum! {
     }
 }
 
-impl Refusal {
+impl GatewayError {
     /// The status code of the answer.
     #[must_use]
     pub fn status(&self) -> u16 {
@@ -172,17 +172,17 @@ impl Refusal {
             Self::HeadTimeout | Self::BodyTimeout => 408,
             Self::TargetTooLong => 414,
             Self::ExpectationFailed => 417,
-            Self::NotHere | Self::Ambiguous => 421,
+            Self::NotOnThisNode | Self::Ambiguous => 421,
             Self::HeadTooLarge(_) => 431,
             Self::UnsupportedTransferCoding => 501,
             Self::NotListening
             | Self::Unreachable(_)
-            | Self::BadAnswer(_)
+            | Self::BadResponse(_)
             | Self::TlsRefused(_)
-            | Self::AnswerHeadTooLarge(_)
+            | Self::ResponseHeadTooLarge(_)
             | Self::EarlyEnd => 502,
             Self::EngineUnavailable | Self::Busy(_) | Self::HeadsFull | Self::Draining => 503,
-            Self::ConnectTimeout | Self::AnswerTimeout | Self::Paused => 504,
+            Self::ConnectTimeout | Self::ResponseHeaderTimeout | Self::Paused => 504,
             Self::UnsupportedVersion => 505,
         }
     }
@@ -212,7 +212,7 @@ impl Refusal {
             Self::Unauthorized(AuthFailure::Stale) => Reason::CredentialStale,
             Self::Unauthorized(AuthFailure::Replayed) => Reason::CredentialReplayed,
             Self::Unauthorized(AuthFailure::BeforeStart) => Reason::CredentialBeforeStart,
-            Self::NotHere => Reason::NotHere,
+            Self::NotOnThisNode => Reason::NotOnThisNode,
             Self::Ambiguous => Reason::AmbiguousContainer,
             Self::EngineUnavailable => Reason::EngineUnavailable,
             Self::Forbidden(Denied::Denied) => Reason::Denied,
@@ -228,12 +228,12 @@ impl Refusal {
             Self::Unreachable(Unreached::LoopbackOnly) => Reason::LoopbackOnly,
             Self::Unreachable(Unreached::NoAddress) => Reason::NoAddress,
             Self::Unreachable(Unreached::Other) => Reason::Unreachable,
-            Self::BadAnswer(_) => Reason::BadAnswer,
+            Self::BadResponse(_) => Reason::BadResponse,
             Self::TlsRefused(_) => Reason::TlsRefused,
-            Self::AnswerHeadTooLarge(_) => Reason::AnswerHeadTooLarge,
+            Self::ResponseHeadTooLarge(_) => Reason::ResponseHeadTooLarge,
             Self::EarlyEnd => Reason::EarlyEnd,
             Self::ConnectTimeout => Reason::ConnectTimeout,
-            Self::AnswerTimeout => Reason::AnswerTimeout,
+            Self::ResponseHeaderTimeout => Reason::ResponseHeaderTimeout,
             Self::Paused => Reason::Paused,
             Self::HeadTimeout => Reason::HeadTimeout,
             Self::BodyTimeout => Reason::BodyTimeout,
@@ -251,7 +251,7 @@ impl Refusal {
                     "The request was not understood: {why}. Send it as RFC 9112 requires, on a new connection."
                 ));
             }
-            Self::BadAnswer(why) => {
+            Self::BadResponse(why) => {
                 return Cow::Owned(format!(
                     "The server in the container did not answer in HTTP/1.1: {why}. Check which program listens on this port."
                 ));
@@ -261,7 +261,7 @@ impl Refusal {
                     "The server in the container refused the TLS handshake ({why}). It was asked for by the name in the request's Host; check that, and the server's TLS settings."
                 ));
             }
-            Self::AnswerHeadTooLarge(setting) => {
+            Self::ResponseHeadTooLarge(setting) => {
                 return Cow::Owned(format!(
                     "The header of the container's answer is larger than this node allows ({setting}). Send fewer or shorter fields, or ask the node's operator to raise that setting."
                 ));
@@ -289,7 +289,7 @@ impl Refusal {
             Self::ExpectationFailed => {
                 "The only expectation understood is \"100-continue\". Send the request without the Expect field."
             }
-            Self::NotHere => {
+            Self::NotOnThisNode => {
                 "This container does not run on this node. Ask the controller where it runs, and send the request there."
             }
             Self::Ambiguous => {
@@ -326,7 +326,7 @@ impl Refusal {
             Self::ConnectTimeout => {
                 "The container's port did not accept the connection in time. Check whether its server hangs, and try again."
             }
-            Self::AnswerTimeout => {
+            Self::ResponseHeaderTimeout => {
                 "The server in the container did not answer in time. Check whether it hangs, and try again."
             }
             Self::Paused => {
@@ -358,19 +358,19 @@ impl Refusal {
             | Self::BodyTimeout
             | Self::BodyEnded
             | Self::Draining => true,
-            Self::NotHere
+            Self::NotOnThisNode
             | Self::Ambiguous
             | Self::EngineUnavailable
             | Self::Forbidden(_)
             | Self::Busy(Scope::Container)
             | Self::NotListening
             | Self::Unreachable(_)
-            | Self::BadAnswer(_)
+            | Self::BadResponse(_)
             | Self::TlsRefused(_)
-            | Self::AnswerHeadTooLarge(_)
+            | Self::ResponseHeadTooLarge(_)
             | Self::EarlyEnd
             | Self::ConnectTimeout
-            | Self::AnswerTimeout
+            | Self::ResponseHeaderTimeout
             | Self::Paused => false,
         }
     }
@@ -388,7 +388,7 @@ impl Refusal {
     /// Appends the whole answer to `out`.
     ///
     /// `authorization_response` is given once the request's credential was good. With `head_request` the body is left out,
-    /// its length is not. `close` asks for `Connection: close` where [`Refusal::closes`] does not demand it anyway; it has
+    /// its length is not. `close` asks for `Connection: close` where [`GatewayError::closes`] does not demand it anyway; it has
     /// to be set for HTTP/1.0 clients, which keep a connection only when told so.
     pub fn render(&self, authorization_response: Option<&str>, head_request: bool, close: bool, out: &mut Vec<u8>) {
         let body = self.advice();
@@ -425,7 +425,7 @@ impl Refusal {
     }
 }
 
-impl From<RequestError> for Refusal {
+impl From<RequestError> for GatewayError {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Malformed(why) => Self::Malformed(why),
@@ -444,19 +444,19 @@ impl From<RequestError> for Refusal {
     }
 }
 
-impl From<ResponseFault> for Refusal {
+impl From<ResponseFault> for GatewayError {
     fn from(fault: ResponseFault) -> Self {
         match fault {
-            ResponseFault::Malformed(why) => Self::BadAnswer(why),
-            ResponseFault::TooLarge(Bound::Fields) => Self::AnswerHeadTooLarge("limits.response-head-fields"),
+            ResponseFault::Malformed(why) => Self::BadResponse(why),
+            ResponseFault::TooLarge(Bound::Fields) => Self::ResponseHeadTooLarge("limits.response-head-fields"),
             ResponseFault::TooLarge(Bound::HeadBytes | Bound::FieldBytes) => {
-                Self::AnswerHeadTooLarge("limits.response-head-bytes")
+                Self::ResponseHeadTooLarge("limits.response-head-bytes")
             }
         }
     }
 }
 
-impl From<FramingError> for Refusal {
+impl From<FramingError> for GatewayError {
     /// For a body of a request; one of a response cannot be refused any more.
     fn from(error: FramingError) -> Self {
         Self::Malformed(error.reason())

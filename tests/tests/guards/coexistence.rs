@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use portsplice_tests::habits;
+use portsplice_tests::client_behaviours;
 use portsplice_tests::kernel::Objects;
 use portsplice_tests::net::Netns;
 use portsplice_tests::privileged;
 use portsplice_tests::rig::{Path, Rig};
-use portsplice_tests::zoo::{Manner, Server};
+use portsplice_tests::zoo::{Server, ServerVariant};
 
 use crate::bytecode::{ForeignProgram, attached_programs};
 use crate::{access, by_path};
@@ -32,8 +32,8 @@ fn cookie(netns: &Netns) -> u64 {
 
 /// Transfers of all kinds, some of which go the fast way.
 fn fast_transfers(rig: &Rig) {
-    let server = Server::start(Manner::Edge, &rig.netns);
-    habits::all_at_once(&rig.dialer(server.port), LEN);
+    let server = Server::start(ServerVariant::Edge, &rig.netns);
+    client_behaviours::all_at_once(&rig.dialer(server.port), LEN);
     assert!(by_path(&access(rig, 8), "fast") > 0, "nothing went the fast way");
 }
 
@@ -70,11 +70,11 @@ fn two_daemons() {
     let mut other = Rig::with(Path::Fast, |config| {
         config.container("shared", &format!("netns = {:?}\n", one.netns.path()));
     });
-    let server = Server::start(Manner::Edge, &one.netns);
+    let server = Server::start(ServerVariant::Edge, &one.netns);
     let both = [one.dialer(server.port), other.dialer_for("shared", server.port)];
     std::thread::scope(|scope| {
         for dialer in &both {
-            scope.spawn(|| habits::all_at_once(dialer, LEN));
+            scope.spawn(|| client_behaviours::all_at_once(dialer, LEN));
         }
     });
     assert!(by_path(&access(&one, 8), "fast") > 0 && by_path(&access(&other, 8), "fast") > 0);

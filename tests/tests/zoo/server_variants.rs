@@ -3,7 +3,7 @@
 use portsplice_tests::client::Proof;
 use portsplice_tests::http::Framing;
 use portsplice_tests::rig::Rig;
-use portsplice_tests::zoo::{Manner, Server, crowd};
+use portsplice_tests::zoo::{Server, ServerVariant, crowd};
 use portsplice_tests::{over_gateway, over_paths, pattern};
 
 over_paths! {
@@ -11,7 +11,7 @@ over_paths! {
     fn a_crowd_of_writers(path) {
         const LEN: usize = 8 << 20;
         let rig = Rig::new(path);
-        let server = Server::start(Manner::Write, &rig.netns);
+        let server = Server::start(ServerVariant::Write, &rig.netns);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 let dialer = rig.dialer(server.port);
@@ -30,7 +30,7 @@ over_paths! {
     /// A server that asks FIONREAD before it reads gets uploads of all sizes whole, also between large answers.
     fn uploads_read_by_fionread(path) {
         let rig = Rig::new(path);
-        let server = Server::start(Manner::Fionread, &rig.netns);
+        let server = Server::start(ServerVariant::Fionread, &rig.netns);
         let mut conn = rig.connect_to(server.port);
         for len in [0, 1, 70_000, 5_000_000, 3] {
             assert_eq!(conn.post("/sink", &pattern::bytes(len)).text(), format!("{len}\n"));
@@ -44,7 +44,7 @@ over_gateway! {
     fn urgent_data(path) {
         const LEN: u64 = 4 << 20;
         let rig = Rig::new(path);
-        let server = Server::start(Manner::Write, &rig.netns);
+        let server = Server::start(ServerVariant::Write, &rig.netns);
         let mut conn = rig.connect_to(server.port);
         for len in [LEN, 1000, LEN] {
             conn.send("GET", &format!("/urgent/{len}"), &[], b"");

@@ -32,11 +32,13 @@ pub(super) fn drain(args: &DrainArgs) -> Result<()> {
     if args.json {
         print_json(&serde_json::to_value(&draining)?)?;
     } else {
-        let Draining { connections, patience } = draining;
-        output::print(format!("drains; {connections} connections may go on for {patience} s at most\n").as_bytes())?;
+        let Draining { connections, drain_timeout } = draining;
+        output::print(
+            format!("drains; {connections} connections may go on for {drain_timeout} s at most\n").as_bytes(),
+        )?;
     }
     if args.wait {
-        daemon.wait_at_most(None)?;
+        daemon.set_timeout(None)?;
         while daemon.notification()?.is_some() {}
     }
     Ok(())

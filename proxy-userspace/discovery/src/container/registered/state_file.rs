@@ -24,7 +24,7 @@ const VERSION: u32 = 1;
 
 /// Where registrations are kept.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct StateFile {
     path: PathBuf,
     boot: String,
 }
@@ -49,7 +49,7 @@ struct Document {
     containers: Vec<Row>,
 }
 
-impl Ledger {
+impl StateFile {
     pub(super) fn at(path: PathBuf) -> Self {
         let boot = boot_id().unwrap_or_default();
         Self { path, boot }
@@ -120,16 +120,16 @@ mod tests {
     fn what_is_kept_comes_back_and_is_its_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made").join("registered.json");
-        let ledger = Ledger::at(path.clone());
-        assert_eq!(ledger.load(), []);
-        ledger.save(vec![row()]).unwrap();
-        ledger.save(vec![row(), row()]).unwrap();
-        assert_eq!(ledger.load().len(), 2);
-        assert_eq!(ledger.load()[0].registration, row().registration);
+        let state_file = StateFile::at(path.clone());
+        assert_eq!(state_file.load(), []);
+        state_file.save(vec![row()]).unwrap();
+        state_file.save(vec![row(), row()]).unwrap();
+        assert_eq!(state_file.load().len(), 2);
+        assert_eq!(state_file.load()[0].registration, row().registration);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing stays beside it");
 
-        let after_a_reboot = Ledger { path, boot: "another".into() };
+        let after_a_reboot = StateFile { path, boot: "another".into() };
         assert_eq!(after_a_reboot.load(), []);
     }
 
@@ -137,22 +137,22 @@ mod tests {
     fn what_cannot_be_used_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registered.json");
-        let ledger = Ledger::at(path.clone());
+        let state_file = StateFile::at(path.clone());
         for text in ["", "{", "{\"version\":2,\"boot\":\"\",\"containers\":[]}"] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            assert_eq!(ledger.load(), []);
+            assert_eq!(state_file.load(), []);
             assert_eq!(fs::read_to_string(dir.path().join("registered.json.broken")).unwrap(), text);
         }
-        ledger.save(vec![row()]).unwrap();
+        state_file.save(vec![row()]).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
-        assert_eq!(ledger.load(), [], "anyone of the group could have written it");
+        assert_eq!(state_file.load(), [], "anyone of the group could have written it");
     }
 
     #[test]
     fn a_directory_that_cannot_be_is_told() {
-        let ledger = Ledger::at("/proc/nowhere/registered.json".into());
-        let error = ledger.save(Vec::new()).unwrap_err().to_string();
+        let state_file = StateFile::at("/proc/nowhere/registered.json".into());
+        let error = state_file.save(Vec::new()).unwrap_err().to_string();
         assert!(error.contains("cannot write /proc/nowhere/registered.json"), "{error}");
     }
 }

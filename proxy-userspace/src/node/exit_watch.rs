@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use portsplice_discovery::container::Container;
-use portsplice_net::sock::{Parted, Tails};
+use portsplice_net::sock::{TailStatus, Tails};
 use portsplice_relay::Stream;
 
 /// From when on a request watches for the end of its container: most are over before, and pay nothing for it.
-pub(super) const FIRST_LOOK: Duration = Duration::from_millis(300);
+pub(super) const FIRST_CHECK: Duration = Duration::from_millis(300);
 
 /// How long it may take until the end of a stream comes whose server has ended. It is behind what the kernel still holds.
 const EMPTYING: Duration = Duration::from_millis(600);
@@ -25,9 +25,9 @@ const EMPTYING: Duration = Duration::from_millis(600);
 const FULL: Duration = Duration::from_secs(10);
 
 /// Watches one connection into a container.
-pub(super) struct Parting<'a> {
+pub(super) struct ExitWatch<'a> {
     container: &'a Container,
-    origin: &'a Stream,
+    upstream: &'a Stream,
     tails: &'a Arc<Tails>,
     /// Bytes that all tails may have.
     limit: u64,
@@ -38,57 +38,57 @@ enum State<'a> {
     Young,
     Watching(Pin<Box<dyn Future<Output = ()> + Send + 'a>>),
     Emptying { over: Pin<Box<Sleep>>, full: bool },
-    Parted,
+    Done,
 }
 
-impl<'a> Parting<'a> {
-    pub(super) fn new(container: &'a Container, origin: &'a Stream, tails: &'a Arc<Tails>, limit: u64) -> Self {
-        Self { container, origin, tails, limit, state: State::Young }
+impl<'a> ExitWatch<'a> {
+    pub(super) fn new(container: &'a Container, upstream: &'a Stream, tails: &'a Arc<Tails>, limit: u64) -> Self {
+        Self { container, upstream, tails, limit, state: State::Young }
     }
 
-    /// The request has gone on for [`FIRST_LOOK`]: from now on the container's end is noticed at once.
-    pub(super) fn look(&mut self) {
+    /// The request has gone on for [`FIRST_CHECK`]: from now on the container's end is noticed at once.
+    pub(super) fn check(&mut self) {
         if matches!(self.state, State::Young) {
             self.state = State::Watching(Box::pin(self.container.gone()));
         }
     }
 
-    /// Whether [`Parting::look`] is still to be called.
+    /// Whether [`ExitWatch::look`] is still to be called.
     pub(super) fn is_young(&self) -> bool {
         matches!(self.state, State::Young)
     }
 
     /// Whether all that is still to come is in memory, and nothing can be sent any more.
-    pub(super) fn has_parted(&self) -> bool {
-        matches!(self.state, State::Parted)
+    pub(super) fn tail_taken(&self) -> bool {
+        matches!(self.state, State::Done)
     }
 
     /// Ready when the container has gone and the connection to it is to be cut.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.state {
-                State::Young | State::Parted => return Poll::Pending,
+                State::Young | State::Done => return Poll::Pending,
                 State::Watching(gone) => {
                     ready!(gone.as_mut().poll(cx));
                     self.state = State::Emptying { over: Box::pin(sleep(EMPTYING)), full: false };
                 }
                 State::Emptying { over, full } => {
-                    let (taken, parted) = self.origin.part(cx, self.tails, self.limit);
+                    let (taken, status) = self.upstream.take_tail(cx, self.tails, self.limit);
                     if taken {
                         // Whoever reads the connection has looked before.
                         cx.waker().wake_by_ref();
                     }
-                    match parted {
-                        Poll::Ready(Parted::Whole) => {
-                            self.state = State::Parted;
+                    match status {
+                        Poll::Ready(TailStatus::Complete) => {
+                            self.state = State::Done;
                             cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
-                        Poll::Ready(Parted::Full) if !*full => {
+                        Poll::Ready(TailStatus::Full) if !*full => {
                             *full = true;
                             over.as_mut().reset(tokio::time::Instant::now() + FULL);
                         }
-                        Poll::Ready(Parted::Full) | Poll::Pending => {}
+                        Poll::Ready(TailStatus::Full) | Poll::Pending => {}
                     }
                     return over.as_mut().poll(cx);
                 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portsplice_net::limits::{Place, Places};
+use portsplice_net::limits::{RequestSlot, RequestSlots};
 
 /// Requests that one key has signed and that are read or done at once. Nodes send one after the other; one that was given up
 /// may still be under way.
@@ -14,7 +14,7 @@ const OF_ONE_CLIENT: u32 = 16;
 /// Counts requests that are under way.
 #[derive(Debug, Default)]
 pub(super) struct RequestLimits {
-    places: Arc<Places<Holder>>,
+    slots: Arc<RequestSlots<Holder>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,9 +26,9 @@ pub(super) enum Holder {
 impl RequestLimits {
     /// Takes a place for a request that was signed with the key of `identity` and came from `client`, until what is returned
     /// is dropped; none if there is none left for one of the two.
-    pub(super) fn take(&self, identity: &str, client: IpAddr) -> Option<Place<Holder, 2>> {
+    pub(super) fn take(&self, identity: &str, client: IpAddr) -> Option<RequestSlot<Holder, 2>> {
         let key = (Holder::Key(identity.to_owned()), OF_ONE_KEY);
-        self.places.take([key, (Holder::Client(client.to_canonical()), OF_ONE_CLIENT)]).ok()
+        self.slots.take([key, (Holder::Client(client.to_canonical()), OF_ONE_CLIENT)]).ok()
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
         assert!(take("a", here).is_some());
         drop((others, elsewhere));
         for holder in [Holder::Client(here), Holder::Client(there), Holder::Key("a".to_owned())] {
-            assert_eq!(limits.places.taken(&holder), 0);
+            assert_eq!(limits.slots.taken(&holder), 0);
         }
     }
 }

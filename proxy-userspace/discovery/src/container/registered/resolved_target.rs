@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use super::description::{Description, Target};
 use super::presence::{Presence, Survey};
 use crate::container::process::{Process, time_of_start};
-use crate::container::{Container, Entrance};
+use crate::container::{Container, HostNetworkRule};
 use portsplice_net::netns::Netns;
 
 /// How much younger than its description a process may seem: the times are rounded to ticks of the kernel's clocks, 10 ms
@@ -51,7 +51,7 @@ impl Running {
 }
 
 /// Where a description leads to.
-pub(super) struct Place {
+pub(super) struct ResolvedTarget {
     pub(super) netns: Netns,
     /// The process and its start time, if it goes by one.
     pub(super) process: Option<(Process, u64)>,
@@ -59,11 +59,11 @@ pub(super) struct Place {
 
 /// Which process a pid without a start time means.
 #[derive(Clone, Copy)]
-pub(super) enum Meant {
+pub(super) enum PidCheck {
     /// One that had started when this was written; unknown is never.
-    WrittenAt(Option<SystemTime>),
+    StartedBefore(Option<SystemTime>),
     /// The one that has it now.
-    Now,
+    Current,
 }
 
 /// Why a description does not lead to a container now.
@@ -75,12 +75,12 @@ pub(super) enum Failure {
     Never(String),
 }
 
-impl Place {
+impl ResolvedTarget {
     /// # Errors
     /// What is not there, or cannot be entered.
-    pub(super) fn open(target: &Target, meant: Meant) -> Result<Self, Failure> {
+    pub(super) fn open(target: &Target, pid_check: PidCheck) -> Result<Self, Failure> {
         match target {
-            Target::Process { pid, start_time } => open_process(*pid, *start_time, meant),
+            Target::Process { pid, start_time } => open_process(*pid, *start_time, pid_check),
             Target::Path(path) => {
                 let netns = Netns::open(path).map_err(|e| Failure::NotYet(format!("{path:?}: {}", explain(&e))))?;
                 Ok(Self { netns, process: None })
@@ -115,11 +115,11 @@ impl Place {
         self,
         id: &str,
         description: &Description,
-        entrance: &Entrance,
+        host_network: &HostNetworkRule,
         previous: Option<&Running>,
         since: Duration,
     ) -> (Arc<Container>, Option<(Process, u64)>) {
-        let policy = entrance.judge(&self.netns, description.policy.clone());
+        let policy = host_network.apply(&self.netns, description.policy.clone());
         let started = self.started();
         let container = match previous {
             // A container that is closed now loses the connections that it has.
@@ -152,21 +152,21 @@ pub(super) fn watch(
     });
 }
 
-fn open_process(pid: u32, start_time: Option<u64>, meant: Meant) -> Result<Place, Failure> {
+fn open_process(pid: u32, start_time: Option<u64>, pid_check: PidCheck) -> Result<ResolvedTarget, Failure> {
     let failure = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Failure::Never(format!("process {pid} has ended: write the pid of one that lives")),
         _ => Failure::NotYet(format!("process {pid}: {}", explain(&error))),
     };
     let process = Process::open(pid).map_err(failure)?;
     let start = process.start_ticks().map_err(failure)?;
-    match (start_time, meant) {
+    match (start_time, pid_check) {
         (Some(expected), _) if expected != start => {
             return Err(Failure::Never(format!(
                 "the start time of process {pid} is {start} (field 22 of /proc/{pid}/stat) and not {expected}: it is \
                  another process"
             )));
         }
-        (None, Meant::WrittenAt(written)) if is_younger(start, written) => {
+        (None, PidCheck::StartedBefore(written)) if is_younger(start, written) => {
             return Err(Failure::Never(format!(
                 "process {pid} is younger than the file, so it is not the one that was meant: write the file anew, or \
                  add start-time = field 22 of /proc/{pid}/stat"
@@ -175,7 +175,7 @@ fn open_process(pid: u32, start_time: Option<u64>, meant: Meant) -> Result<Place
         _ => {}
     }
     let netns = process.netns().map_err(failure)?;
-    Ok(Place { netns, process: Some((process, start)) })
+    Ok(ResolvedTarget { netns, process: Some((process, start)) })
 }
 
 /// Whether the process with this start time started after `written`. If that is unknown it is taken to have.

@@ -49,9 +49,9 @@ impl Rules {
 
 /// The layer that lets lines through; clones share the rules.
 #[derive(Clone)]
-pub(super) struct Gate(Arc<ArcSwap<Rules>>);
+pub(super) struct ScopedFilter(Arc<ArcSwap<Rules>>);
 
-impl Gate {
+impl ScopedFilter {
     pub(super) fn new(rules: Rules) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(rules)))
     }
@@ -72,7 +72,7 @@ impl Gate {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Gate {
+impl<S: Subscriber> Layer<S> for ScopedFilter {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         let rules = self.0.load();
         let interest = Layer::<S>::register_callsite(&rules.filter, metadata);

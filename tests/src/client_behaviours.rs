@@ -12,7 +12,7 @@ use crate::rig::{Dialer, Path};
 
 /// How a client reads an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Habit {
+pub enum ClientBehaviour {
     /// As fast as it comes.
     Fast,
     /// At a steady rate, far below what the way gives.
@@ -33,7 +33,7 @@ pub enum Habit {
     Again,
 }
 
-impl Habit {
+impl ClientBehaviour {
     /// All of them.
     pub const ALL: [Self; 9] = [
         Self::Fast,
@@ -130,10 +130,10 @@ pub fn all_at_once(dialer: &Dialer<'_>, len: u64) {
 
 /// As [`all_at_once`], without some of them.
 #[track_caller]
-pub fn all_but(dialer: &Dialer<'_>, len: u64, without: &[Habit]) {
+pub fn all_but(dialer: &Dialer<'_>, len: u64, without: &[ClientBehaviour]) {
     std::thread::scope(|scope| {
-        for habit in Habit::ALL {
-            if without.contains(&habit) || habit == Habit::HalfCloses && dialer.path == Path::Direct {
+        for habit in ClientBehaviour::ALL {
+            if without.contains(&habit) || habit == ClientBehaviour::HalfCloses && dialer.path == Path::Direct {
                 continue;
             }
             let dialer = dialer.clone();

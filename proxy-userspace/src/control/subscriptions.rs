@@ -4,7 +4,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::{Parts, describe};
-use portsplice_control::api::{ContainerPort, Event, Lagged, Place, Topic};
+use portsplice_control::api::{ContainerPort, Event, Lagged, Target, Topic};
 use portsplice_control::wire::Notification;
 use portsplice_discovery::events::{ConnectionEvent, StateEvent};
 use portsplice_model::ListeningPort;
@@ -15,7 +15,7 @@ const BATCH: usize = 128;
 
 /// A client's subscriptions. Without any, nothing is ever told.
 #[derive(Default)]
-pub(super) struct News {
+pub(super) struct Subscriptions {
     topics: Vec<Topic>,
     state: Option<Receiver<StateEvent>>,
     connections: Option<Receiver<ConnectionEvent>>,
@@ -26,7 +26,7 @@ enum Item {
     Connection(ConnectionEvent),
 }
 
-impl News {
+impl Subscriptions {
     /// Tells of `topics` from now on, and of nothing else.
     pub(super) fn subscribe(&mut self, parts: &Parts, topics: &[Topic]) {
         self.topics = Topic::ALL.into_iter().filter(|topic| topics.contains(topic)).collect();
@@ -56,10 +56,10 @@ impl News {
                 event = recv(self.connections.as_mut()) => event.map(Item::Connection),
             };
             let mut lines = Vec::new();
-            self.tell(parts, first, &mut lines);
+            self.push(parts, first, &mut lines);
             for _ in 1..BATCH {
                 let Some(more) = self.try_next() else { break };
-                self.tell(parts, more, &mut lines);
+                self.push(parts, more, &mut lines);
             }
             if !lines.is_empty() {
                 return lines;
@@ -72,7 +72,7 @@ impl News {
         state.or_else(|| try_recv(self.connections.as_mut()).map(|event| event.map(Item::Connection)))
     }
 
-    fn tell(&self, parts: &Parts, item: Result<Item, Lost>, lines: &mut Vec<u8>) {
+    fn push(&self, parts: &Parts, item: Result<Item, Lost>, lines: &mut Vec<u8>) {
         match item {
             Ok(Item::State(event)) => self.state_event(parts, event, lines),
             Ok(Item::Connection(event)) => write(lines, &connection_event(event)),
@@ -121,7 +121,7 @@ fn connection_event(event: ConnectionEvent) -> Event {
     match event {
         ConnectionEvent::Opened { id, peer } => Event::ConnectionOpened { id, peer: peer.to_string() },
         ConnectionEvent::Routed { id, container, uuid, port } => {
-            Event::ConnectionRouted { id, place: Place { container, uuid, port } }
+            Event::ConnectionRouted { id, target: Target { container, uuid, port } }
         }
         ConnectionEvent::Closed { id } => Event::ConnectionClosed { id },
     }

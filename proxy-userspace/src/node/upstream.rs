@@ -19,7 +19,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// An open connection into a container.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct Upstream {
     pub(super) stream: Stream,
     pub(super) container: Arc<Container>,
     pub(super) port: u16,
@@ -30,14 +30,14 @@ pub(super) struct Origin {
     /// Whether a request was already answered on it: such a connection may be found closed without anybody's fault.
     pub(super) used: bool,
     /// How long its server keeps it without a request, as far as that has said so.
-    pub(super) patience: Option<Duration>,
+    pub(super) keep_alive: Option<Duration>,
     /// Between two requests: when it is given up.
     until: Instant,
     /// Its place under the container's cap.
     slot: ConnectionSlot,
 }
 
-impl Origin {
+impl Upstream {
     pub(super) fn new(
         stream: Stream,
         container: Arc<Container>,
@@ -46,7 +46,7 @@ impl Origin {
         slot: ConnectionSlot,
     ) -> Self {
         let read = ReadBuffer::default();
-        Self { stream, container, port, name, read, used: false, patience: None, until: Instant::now(), slot }
+        Self { stream, container, port, name, read, used: false, keep_alive: None, until: Instant::now(), slot }
     }
 
     /// Keeps it for another request, for as long as it should be: for `idle` (zero is no limit), and not until its server's
@@ -54,8 +54,8 @@ impl Origin {
     /// taken waits in the kernel and not in the server.
     pub(super) fn keep(mut self, idle: Duration, answered: Instant) -> Option<Self> {
         self.until = after(answered, idle);
-        if let Some(patience) = self.patience {
-            self.until = self.until.min(answered + patience.saturating_sub(MARGIN));
+        if let Some(keep_alive) = self.keep_alive {
+            self.until = self.until.min(answered + keep_alive.saturating_sub(MARGIN));
         }
         self.used = true;
         (Instant::now() < self.until && self.slot.rest()).then_some(self)
