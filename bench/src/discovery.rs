@@ -220,7 +220,7 @@ impl Container {
     /// Waits until it has done what it was told.
     fn line(&mut self) -> anyhow::Result<()> {
         let read = self.child.stdout.as_mut().context("its output")?.read(&mut [0])?;
-        ensure!(read == 1, "its process has ended");
+        ensure!(read == 1, "its process has exited");
         Ok(())
     }
 }

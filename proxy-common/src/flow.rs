@@ -1,6 +1,6 @@
 //! The flow table: one entry for each response that may take the fast path, shared by the daemon and the programs.
 //!
-//! Names, as everywhere: **C** is the controller's connection, **U** the daemon's socket to the container, **S** the
+//! Names, as everywhere: **C** is the client's connection, **U** the daemon's socket to the container, **S** the
 //! server's end of U.
 
 use crate::layout::layout;
@@ -20,22 +20,22 @@ use crate::layout::layout;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowOf<U32, U64> {
-    /// Whose [turn](crate::turn) it is, and the generation of the flow. S remembers the generation that it was armed with,
-    /// so that an entry that was given to another flow means nothing to it.
+    /// Whose [turn](crate::turn) it is, and the generation of the flow. S remembers the generation that it was attached
+    /// with, so that an entry that was given to another flow means nothing to it.
     pub turn: U64,
     /// S's sequence number up to which the daemon has written to C everything that came through U. It keeps the bytes of a
     /// server that does not lie in order, and nothing else depends on it.
     pub relayed: U32,
-    /// C's write sequence number when the flow was armed.
+    /// C's write sequence number when the flow was attached.
     pub client_start: U32,
     /// With [`Framing::Plain`], bytes that may still be written to C for this response; a message that would use up the
     /// rest passes, so that the daemon, which must act on the end, gets to see it. With [`Framing::Chunked`], bytes before
     /// the next chunk line: what is left of the chunk's data and the two octets behind it, or 0.
     pub budget: U64,
-    /// Bytes that were taken to be written to C since the flow was armed, either way. When all of them have arrived, C's
-    /// write sequence number has moved on by just as many.
+    /// Bytes that were taken to be written to C since the flow was attached, either way. When all of them have arrived,
+    /// C's write sequence number has moved on by just as many.
     pub taken: U64,
-    /// C's address in the kernel, as it was when the flow was armed.
+    /// C's address in the kernel, as it was when the flow was attached.
     pub client: U64,
     /// C's cookie: an address that has come to mean another socket is told by it.
     pub client_cookie: U64,
@@ -103,7 +103,7 @@ impl FallbackReason {
         [Self::Order, Self::Full, Self::End, Self::Unfit, Self::Lost, Self::InFlight, Self::Urgent];
 }
 
-/// What S keeps with it from the moment it is armed (socket local storage).
+/// What S keeps with it from the moment it is attached (socket local storage).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Server {
@@ -113,7 +113,7 @@ pub struct Server {
     pub generation: u32,
 }
 
-/// The connection between U and S, and what to arm: the argument of the program `attach`.
+/// The connection between U and S, and what to attach: the argument of the program `attach`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttachRequest {
@@ -145,18 +145,18 @@ pub const TUPLE_V4: u32 = 12;
 /// Size of a `struct bpf_sock_tuple` with IPv6 addresses.
 pub const TUPLE_V6: u32 = 36;
 
-/// Arm only if S has read everything that was sent to it. On kernels where `FIONREAD` is wrong for a socket in a socket
-/// map, and for servers that block in reading, S must not be in one while it has something to read.
+/// Attach only if S has read everything that was sent to it. On kernels where `FIONREAD` is wrong for a socket in a
+/// socket map, and for servers that block in reading, S must not be in one while it has something to read.
 pub const ATTACH_QUIET: u32 = 1;
-/// Arm only if S's descriptor is non-blocking: a blocking read of a socket in a socket map can fail with `EAGAIN`
+/// Attach only if S's descriptor is non-blocking: a blocking read of a socket in a socket map can fail with `EAGAIN`
 /// (`tcp_bpf_recvmsg` in the kernel's `net/ipv4/tcp_bpf.c`).
 pub const ATTACH_NONBLOCKING: u32 = 2;
 
-/// How arming ended: the return value of the program `attach`.
+/// How attaching ended: the return value of the program `attach`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachStatus {
-    /// The flow is armed.
+    /// The flow is attached.
     Attached = 0,
     /// The program could not read its argument, or the slot is not in the table.
     Argument = 1,
@@ -225,7 +225,7 @@ pub mod drained {
     pub const YES: u32 = 0;
     /// A message is still on its way between S and C: ask again.
     pub const NOT_YET: u32 = 1;
-    /// C cannot be asked any more.
+    /// C cannot be queried any more.
     pub const UNKNOWN: u32 = 2;
 }
 

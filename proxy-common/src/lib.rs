@@ -44,7 +44,7 @@ pub mod names {
     /// Array with one entry: how many [`ListenEvent`](crate::ListenEvent)s were lost in all (`u64`).
     pub const LISTENERS_LOST: &str = "LISTENERS_LOST";
 
-    /// The sk_msg program that decides on each message of an armed server.
+    /// The sk_msg program that decides on each message of an attached server.
     pub const VERDICT: &str = "verdict";
     /// The program that arms a flow, run by the daemon inside the container's namespace.
     pub const ATTACH: &str = "attach";
@@ -54,7 +54,7 @@ pub mod names {
     pub const FLOWS: &str = "FLOWS";
     /// Socket map of servers' sockets, with the verdict, by slot.
     pub const SERVERS: &str = "SERVERS";
-    /// Socket map of controllers' connections, without any program, by slot.
+    /// Socket map of clients' connections, without any program, by slot.
     pub const CLIENTS: &str = "CLIENTS";
     /// Constant: the [`Offsets`](crate::Offsets).
     pub const OFFSETS: &str = "OFFSETS";
@@ -72,7 +72,7 @@ pub mod names {
 /// The map grows with its entries (`BPF_F_NO_PREALLOC`), so a high bound costs nothing; a node runs far fewer containers.
 pub const MAX_NAMESPACES: u32 = 65_536;
 
-/// How many flows can be armed at once if the configuration says nothing else.
+/// How many flows can be attached at once if the configuration says nothing else.
 pub const MAX_FLOWS: u32 = 16_384;
 
 /// What the daemon may change while the programs run.

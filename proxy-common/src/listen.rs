@@ -1,8 +1,8 @@
-//! News of listening sockets, on their way from the kernel to the daemon.
+//! Changes of listening sockets, on their way from the kernel to the daemon.
 
 use crate::layout::layout;
 
-/// A socket has begun or ceased to listen. Events of one socket come in the order in which they happened.
+/// A socket has started or stopped listening. Events of one socket come in the order in which they happened.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenEvent {
@@ -53,7 +53,8 @@ impl ListenEvent {
 }
 
 /// How many events of a namespace are on the way within one [`Pace::WINDOW`]: what a container with hundreds of servers does
-/// when it starts, and not enough for one that opens and closes ports without end to crowd out the news of the others.
+/// when it starts, and not enough for one that opens and closes ports without end to crowd out the events of the
+/// others.
 pub const LISTEN_BURST: u64 = 256;
 
 /// How much room the events have, in bytes: that of ten thousand.

@@ -3,8 +3,8 @@
 //! It stands in memory that nobody but the daemon and its programs can write to. What a container says with its sockets
 //! (sequence numbers, what arrives at U) decides at most which of the two writes next, never that both do.
 //!
-//! The word holds the flow's generation as well, so that a socket that was armed for an earlier flow in the same entry can
-//! take no turn of a later one.
+//! The word holds the flow's generation as well, so that a socket that was attached for an earlier flow in the same
+//! entry can take no turn of a later one.
 
 /// The flow has ended, or has not begun: nobody may write.
 pub const CLOSED: u64 = 0;

@@ -1,4 +1,4 @@
-//! Arms a flow and takes its arms away again: programs that the daemon runs itself (`BPF_PROG_TEST_RUN`).
+//! Attaches a flow and detaches it again: programs that the daemon runs itself (`BPF_PROG_TEST_RUN`).
 //!
 //! They exist because userspace has no descriptor of S, the server's socket; a program inside the container's network
 //! namespace finds it by its addresses.
@@ -28,7 +28,7 @@ const O_NONBLOCK: u32 = 0o4000;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the thread that runs the program.
 const CURRENT_NETNS: u64 = u64::MAX;
 
-/// Arms the flow that the packet describes.
+/// Attaches the flow that the packet describes.
 #[inline(always)]
 pub fn attach(ctx: &TcContext) -> AttachStatus {
     let Ok(request) = ctx.load::<AttachRequest>(ARGUMENT) else { return AttachStatus::Argument };
@@ -80,7 +80,8 @@ pub fn attach(ctx: &TcContext) -> AttachStatus {
     let tcp = unsafe { bpf_skc_to_tcp_sock(server.cast()) } as u64;
     let verdict = match fits(tcp, request.flags, sent) {
         AttachStatus::Attached => {
-            // SAFETY: the pointer leads to a value of the flow table, which nobody else uses: the flow is not armed yet.
+            // SAFETY: the pointer leads to a value of the flow table, which nobody else uses: the flow is not attached
+            // yet.
             unsafe {
                 (*flow).relayed = relayed;
                 (*flow).budget = request.budget;
@@ -95,8 +96,8 @@ pub fn attach(ctx: &TcContext) -> AttachStatus {
             }
             let enlisted = insert_server(server, slot, request.generation);
             if matches!(enlisted, AttachStatus::Attached) {
-                // Last, so that no verdict can go by a flow that is not armed in the end, and with a barrier behind the rest.
-                // SAFETY: as above.
+                // Last, so that no verdict can go by a flow that is not attached in the end, and with a barrier behind
+                // the rest. SAFETY: as above.
                 unsafe { atomic::set(&raw mut (*flow).turn, turn::free(request.generation)) };
             }
             enlisted
@@ -190,7 +191,7 @@ fn insert_server(server: *mut bpf_sock, slot: u32, generation: u32) -> AttachSta
     if updated == 0 { AttachStatus::Attached } else { AttachStatus::Refused }
 }
 
-/// Tells whether all that was taken to be written to C has arrived there; a message whose verdict was reached on another CPU
+/// Whether all that was taken to be written to C has arrived there; a message whose verdict was reached on another CPU
 /// may still be on its way. The daemon has the turn, or has ended the flow; in the end S leaves its map first.
 #[inline(always)]
 pub fn drain(ctx: &TcContext) -> u32 {

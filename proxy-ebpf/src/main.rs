@@ -2,7 +2,7 @@
 //!
 //! - `socket_events` (sock_ops) counts what the sockets of registered network namespaces do, and tells the daemon which
 //!   begin and cease to listen.
-//! - `verdict` (sk_msg) sends what a container's server sends straight to the controller's connection, if that is safe.
+//! - `verdict` (sk_msg) sends what a container's server sends straight to the client's connection, if that is safe.
 //! - `attach` and `drain` are run by the daemon: they put a server's socket under the verdict, and take it out again.
 #![no_std]
 #![no_main]
@@ -25,15 +25,15 @@ use aya_ebpf::programs::{SkMsgContext, SockOpsContext, TcContext};
 /// The value for "go on": anything else makes the kernel take the callback for failed.
 const PROCEED: u32 = 1;
 
-/// Called for the callbacks of every TCP socket in the cgroup that it is attached to, for most of them in vain; so what it
-/// does first is the cheapest test there is.
+/// Called for the callbacks of every TCP socket in the cgroup that it is attached to, for most of them without success;
+/// so what it does first is the cheapest test there is.
 #[sock_ops]
 pub fn socket_events(ctx: SockOpsContext) -> u32 {
     socket_events::handle(&ctx);
     PROCEED
 }
 
-/// Called for each message that an armed server's socket sends, with that socket locked.
+/// Called for each message that an attached server's socket sends, with that socket locked.
 #[sk_msg]
 pub fn verdict(ctx: SkMsgContext) -> u32 {
     verdict::handle(&ctx)

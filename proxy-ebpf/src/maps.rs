@@ -40,15 +40,15 @@ const MMAPABLE: u32 = 1 << 10;
 #[map]
 pub static FLOWS: Array<Flow> = Array::with_max_entries(MAX_FLOWS, MMAPABLE);
 
-/// Servers' sockets that are armed, by slot of the flow table. The verdict is attached to this map.
+/// Servers' sockets that are attached, by slot of the flow table. The verdict is attached to this map.
 #[map]
 pub static SERVERS: SockMap = SockMap::with_max_entries(MAX_FLOWS, 0);
 
-/// Controllers' connections, by slot of the flow table. No program may be attached to this map: splice(2) from a
+/// Clients' connections, by slot of the flow table. No program may be attached to this map: splice(2) from a
 /// connection works only without.
 #[map]
 pub static CLIENTS: SockMap = SockMap::with_max_entries(MAX_FLOWS, 0);
 
-/// What an armed server's socket keeps with it; it goes with the socket.
+/// What an attached server's socket keeps with it; it goes with the socket.
 #[btf_map]
 pub static SERVER: SkStorage<Server> = SkStorage::new();

@@ -1,7 +1,7 @@
 //! Fits servers' sockets to connections that never leave the host: small send buffers, and no congestion control to speak
 //! of.
 //!
-//! When the controller's connection is full, the server's own socket fills up, and only when all of that has been relayed
+//! When the client's connection is full, the server's own socket fills up, and only when all of that has been relayed
 //! does the flow come back to the fast path. A send buffer that the kernel tunes itself grows to megabytes inside one
 //! host, where 64 KiB keep a relay busy just as well. And nothing is lost or shared between two sockets of one namespace:
 //! BBR, where it is the default, would put a timer between the segments.

@@ -1,4 +1,4 @@
-//! Decides, for each message that an armed server's socket sends, whether it goes straight to the controller's.
+//! Decides, for each message that an attached server's socket sends, whether it goes straight to the controller's.
 //!
 //! A message is redirected only if nothing can go wrong with it; else it passes, down the ordinary way to the daemon's
 //! socket, and the daemon relays it. To let a message pass is always right.
@@ -86,8 +86,8 @@ fn decide(ctx: &SkMsgContext, sk: *mut core::ffi::c_void, flow: *mut Flow, slot:
     if kernel::read::<u32>(tcp, offset!(write_seq)) != relayed {
         return Err(FallbackReason::Order);
     }
-    // The address was C's when the flow was armed. A socket that is another one by now is told by its cookie; were it
-    // exchanged after this, the redirect would still go to what stands in the map, or fail.
+    // The address was C's when the flow was attached. A socket that is another one by now is told by its cookie; were
+    // it exchanged after this, the redirect would still go to what stands in the map, or fail.
     if kernel::read::<u64>(client, offset!(cookie)) != client_cookie {
         return Err(FallbackReason::Unfit);
     }

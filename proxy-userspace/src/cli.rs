@@ -35,7 +35,7 @@ use crate::{build_info, config};
     disable_help_subcommand = true,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no daemon is there, 4 the daemon may not be asked.",
+Exit codes: 0 success, 1 failure, 2 invalid command line, 3 no daemon running, 4 access to the daemon denied.",
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -47,25 +47,25 @@ enum Command {
     /// Run the daemon of a worker node
     #[command(after_help = daemon::node_help())]
     Node(flags::DaemonArgs<config::Node>),
-    /// Run the cluster's front, which keeps the record of what nodes run
+    /// Run the edge, which keeps the cluster's records
     #[command(after_help = daemon::edge_help())]
     Edge(flags::DaemonArgs<config::edge::Edge>),
-    /// List the containers that the daemon knows
+    /// List the containers known to the daemon
     Ps(ps::PsArgs),
-    /// List the ports that listen in containers
+    /// List listening ports in containers
     Ports(ps::PortsArgs),
     /// Show containers, connections and rates live
     #[cfg(feature = "tui")]
     Top(top::TopArgs),
-    /// List controllers' connections, or cut some
+    /// List client connections, or close some
     Connections(connections::ConnectionsArgs),
-    /// Tell of containers, ports and connections as they come and go
+    /// Stream container, port and connection events
     Events(events::EventsArgs),
-    /// Let the daemon finish what runs, and end
+    /// Drain connections and stop the daemon
     Drain(operations::DrainArgs),
-    /// Change what the daemon logs, for a time
+    /// Change the daemon's log level temporarily
     LogLevel(operations::LogLevelArgs),
-    /// Tell what this machine offers the daemon, and whether the fast path holds on its kernel
+    /// Check whether this host is supported, and whether the fast path works on its kernel
     Check(check::CheckArgs),
     /// Print the headers of a signed request, for curl
     Sign(sign::SignArgs),

@@ -153,7 +153,7 @@ fn check_listeners(layers: &mut Layers) {
         let free_port = matches!(listen.address, ListenAddress::Socket(a) if a.port() == 0);
         if !free_port && seen.insert(&listen.address, ()).is_some() {
             layers.problems.add(format!(
-                "two listeners have the address {}; give each its own, or one with both credentials",
+                "two listeners have the address {}; give each its own, or use one with both credentials",
                 listen.address
             ));
         }

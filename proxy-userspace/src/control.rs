@@ -1,8 +1,8 @@
 //! The control socket: a Unix socket on which operators, runtimes and tools ask the daemon and tell it things.
 //!
-//! JSON-RPC 2.0, one JSON document a line; docs/control.md describes it. Nothing here is on the way of a byte of traffic, and
-//! no client can hold up another one, or the daemon: each has a task of its own with bounded buffers, is cut when it does not
-//! read for a while, and loses events when it reads too slowly.
+//! JSON-RPC 2.0, one JSON document per line; docs/control.md describes it. Nothing here is on the way of a byte of
+//! traffic, and no client can hold up another one, or the daemon: each has a task of its own with bounded buffers, is
+//! reset when it does not read for a while, and loses events when it reads too slowly.
 //!
 //! - `portsplice_control` has the messages, the types of parameters and results, and the other side, for the command line;
 //!   [`schema`]: the types' JSON schema.
@@ -48,9 +48,9 @@ pub struct Parts {
     pub containers: Arc<Containers>,
     /// What listens in them.
     pub ports: Arc<Ports>,
-    /// Connections of controllers.
+    /// Client connections.
     pub connections: Arc<Connections>,
-    /// News of all three.
+    /// Changes of all three.
     pub events: Events,
     /// What the daemon counts.
     pub metrics: Arc<Metrics>,
@@ -103,7 +103,7 @@ impl Control {
                     client::reject_connection(&stream, portsplice_control::wire::code::NOT_ALLOWED, refusal)
                 }
                 (Ok(()), Err(_)) => {
-                    let text = format!("there are {CLIENTS} clients, which is all there can be; try again later");
+                    let text = format!("the limit of {CLIENTS} clients is reached; try again later");
                     client::reject_connection(&stream, portsplice_control::wire::code::BUSY, text);
                 }
                 (Ok(()), Ok(permit)) => {
@@ -117,7 +117,7 @@ impl Control {
         };
         let error = listen::accept("control socket", || listener.accept(), admit).await;
         tracing::error!(
-            "the control socket has ended, and `portsplice ps` and others cannot ask this daemon until it is started again: {error}"
+            "the control socket has failed, and `portsplice ps` and others cannot ask this daemon until it is started again: {error}"
         );
     }
 }

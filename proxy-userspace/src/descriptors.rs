@@ -79,13 +79,13 @@ impl Descriptors {
         let Shares { connections, .. } = self.share(wanted);
         if wanted == 0 {
             return Some(format!(
-                "`limits.connections` is 0, which is no limit, but the {limit} files that may be open are enough for {connections} connections: more are refused. Set `limits.connections`, so that it is you who decides"
+                "`limits.connections` is 0 (no limit), but the limit of {limit} open files allows {connections} connections; more are refused. Set `limits.connections` explicitly"
             ));
         }
         (connections < wanted).then(|| {
             let needed = self.needed(wanted);
             format!(
-                "the {limit} files that may be open are enough for {connections} connections, and not for the {wanted} of `limits.connections`: more than {connections} are refused. Set LimitNOFILE={needed} in the unit (elsewhere: ulimit -n {needed}), or lower `limits.connections`"
+                "the limit of {limit} open files allows {connections} connections, not the {wanted} of `limits.connections`; more than {connections} are refused. Set LimitNOFILE={needed} in the unit (elsewhere: ulimit -n {needed}), or lower `limits.connections`"
             )
         })
     }
@@ -159,7 +159,7 @@ mod tests {
             }
         }
         let text = Descriptors::new(Some(200), 2, Cost::Relayed).warning(10_000).unwrap();
-        assert!(text.contains("enough for 33 connections") && text.contains("LimitNOFILE=32768"), "{text}");
+        assert!(text.contains("allows 33 connections") && text.contains("LimitNOFILE=32768"), "{text}");
         assert!(Descriptors::new(Some(1 << 20), 2, Cost::Relayed).warning(0).is_some());
     }
 }

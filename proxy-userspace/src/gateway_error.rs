@@ -1,7 +1,7 @@
-//! Every way in which the gateway says no, in one exhaustive type: status, label and advice in one place.
+//! Every error that the gateway itself returns, in one exhaustive type: status, label and advice in one place.
 //!
-//! A refusal is the gateway's own answer. It may be written only while no byte of the container's answer can have reached
-//! the client; afterwards the connection is cut instead.
+//! It is the gateway's own response. It may be written only while no byte of the container's response can have reached
+//! the client; afterwards the connection is reset instead.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -33,18 +33,18 @@ impl Unreached {
     fn advice(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::LoopbackDown => {
-                "The loopback interface is down in the container's network namespace, so that no server in it can be reached. Set it up there (ip link set lo up), and try again."
+                "The loopback interface is down in the container's network namespace, so no server in it can be reached. Bring it up there (ip link set lo up), and try again."
             }
             Self::Foreign(address) => {
                 return Cow::Owned(format!(
-                    "The server listens on {address}, and this address is not one of the container's. Let it listen on 127.0.0.1, on an address that the container has, or on all of them."
+                    "The server listens on {address}, which is not one of the container's addresses. Have it listen on 127.0.0.1, on one of the container's addresses, or on all of them."
                 ));
             }
             Self::LoopbackOnly => {
-                "The server listens on loopback only, and connections to this container come from its own address (portsplice.source=address). Let it listen on all addresses, or ask the container's owner for portsplice.source=loopback."
+                "The server listens on loopback only, and connections to this container come from its own address (portsplice.source=address). Have it listen on all addresses, or ask the container's owner for portsplice.source=loopback."
             }
             Self::NoAddress => {
-                "The container has no address of its own, and connections to it are not to come from loopback (portsplice.source=address). Give it a network, or ask its owner for portsplice.source=loopback."
+                "The container has no address of its own, and connections to it must not come from loopback (portsplice.source=address). Give it a network, or ask its owner for portsplice.source=loopback."
             }
             Self::Other => "The container's port cannot be reached. Check the server in the container, and try again.",
         })
@@ -87,11 +87,11 @@ pub enum GatewayError {
     NotListening,
     /// The port could not be reached for a reason other than that nothing listens.
     Unreachable(Unreached),
-    /// The container's answer is no HTTP that can be read in one way only.
+    /// The container's response is no HTTP that can be read in one way only.
     BadResponse(&'static str),
     /// The server in the container refuses the TLS handshake: the alert that says why, or what happened instead.
     TlsRefused(&'static str),
-    /// The head of the container's answer is larger, or has more fields, than this setting allows.
+    /// The head of the container's response is larger, or has more fields, than this setting allows.
     ResponseHeadTooLarge(&'static str),
     /// The container closed its connection before its answer was whole.
     EarlyEnd,
@@ -187,7 +187,7 @@ impl GatewayError {
         }
     }
 
-    /// The label of the refusal in metrics and logs.
+    /// The label of the gateway error in metrics and logs.
     #[must_use]
     pub fn label(&self) -> &'static str {
         self.reason().label()
@@ -253,17 +253,17 @@ impl GatewayError {
             }
             Self::BadResponse(why) => {
                 return Cow::Owned(format!(
-                    "The server in the container did not answer in HTTP/1.1: {why}. Check which program listens on this port."
+                    "The server in the container did not send a valid HTTP/1.1 response: {why}. Check which program listens on this port."
                 ));
             }
             Self::TlsRefused(why) => {
                 return Cow::Owned(format!(
-                    "The server in the container refused the TLS handshake ({why}). It was asked for by the name in the request's Host; check that, and the server's TLS settings."
+                    "The server in the container refused the TLS handshake ({why}). The name sent (SNI) is the request's Host; check it, and the server's TLS settings."
                 ));
             }
             Self::ResponseHeadTooLarge(setting) => {
                 return Cow::Owned(format!(
-                    "The header of the container's answer is larger than this node allows ({setting}). Send fewer or shorter fields, or ask the node's operator to raise that setting."
+                    "The header of the container's response is larger than this node allows ({setting}). Send fewer or shorter fields, or ask the node's operator to raise that setting."
                 ));
             }
             Self::HeadTooLarge(setting) => {
@@ -272,7 +272,7 @@ impl GatewayError {
                 ));
             }
             Self::HeadsFull => {
-                "This node waits for the rest of as many request headers as it can keep (limits.unfinished-heads-bytes). Send the whole header at once, or try again in a moment."
+                "Too many incomplete request headers are pending on this node (limits.unfinished-heads-bytes). Send the whole header at once, or try again in a moment."
             }
             Self::Unreachable(why) => return why.advice(),
             Self::Unauthorized(failure) => failure.advice(),
@@ -282,7 +282,9 @@ impl GatewayError {
             Self::UnsupportedTransferCoding => {
                 "Only the transfer coding \"chunked\", alone, is understood. Send the body with it or with a Content-Length."
             }
-            Self::UnsupportedVersion => "Only HTTP/1.1 and HTTP/1.0 are spoken here. Send the request in one of them.",
+            Self::UnsupportedVersion => {
+                "Only HTTP/1.1 and HTTP/1.0 are supported here. Send the request in one of them."
+            }
             Self::ConnectRefused => {
                 "CONNECT is refused. For a raw TCP tunnel send GET with \"Connection: Upgrade\" and \"Upgrade: tcp\"."
             }
@@ -292,11 +294,9 @@ impl GatewayError {
             Self::NotOnThisNode => {
                 "This container does not run on this node. Ask the controller where it runs, and send the request there."
             }
-            Self::Ambiguous => {
-                "More than one container on this node answers to this name. Name the container by its full identity."
-            }
+            Self::Ambiguous => "More than one container on this node matches this name. Use the container's full ID.",
             Self::EngineUnavailable => {
-                "The container engine of this node cannot be reached at the moment. Try again in a few seconds."
+                "The container engine of this node is unreachable at the moment. Try again in a few seconds."
             }
             Self::Forbidden(Denied::Denied) => {
                 "Connections to this container are prohibited. Ask its owner to allow them."
@@ -310,27 +310,27 @@ impl GatewayError {
             Self::Forbidden(Denied::NoConnections) => {
                 "This container's limit allows no connections. Ask its owner to raise the limit."
             }
-            Self::Busy(Scope::Node) => "This node serves as many connections as it may. Try again in a moment.",
+            Self::Busy(Scope::Node) => "This node has reached its connection limit. Try again in a moment.",
             Self::Busy(Scope::Container) => {
-                "This container has as many connections as it may have. Close one, or try again in a moment."
+                "This container has reached its connection limit. Close a connection, or try again in a moment."
             }
             Self::Busy(Scope::Client) => {
-                "Your address has as many connections as it may have. Close one, or try again in a moment."
+                "Your address has reached its connection limit. Close a connection, or try again in a moment."
             }
             Self::NotListening => {
                 "Nothing listens on this port in the container. Start the server, or check the port number, and try again."
             }
             Self::EarlyEnd => {
-                "The server in the container closed the connection before it had answered. Look into its log, then try again."
+                "The server in the container closed the connection before it sent a response. Check its log, then try again."
             }
             Self::ConnectTimeout => {
                 "The container's port did not accept the connection in time. Check whether its server hangs, and try again."
             }
             Self::ResponseHeaderTimeout => {
-                "The server in the container did not answer in time. Check whether it hangs, and try again."
+                "The server in the container did not respond in time. Check whether it hangs, and try again."
             }
             Self::Paused => {
-                "The container is paused: its processes are frozen, so it did not answer in time. Ask its owner to unpause it, and try again."
+                "The container is paused: its processes are frozen, so it did not respond in time. Ask its owner to unpause it, and try again."
             }
             Self::HeadTimeout => "The request's header did not arrive in time. Send it at once, on a new connection.",
             Self::BodyTimeout => "The request's body stopped arriving. Send the request again on a new connection.",
@@ -387,9 +387,9 @@ impl GatewayError {
 
     /// Appends the whole answer to `out`.
     ///
-    /// `authorization_response` is given once the request's credential was good. With `head_request` the body is left out,
-    /// its length is not. `close` asks for `Connection: close` where [`GatewayError::closes`] does not demand it anyway; it has
-    /// to be set for HTTP/1.0 clients, which keep a connection only when told so.
+    /// `authorization_response` is given once the request's credential was valid. With `head_request` the body is left
+    /// out, its length is not. `close` asks for `Connection: close` where [`GatewayError::closes`] does not demand it
+    /// anyway; it has to be set for HTTP/1.0 clients, which keep a connection only when told so.
     pub fn render(&self, authorization_response: Option<&str>, head_request: bool, close: bool, out: &mut Vec<u8>) {
         let body = self.advice();
         let status = self.status();
@@ -463,7 +463,7 @@ impl From<FramingError> for GatewayError {
     }
 }
 
-/// The reason phrase of a status that a refusal can have (RFC 9110 15, RFC 6585 5).
+/// The reason phrase of a status that a gateway error can have (RFC 9110 15, RFC 6585 5).
 fn reason(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

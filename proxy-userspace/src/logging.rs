@@ -106,7 +106,7 @@ fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no message");
         let location = panic.location().map(ToString::to_string);
         let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(location, %backtrace, "a task panicked, which is a mistake in portsplice: {message}");
+        tracing::error!(location, %backtrace, "a task panicked, which is a bug in portsplice: {message}");
     }));
 }
 
@@ -158,7 +158,7 @@ impl LogControl {
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-' | '.');
             ensure!(
                 !target.is_empty() && target.chars().all(legal),
-                "{target:?} is no target: write a path such as portsplice::container"
+                "{target:?} is not a target: give a path such as portsplice::container"
             );
         }
         let mut full = false;
@@ -169,7 +169,7 @@ impl LogControl {
                 state.overrides.push(Override { scope, level, until });
             }
         })?;
-        ensure!(!full, "{OVERRIDES} levels are set already, which is as many as can be");
+        ensure!(!full, "the limit of {OVERRIDES} log levels is reached");
         Ok(())
     }
 

@@ -167,51 +167,48 @@ impl Metrics {
     pub fn new(build: [&str; 4]) -> Arc<Self> {
         let mut r = Registrar::default();
         r.register(
-            Description::new("build", Kind::Info, "What is running; always 1")
+            Description::new("build", Kind::Info, "Build information; always 1")
                 .labels(BUILD_LABELS)
                 .worry("Nodes of one cluster show different versions for longer than an upgrade takes."),
             Info::new(BUILD_LABELS.iter().map(|l| l.name).zip(build.map(str::to_owned)).collect::<Vec<_>>()),
         );
         let reloads = r.counter_by(
-            counter("config_reloads", "Configurations read after the start, by result").worry(
+            counter("config_reloads", "Configuration reloads, by result").worry(
                 "`rejected` goes up: the daemon runs on with the configuration before, and the log says what is wrong.",
             ),
             AtZero::Shown,
         );
         let listeners = r.add(
-            counter("connections", "Connections accepted from controllers")
+            counter("connections", "Client connections accepted")
                 .labels(LISTENER)
                 .worry("The rate is many times that of requests: controllers do not reuse connections."),
             ByListener::default(),
         );
         let listeners_open = r.add(
-            gauge("connections_open", "Connections of controllers that are open").labels(LISTENER).worry(
+            gauge("connections_open", "Open client connections").labels(LISTENER).worry(
                 "The sum comes near `limits.connections`: beyond it, clients are refused with 503 (`busy_node`).",
             ),
             ByListener::default(),
         );
         let handshakes = r.counter_by(
-            counter("tls_handshakes", "TLS handshakes with controllers, by result").worry(
+            counter("tls_handshakes", "TLS handshakes with clients, by result").worry(
                 "`failed` or `timeout` is more than a few per cent: clients that do not trust the certificate, speak no TLS, or are cut off on the way.",
             ),
             AtZero::Shown,
         );
         let handshake_time = r.add(
-            histogram("tls_handshake", "Time of TLS handshakes that worked")
+            histogram("tls_handshake", "Time of successful TLS handshakes")
                 .worry("Far more than two round trips to the controllers: the processors are busy."),
             AtomicHistogram::default(),
         );
         let granted = r.counter_by(
-            counter(
-                "credentials_accepted",
-                "Requests whose credential was good, by scheme; a scheme is there once it was used",
-            )
-            .worry("`timestamp` or `certificate` where `bound` is meant: those bind less of the request."),
+            counter("credentials_accepted", "Authenticated requests, by scheme; a scheme is there once it was used")
+                .worry("`timestamp` or `certificate` where `bound` is meant: those bind less of the request."),
             AtZero::Left,
         );
         let gateway_errors = r.counter_by(
             counter("refusals", "Requests or connections that the daemon itself refused, by reason (docs/protocol.md has each with its status and advice); a reason is there once it has occurred").worry(
-                "`credential_wrong`, `credential_replayed`: somebody guesses, or keys differ. `credential_stale`: clocks differ. `busy_node`, `heads_full`: the node is at its limits. `engine_unavailable`: the container engine is away.",
+                "`credential_wrong`, `credential_replayed`: somebody guesses, or keys differ. `credential_stale`: clocks differ. `busy_node`, `heads_full`: the node is at its limits. `engine_unavailable`: container engine unreachable.",
             ),
             AtZero::Left,
         );
@@ -224,33 +221,33 @@ impl Metrics {
         let first_byte_time = r.add(
             histogram(
                 "time_to_first_byte",
-                "From a request's head read to the first byte of its response sent; the server's time is in it",
+                "From a request's complete head to the first byte of its response; the server's time is in it",
             )
             .worry("It goes up for all containers at once, or much more than `portsplice_dial_seconds`."),
             AtomicHistogram::default(),
         );
         let dials = r.counter_by(
-            counter("dials", "Connections tried inside containers, by result").worry(
+            counter("dials", "Connection attempts into containers, by result").worry(
                 "`timeout`: servers whose queue is full, or containers that are paused. `failed`: the log says why at debug.",
             ),
             AtZero::Shown,
         );
         let dial_time = r.add(
-            histogram("dial", "Time to connect inside a container, when it worked")
+            histogram("dial", "Time to connect into a container, of successful attempts")
                 .worry("More than a few milliseconds: it is loopback, so the machine is overloaded."),
             AtomicHistogram::default(),
         );
         let relayed = r.counter_by(
             counter(
                 "relayed",
-                "Bytes of bodies and tunnels moved on, towards the container (`up`) and from it (`down`)",
+                "Bytes of bodies and tunnels relayed, towards the container (`up`) and from it (`down`)",
             )
             .unit(Unit::Bytes)
             .worry("`down` by `copy` or `splice` is most of it where the fast path is up: see Fast path below."),
             AtZero::Shown,
         );
         let tunnels = r.add(
-            gauge("tunnels_open", "Upgraded connections (WebSocket, raw TCP) that are open")
+            gauge("tunnels_open", "Open upgraded connections (WebSocket, raw TCP)")
                 .worry("It only ever goes up: clients that never close."),
             Gauge::default(),
         );

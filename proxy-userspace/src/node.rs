@@ -7,7 +7,7 @@
 //! - `interim`: how many interim responses are borne; `heads`: how much is kept of heads that are not whole yet.
 //! - `retry`: whether a request may be sent a second time.
 //! - `exit_watch`: what becomes of relays when their container goes; `ending`: how a client's connection is closed.
-//! - `reply`: what the gateway itself may still say to the client; `access_log`: one line a request.
+//! - `reply`: what the gateway itself may still say to the client; `access_log`: one line per request.
 
 pub mod accept;
 mod access_log;

@@ -34,32 +34,32 @@ struct Need {
 const NEEDS: [Need; 6] = [
     Need {
         capability: Capability::CAP_SYS_ADMIN,
-        cost: "no container's network namespace can be entered, so that no request can reach any container",
+        cost: "cannot enter containers' network namespaces, so no request can reach any container",
         only_for_bpf: false,
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,
-        cost: "the network namespaces of containers that run as other users or with capabilities cannot be found",
+        cost: "cannot find the network namespaces of containers that run as other users or with capabilities",
         only_for_bpf: false,
     },
     Need {
         capability: Capability::CAP_NET_BIND_SERVICE,
-        cost: "listeners on ports below 1024 cannot be opened",
+        cost: "cannot open listeners on ports below 1024",
         only_for_bpf: false,
     },
     Need {
         capability: Capability::CAP_NET_ADMIN,
-        cost: "kernel programs cannot be attached; bytes take the paths in userspace",
+        cost: "cannot attach kernel programs; responses are relayed in userspace",
         only_for_bpf: true,
     },
     Need {
         capability: Capability::CAP_BPF,
-        cost: "kernel programs cannot be loaded; bytes take the paths in userspace",
+        cost: "cannot load kernel programs; responses are relayed in userspace",
         only_for_bpf: true,
     },
     Need {
         capability: Capability::CAP_PERFMON,
-        cost: "kernel programs cannot read the kernel's memory; bytes take the paths in userspace",
+        cost: "kernel programs cannot read kernel memory; responses are relayed in userspace",
         only_for_bpf: true,
     },
 ];
@@ -143,9 +143,9 @@ fn reduce_to(is_needed: impl Fn(&Need) -> bool) -> Result<Privileges> {
     let keep: CapsHashSet = kept.iter().copied().collect();
     // Kernels before 4.3 have no ambient set.
     let _ = caps::clear(None, CapSet::Ambient);
-    caps::set(None, CapSet::Inheritable, &none).context("cannot give up inheritable capabilities")?;
-    caps::set(None, CapSet::Effective, &keep).context("cannot give up effective capabilities")?;
-    caps::set(None, CapSet::Permitted, &keep).context("cannot give up permitted capabilities")?;
+    caps::set(None, CapSet::Inheritable, &none).context("cannot drop inheritable capabilities")?;
+    caps::set(None, CapSet::Effective, &keep).context("cannot drop effective capabilities")?;
+    caps::set(None, CapSet::Permitted, &keep).context("cannot drop permitted capabilities")?;
     Ok(Privileges { kept, missing, open_files })
 }
 
@@ -207,7 +207,7 @@ mod tests {
         assert!(kept.is_empty());
         let privileges = Privileges { kept, missing, open_files: None };
         let error = privileges.check().unwrap_err().to_string();
-        assert!(error.starts_with("CAP_SYS_ADMIN is missing: no container's network namespace"), "{error}");
+        assert!(error.starts_with("CAP_SYS_ADMIN is missing: cannot enter containers' network namespaces"), "{error}");
         assert!(error.contains("start the node as root"), "{error}");
     }
 

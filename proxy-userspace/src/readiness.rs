@@ -75,7 +75,7 @@ impl Readiness {
         let mut waiting: Vec<(String, String)> =
             state.pending.iter().map(|(what, reason)| (what.clone(), (*reason).to_owned())).collect();
         if state.draining {
-            waiting.push(("drain".to_owned(), "the node is going away and takes no new connections".to_owned()));
+            waiting.push(("drain".to_owned(), "the node is shutting down".to_owned()));
         }
         let degraded = state.watchers.iter().flat_map(|probe| probe()).collect();
         Report { ready: waiting.is_empty(), waiting, degraded }
@@ -116,7 +116,7 @@ impl Drop for Pending {
         if !self.done
             && let Some(reason) = self.readiness.state.lock().pending.get_mut(&self.what)
         {
-            *reason = "given up before it was finished; the log says why";
+            *reason = "it failed before it was finished; see the log";
         }
     }
 }
@@ -145,7 +145,7 @@ mod tests {
         assert!(!report.ready);
         assert_eq!(
             report.to_string(),
-            "not ready\nwaiting for docker: given up before it was finished; the log says why\n"
+            "not ready\nwaiting for docker: it failed before it was finished; see the log\n"
         );
         readiness.pending("docker").done();
         assert!(readiness.report().ready);

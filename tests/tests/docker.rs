@@ -159,7 +159,7 @@ fn comings_and_goings() {
             }
         });
     }
-    // A transfer that runs is cut when its container is killed.
+    // A transfer that runs is reset when its container is killed.
     let mut running = node.connect(&name, 8000);
     running.send("GET", "/", &["Connection: Upgrade", "Upgrade: tcp"], b"");
     let (_, head, _) = running.final_head(Proof::Owed);
@@ -291,7 +291,7 @@ fn ports_and_records_follow_the_container() {
 }
 
 /// `docker pause` in the middle of an answer, before a request, and before the daemon starts: bytes wait, and come when it is over;
-/// where a request may not wait that long, the refusal says why.
+/// where a request may not wait that long, the gateway error says why.
 #[test]
 fn paused_containers() {
     if !privileged() {

@@ -54,7 +54,7 @@ pub enum KeyringError {
     },
     /// A file among the keys whose name is neither a container's nor a node's.
     #[error(
-        "{} is not named like a container: rename it to the container's UUID (or to {}NAME for a node's key), or remove it",
+        "{} is not named after a container: rename it to the container's UUID (or to {}NAME for a node's key), or remove it",
         .path.display(),
         NODE
     )]
@@ -63,7 +63,7 @@ pub enum KeyringError {
         path: PathBuf,
     },
     /// A file among the keys that holds something else.
-    #[error("{} holds no key: it must hold 64 lower-case hexadecimal digits and nothing else", .path.display())]
+    #[error("{} does not contain a key: expected 64 lower-case hexadecimal digits and nothing else", .path.display())]
     NoKey {
         /// The file.
         path: PathBuf,

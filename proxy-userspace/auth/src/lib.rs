@@ -191,17 +191,17 @@ impl AuthFailure {
             }
             Self::Duplicate => "Send each of the three X-Arvados-* credential fields exactly once.",
             Self::Malformed => {
-                "X-Arvados-Authorization has no form that this listener accepts. Check which scheme it expects."
+                "X-Arvados-Authorization is in no format that this listener accepts. Check which scheme it expects."
             }
             Self::Wrong => {
-                "The credential does not fit this request. Check the key, and that container, port, method and target are the signed ones."
+                "The credential does not match this request. Check the key, and that container, port, method and target are the signed ones."
             }
             Self::Stale => {
                 "The credential is too old or from the future. Compare the two clocks, and sign the request again."
             }
             Self::Replayed => "The credential was used before. Sign each request anew, with a new nonce.",
             Self::BeforeStart => {
-                "The credential was signed before the gateway started, and may have been used. Sign the request again; if that is refused too, your clock is behind."
+                "The credential was signed before the gateway started and may have been used. Sign the request again; if that is refused too, your clock is behind."
             }
         }
     }

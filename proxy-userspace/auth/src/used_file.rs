@@ -80,7 +80,7 @@ impl UsedFile {
             fs::create_dir_all(directory)?;
         }
         let lock = lock(path).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => io::Error::new(error.kind(), "another daemon uses it; give each its own"),
+            ErrorKind::WouldBlock => io::Error::new(error.kind(), "another daemon is using it; give each its own"),
             _ => error,
         })?;
         let boot = boot()?;
@@ -124,7 +124,8 @@ impl UsedFile {
         }
         let Some(part) = &*self.part.load() else { return Ok(()) };
         if part.records.fetch_add(1, Relaxed) >= self.most {
-            let text = format!("there are more than {} in twice `auth.window`; raise `auth.replay-entries`", self.most);
+            let text =
+                format!("more than {} credentials within twice `auth.window`; raise `auth.replay-entries`", self.most);
             return Err(io::Error::new(ErrorKind::StorageFull, text));
         }
         let mut record = [0; RECORD];
@@ -158,7 +159,7 @@ impl Keeper for UsedFile {
         if was.is_some() {
             tracing::error!(
                 removed = removed.is_ok(),
-                "{} no longer keeps which credentials were used: {error}; after the next start, those that were signed before are refused",
+                "cannot record used credentials in {} any more: {error}; after the next start, credentials signed before it are refused",
                 self.path.display()
             );
         }
@@ -206,7 +207,7 @@ fn read_all(path: &Path, boot: &[u8; 16], window: u64, most: u64) -> io::Result<
             (None, _) => {}
             (Some(part), None) => all = Some(part),
             (Some((key, part)), Some((same, all))) if key == *same => all.extend(part),
-            (Some(_), Some(_)) => return Err(broken("its two parts do not belong together")),
+            (Some(_), Some(_)) => return Err(broken("its two parts do not match")),
         }
     }
     Ok(all)
@@ -220,15 +221,15 @@ fn read(path: &Path, boot: &[u8; 16], window: u64, most: u64) -> io::Result<Opti
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
-        return Err(broken("others than its owner can write it, or it is no file"));
+        return Err(broken("it is writable by others than its owner, or is not a regular file"));
     }
     let content = regular_file::read_opened(&file, HEADER as u64 + (most + 1) * RECORD as u64)?;
     if content.is_empty() {
         return Ok(None);
     }
-    let (header, records) = content.split_at_checked(HEADER).ok_or_else(|| broken("it is cut short"))?;
+    let (header, records) = content.split_at_checked(HEADER).ok_or_else(|| broken("it is truncated"))?;
     if header[..16] != MAGIC[..] {
-        return Err(broken("it is no such file"));
+        return Err(broken("it has another format"));
     }
     if header[16..32] != boot[..] {
         // Nothing is to be appended to it either.
@@ -239,7 +240,7 @@ fn read(path: &Path, boot: &[u8; 16], window: u64, most: u64) -> io::Result<Opti
     key.copy_from_slice(&header[32..48]);
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
     if number(&header[48..56]) < window {
-        return Err(broken("it was kept for a shorter `auth.window`"));
+        return Err(broken("it was written with a shorter `auth.window`"));
     }
     let used = records.chunks_exact(RECORD).map(|r| Used { time: number(&r[..8]), hash: number(&r[8..]) });
     Ok(Some((key, used.collect())))

@@ -33,7 +33,7 @@ pub(crate) enum BtfError {
     #[error("{VMLINUX} cannot be read ({0}); the fast path needs a kernel with CONFIG_DEBUG_INFO_BTF")]
     Unreadable(String),
     /// It is not what it should be.
-    #[error("the kernel's type information is broken")]
+    #[error("the kernel's type information is invalid")]
     Broken,
     /// The kernel is built differently from all that are known.
     #[error("this kernel has no {0}")]

@@ -37,13 +37,12 @@ impl Fastpath {
             Ok(kernel) => {
                 kernel.forward_logs();
                 if let Err(error) = kernel.tune_servers() {
-                    tracing::warn!(%error, "servers' sockets stay as they are: after a stall a response comes back to the fast path late");
+                    tracing::warn!(%error, "cannot tune server sockets: after a stall a response returns to the fast path late");
                 }
                 if settings.cgroup.is_none() && !cgroup::namespace_is_initial() {
                     tracing::warn!(
                         cgroup = %kernel.cgroup().display(),
-                        "the daemon runs in a cgroup namespace of its own, so its eBPF program sees only sockets of \
-                         processes below that; start it in the host's (Docker: --cgroupns=host)"
+                        "the daemon runs in its own cgroup namespace, so its eBPF program sees only sockets of processes below it; start it in the host's cgroup namespace (Docker: --cgroupns=host)"
                     );
                 }
             }
@@ -66,7 +65,7 @@ impl Fastpath {
         match &self.state {
             Ok(kernel) => {
                 let fast = match kernel.flows() {
-                    Ok(_) => format!("fast path proven in {} ms", kernel.proof().took().as_millis()),
+                    Ok(_) => format!("fast path verified in {} ms", kernel.proof().took().as_millis()),
                     Err(reason) => format!("no fast path: {reason}"),
                 };
                 format!("eBPF: program {} attached at {}; {fast}", kernel.program_id(), kernel.cgroup().display())
@@ -109,7 +108,7 @@ impl Fastpath {
         let Ok(kernel) = &self.state else { return false };
         let registered = kernel.namespaces().register(cookie);
         if let Err(error) = &registered {
-            tracing::warn!(netns = cookie, %error, "the sockets of a network namespace cannot be counted");
+            tracing::warn!(netns = cookie, %error, "cannot count the sockets of a network namespace");
         }
         registered.is_ok()
     }
@@ -118,7 +117,7 @@ impl Fastpath {
     pub fn unregister(&self, cookie: u64) {
         let Ok(kernel) = &self.state else { return };
         if let Err(error) = kernel.namespaces().unregister(cookie) {
-            tracing::warn!(netns = cookie, %error, "the sockets of a network namespace are still counted");
+            tracing::warn!(netns = cookie, %error, "cannot stop counting the sockets of a network namespace");
         }
     }
 
@@ -132,14 +131,11 @@ impl Fastpath {
         self.read(|namespaces| namespaces.counters_of(cookie)).flatten()
     }
 
-    /// The news of listening sockets, for the first who asks; none without the kernel's help. Called from within a tokio
-    /// runtime.
+    /// The events of listening sockets, for the first who asks; none without the kernel's help. Called from within a
+    /// tokio runtime.
     pub fn listen_events(&self) -> Option<ListenEvents> {
         let opened = self.state.as_ref().ok()?.listen_events();
-        opened
-            .inspect_err(|error| tracing::warn!(%error, "the news of listening sockets cannot be read"))
-            .ok()
-            .flatten()
+        opened.inspect_err(|error| tracing::warn!(%error, "cannot read listen events")).ok().flatten()
     }
 
     /// How many of one namespace's [`listen_events`](Self::listen_events) were lost since its registration.
@@ -149,7 +145,7 @@ impl Fastpath {
 
     fn read<T>(&self, read: impl FnOnce(&Namespaces) -> std::io::Result<T>) -> Option<T> {
         let kernel = self.state.as_ref().ok()?;
-        read(kernel.namespaces()).inspect_err(|error| tracing::warn!(%error, "the eBPF counters cannot be read")).ok()
+        read(kernel.namespaces()).inspect_err(|error| tracing::warn!(%error, "cannot read the eBPF counters")).ok()
     }
 
     /// Makes the programs write log records if, and only if, the target [`LOG_TARGET`] is logged at debug now. Called
@@ -158,7 +154,7 @@ impl Fastpath {
         let Ok(kernel) = &self.state else { return };
         let wanted = tracing::enabled!(target: LOG_TARGET, tracing::Level::DEBUG);
         if let Err(error) = kernel.log_events(wanted) {
-            tracing::warn!(%error, "the eBPF programs' log level cannot be changed");
+            tracing::warn!(%error, "cannot change the eBPF programs' log level");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The fast path: responses that the kernel carries from the server's socket to the controller's.
 //!
 //! - [`flows`]: the programs, the maps, and the flow table that all flows share.
-//! - [`kernel_flow`]: one flow, from arming to settling; [`in_namespace`]: how the relay gets one.
+//! - [`kernel_flow`]: one flow, from attaching to draining; [`in_namespace`]: how the relay gets one.
 //! - [`table`] and [`turn`]: the memory that the daemon and the programs share, and whose turn it is to write.
 //! - [`socket_map`], [`buffers`]: what happens to the sockets.
 //! - [`proof`]: that all of this holds on the very kernel that runs.

@@ -132,7 +132,7 @@ impl Kernel {
         &self.namespaces
     }
 
-    /// The news of listening sockets, for the first who asks; called from within a tokio runtime.
+    /// The events of listening sockets, for the first who asks; called from within a tokio runtime.
     ///
     /// # Errors
     /// The reactor's.

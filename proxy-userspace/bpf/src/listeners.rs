@@ -1,4 +1,4 @@
-//! News of listening sockets, read from the kernel program's ring buffer.
+//! Changes of listening sockets, read from the kernel program's ring buffer.
 
 use std::io;
 use std::mem::size_of;

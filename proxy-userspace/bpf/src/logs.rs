@@ -22,7 +22,7 @@ pub(crate) fn records(ebpf: &mut Ebpf) -> Result<Records, aya_log::Error> {
 /// Forwards records until the task is aborted.
 pub(crate) async fn forward(records: Records) {
     if let Err(error) = forward_all(records).await {
-        tracing::warn!(%error, "log lines of the eBPF programs are lost from here on");
+        tracing::warn!(%error, "log lines of the eBPF programs are lost from now on");
     }
 }
 

@@ -27,7 +27,7 @@ where
 
 /// The object is not the one that this code was written for.
 pub(crate) fn lacks(name: &str) -> Unavailable {
-    Unavailable::Refused(format!("the embedded object has no {name}: build it anew with `cargo xtask build-ebpf`"))
+    Unavailable::Refused(format!("the embedded object has no {name}: rebuild it with `cargo xtask build-ebpf`"))
 }
 
 /// The system call's own error where there is one.

@@ -10,7 +10,7 @@ use portsplice_model::error_line;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The configuration does not want them.
-    #[error("switched off by the configuration")]
+    #[error("disabled by the configuration")]
     Off,
     /// The binary carries no object.
     #[error("this binary was built without the eBPF object: run `cargo xtask build-ebpf`, then build it again")]
@@ -36,7 +36,7 @@ pub enum Unavailable {
     #[error("the kernel refused the programs: {0}")]
     Refused(String),
     /// The kernel took the programs, and they do not do what they must.
-    #[error("on this kernel the fast path does not hold: {0}")]
+    #[error("the fast path does not work on this kernel: {0}")]
     Unproven(String),
     /// The kernel loaded the program but does not attach it.
     #[error("the program cannot be attached to the cgroup {path}: {error}")]

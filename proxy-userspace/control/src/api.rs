@@ -83,7 +83,7 @@ pub struct Close {
 /// The result of `connections.close`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Closed {
-    /// Those that are cut.
+    /// Those that are reset.
     pub closed: Vec<u64>,
     /// Those that are not, or no longer, there.
     pub unknown: Vec<u64>,
@@ -102,11 +102,11 @@ pub struct Draining {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
-    /// Ports that begin and cease to listen.
+    /// Ports that open and close.
     Ports,
-    /// Containers that come and go.
+    /// Containers that start and stop.
     Containers,
-    /// Connections that open, lead elsewhere and close.
+    /// Connections that open, change their target and close.
     Connections,
 }
 

@@ -20,7 +20,7 @@ const ANSWER: usize = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Nobody is there.
-    #[error("no daemon answers at {}: start `portsplice node`, or name its socket with --socket", path.display())]
+    #[error("no daemon at {}: start `portsplice node`, or name its socket with --socket", path.display())]
     NoDaemon {
         /// Where it was looked for.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum Failure {
         error: io::Error,
     },
     /// The daemon speaks another language.
-    #[error("the daemon's answer is not understood: {0}")]
+    #[error("invalid response from the daemon: {0}")]
     Strange(String),
 }
 
@@ -72,7 +72,7 @@ impl Client {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::NoDaemon { path },
                     io::ErrorKind::PermissionDenied => Failure::NotAllowed {
                         path,
-                        reason: "you may not use it: become root, or join the group that `control.group` names".into(),
+                        reason: "permission denied: become root, or join the group that `control.group` names".into(),
                     },
                     _ => Failure::Io { path, error },
                 });
@@ -107,7 +107,7 @@ impl Client {
     pub fn call_raw(&mut self, method: &str, params: &Value) -> Result<Value, Failure> {
         let id = self.next;
         self.next += 1;
-        // One that was turned away may be told why, though it is not read any more.
+        // One that was rejected may be told why, though it is not read any more.
         let written = self.stream.write_all(&Call::line(id, method, params));
         let answer: Answer = match self.line() {
             Ok(line) => serde_json::from_slice(&line).map_err(strange)?,
@@ -119,13 +119,13 @@ impl Client {
             }
             Answer { error: Some(fault), .. } => Err(Failure::Refused(fault)),
             Answer { id: answered, .. } if answered != Id::Number(id) => {
-                Err(Failure::Strange("it belongs to another request".to_owned()))
+                Err(Failure::Strange("it is for another request".to_owned()))
             }
             Answer { result, .. } => Ok(result.unwrap_or_default()),
         }
     }
 
-    /// Waits for a notification, after `events.subscribe`; none when the daemon has ended.
+    /// Waits for a notification, after `events.subscribe`; none when the daemon has stopped.
     ///
     /// # Errors
     /// When the connection breaks.
@@ -150,7 +150,7 @@ impl Client {
                 Ok(n) => self.frames.push(&buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let error = io::Error::new(io::ErrorKind::TimedOut, "the daemon does not answer");
+                    let error = io::Error::new(io::ErrorKind::TimedOut, "the daemon does not respond");
                     return Err(self.io(error));
                 }
                 Err(error) => return Err(self.io(error)),

@@ -213,7 +213,7 @@ impl Container {
         self.state.touch();
     }
 
-    /// Who told of it: `docker`, `directory` or `control`.
+    /// Where it was found: `docker`, `directory` or `control`.
     pub fn source(&self) -> &'static str {
         match self.id.split_once('/') {
             Some(("control", _)) => "control",
@@ -279,7 +279,7 @@ pub enum ResolveError {
     #[error("several running containers go by this name")]
     Ambiguous,
     /// The engine does not answer, so nothing is known of a container by this name.
-    #[error("the container engine does not answer")]
+    #[error("the container engine does not respond")]
     EngineUnavailable,
 }
 
@@ -350,7 +350,7 @@ impl Containers {
     /// The running container that goes by `name`.
     ///
     /// Takes no lock and allocates nothing when the name is known. When it is not, all resolvers look again, once for all
-    /// who ask at the time, since the engine's news of a new container may be on their way.
+    /// who ask at the time, since the engine's events of a new container may be on their way.
     ///
     /// # Errors
     /// See [`ResolveError`].

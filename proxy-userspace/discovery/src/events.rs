@@ -1,4 +1,4 @@
-//! News of this node, for whoever listens: the control socket's subscribers, and the reports to the registry.
+//! Changes of this node, for whoever listens: the control socket's subscribers, and the reports to the registry.
 //!
 //! Senders never wait. A receiver that is slow loses the oldest and is told how many
 //! ([`RecvError::Lagged`](tokio::sync::broadcast::error::RecvError::Lagged)); it then asks for the whole state again.
@@ -39,7 +39,7 @@ pub enum StateEvent {
     PortClosed(NetnsId, ListeningPort),
 }
 
-/// A connection of a controller has come or gone, or leads into a container now.
+/// A client connection has come or gone, or leads into a container now.
 #[derive(Clone, Debug)]
 pub enum ConnectionEvent {
     /// A connection was accepted.
@@ -81,12 +81,12 @@ impl Default for Events {
 }
 
 impl Events {
-    /// News of containers and ports from now on.
+    /// Changes of containers and ports from now on.
     pub fn state(&self) -> Receiver<StateEvent> {
         self.state.subscribe()
     }
 
-    /// News of connections from now on.
+    /// Changes of connections from now on.
     pub fn connections(&self) -> Receiver<ConnectionEvent> {
         self.connections.subscribe()
     }

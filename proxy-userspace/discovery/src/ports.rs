@@ -1,8 +1,9 @@
 //! Which TCP ports are listening in which container.
 //!
-//! The kernel's program tells of every socket of a registered namespace that begins or ceases to listen (`events`); a dump of
-//! sock_diag(7) tells what listens at one time (`scanner`, on a thread of its own). `table` puts both together for one
-//! namespace, `schedule` says when which one is looked at, `owner` finds the names of processes that no event told.
+//! The kernel's program reports every socket of a registered namespace that starts or stops listening (`events`); a
+//! dump of sock_diag(7) shows what listens at one time (`scanner`, on a thread of its own). `table` puts both together
+//! for one namespace, `schedule` says when which one is scanned, `owner` finds the names of processes that no event
+//! reported.
 //!
 //! A port that listens is known, and nothing more: whether it may be reached is for its container's policy to say.
 
@@ -36,7 +37,7 @@ pub use events::{ListenSource, follow};
 pub use proxy_common::ListenEvent;
 pub use wait::PortWatch;
 
-/// How often namespaces are looked at when nobody has said.
+/// How often namespaces are scanned when nobody has said.
 const RESCAN: Duration = Duration::from_secs(60);
 
 /// The listening ports of all namespaces that have containers.
@@ -45,7 +46,7 @@ pub struct Ports {
     namespaces: RwLock<Namespaces>,
     events: Events,
     queue: Arc<ScanQueue>,
-    /// The kernel's news have ended, or some never come.
+    /// The kernel's events have ended, or some never come.
     events_lost: AtomicBool,
     events_seen: AtomicU64,
     lost: AtomicU64,
@@ -61,9 +62,9 @@ struct Namespaces {
 #[derive(Debug)]
 struct Namespace {
     netns: Arc<Netns>,
-    /// Whether the kernel tells of it.
+    /// Whether the kernel reports its sockets.
     has_events: bool,
-    /// The kernel was found to keep silent of sockets of it.
+    /// The kernel was found not to report some of its sockets.
     misses_events: AtomicBool,
     /// `None` once it has gone: whoever is still at it must not bring its ports back.
     table: Mutex<Option<Table>>,
@@ -93,8 +94,8 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// Knows nothing yet. Changes are told to `events`; each namespace that is [added](Self::added) is looked at now, in doubt,
-    /// and every `rescan` in any case, by a thread that ends with this.
+    /// Knows nothing yet. Changes are told to `events`; each namespace that is [added](Self::added) is scanned now, in
+    /// doubt, and every `rescan` in any case, by a thread that ends with this.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -137,8 +138,8 @@ impl Ports {
         }
     }
 
-    /// Begins to look after a namespace. `told`: the kernel's program tells of its sockets from now on or longer; else it is looked
-    /// at as often as is cheap.
+    /// Begins to look after a namespace. `told`: the kernel's program reports its sockets from now on or longer; else
+    /// it is looked at as often as is cheap.
     pub fn added(&self, netns: &Arc<Netns>, has_events: bool) {
         let namespace = Arc::new(Namespace {
             netns: Arc::clone(netns),
@@ -173,7 +174,7 @@ impl Ports {
         }
     }
 
-    /// Takes news of the kernel's, in the order in which they came.
+    /// Takes changes of the kernel's, in the order in which they came.
     pub fn on_events(&self, events: &[ListenEvent]) {
         self.events_seen.fetch_add(events.len() as u64, Ordering::Relaxed);
         let now = Now::read();
@@ -194,7 +195,8 @@ impl Ports {
         }
     }
 
-    /// News were lost: `so_far` says how many of each namespace, by its cookie. Those that lost some are looked at again.
+    /// Events were lost: `so_far` says how many of each namespace, by its cookie. Those that lost some are scanned
+    /// again.
     pub fn on_lost(&self, so_far: impl Fn(u64) -> u64) {
         for (&cookie, namespace) in &self.namespaces.read().by_cookie {
             let lost = so_far(cookie);
@@ -209,7 +211,7 @@ impl Ports {
         }
     }
 
-    /// No news come any more, from no namespace: all are looked at as often as is cheap.
+    /// No news come any more, from no namespace: all are scanned as often as is cheap.
     pub fn events_lost(&self) {
         self.events_lost.store(true, Ordering::Relaxed);
         self.namespaces.read().by_id.keys().for_each(|&id| self.queue.mark_stale(id));

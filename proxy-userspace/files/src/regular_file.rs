@@ -13,11 +13,11 @@ use zeroize::Zeroizing;
 /// Opens a regular file for reading; follows links.
 ///
 /// # Errors
-/// The error of `open(2)`, `WouldBlock` for a file under a lease; `InvalidInput` if it is no regular file.
+/// The error of `open(2)`, `WouldBlock` for a file under a lease; `InvalidInput` if it is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     Ok(file)
 }

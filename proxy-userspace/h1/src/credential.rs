@@ -50,9 +50,9 @@ impl<'b> Credential<'b> {
         Ok(Self {
             uuid: ascii(uuid)
                 .and_then(ContainerName::parse)
-                .ok_or(RequestError::Malformed("X-Arvados-Container-Gateway-Uuid is no container's name"))?,
+                .ok_or(RequestError::Malformed("X-Arvados-Container-Gateway-Uuid is not a valid container name"))?,
             port: read_port(port)
-                .ok_or(RequestError::Malformed("X-Arvados-Container-Target-Port is no number from 1 to 65535"))?,
+                .ok_or(RequestError::Malformed("X-Arvados-Container-Target-Port is not a number from 1 to 65535"))?,
             authorization: ascii(authorization).ok_or(CredentialError::Malformed)?,
         })
     }

@@ -70,7 +70,7 @@ impl From<HeadError> for RequestError {
     }
 }
 
-/// Why a container's answer is not taken. The connection to the container ends with it.
+/// Why a container's response is not taken. The connection to the container ends with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseFault {
     /// It is no legal HTTP/1.1: a clause about it, such as "it has no status line"; never holds bytes of the answer.

@@ -285,7 +285,7 @@ impl Chunked {
             (self.overhead + self.line as u64).saturating_sub(16u64.saturating_add(self.left.saturating_mul(2)));
         self.line = 0;
         if self.overhead > OVERHEAD_BYTES {
-            return Err(FramingError("the chunk lines are out of proportion to the data"));
+            return Err(FramingError("the overhead of the chunk lines is excessive"));
         }
         if self.left == 0 {
             return Ok(State::TrailerStart);

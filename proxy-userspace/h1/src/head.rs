@@ -100,7 +100,7 @@ impl<'b> RequestHead<'b> {
     /// Reads a complete head, as [`super::HeadScanner`] delimits it.
     ///
     /// # Errors
-    /// The refusal to answer with; all of these close the connection.
+    /// The gateway error to answer with; all of these close the connection.
     pub fn parse(head: &'b [u8], limits: &HeadLimits) -> Result<Self, RequestError> {
         let mut rest = head;
         for _ in 0..LEADING_EMPTY_LINES {
@@ -231,7 +231,7 @@ impl<'b> Known<'b> {
 
     fn add_host(&mut self, value: &'b [u8]) -> Result<(), RequestError> {
         if !is_host(value) {
-            return Err(RequestError::Malformed("Host is no host and port"));
+            return Err(RequestError::Malformed("Host is not a host and optional port"));
         }
         match self.host.replace(ascii(value).unwrap_or_default()) {
             None => Ok(()),

@@ -153,7 +153,7 @@ fn switched<'b>(
     context: &RequestContext,
 ) -> Result<Vec<&'b str>, ResponseFault> {
     let offered =
-        context.upgrade.as_ref().ok_or(ResponseFault::new("it switches protocols without having been asked"))?;
+        context.upgrade.as_ref().ok_or(ResponseFault::new("it switches protocols although none was offered"))?;
     let elements =
         fields.iter().filter(|field| field.kind == Kind::Upgrade).flat_map(|field| list(field.value)).count();
     let chosen: Vec<&str> = protocols(fields).filter(|protocol| offered.contains(protocol)).collect();

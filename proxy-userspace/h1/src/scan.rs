@@ -209,7 +209,7 @@ impl ResponseScanner {
                 Found::Partial(line) => {
                     let known = line.len().min(b"HTTP/1.".len());
                     if !self.lines.start_line_done && line[..known] != b"HTTP/1."[..known] {
-                        return Err(ResponseFault::new("its first bytes are no status line"));
+                        return Err(ResponseFault::new("its first bytes are not a status line"));
                     }
                     return Ok(None);
                 }

@@ -1,6 +1,6 @@
 //! What a policy or a cap says no to.
 
-/// Why a policy forbids a connection for good (403).
+/// Why a policy forbids a connection permanently (403).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
     /// The container accepts no connections at all (`portsplice.deny`).

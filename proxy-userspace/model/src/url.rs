@@ -16,7 +16,7 @@ pub struct Url {
 
 /// Why a text is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write http:// or https://, a host, and perhaps a port")]
+#[error("write http:// or https://, a host, and optionally a port")]
 pub struct UrlError;
 
 impl FromStr for Url {

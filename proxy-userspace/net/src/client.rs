@@ -71,7 +71,7 @@ pub enum ClientError {
     #[error(transparent)]
     Authorities(#[from] TlsError),
     /// A certificate of the file is none.
-    #[error("{} holds a bad certificate", .path.display())]
+    #[error("{} contains an invalid certificate", .path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
@@ -100,7 +100,7 @@ pub enum HttpError {
         problem: String,
     },
     /// No whole response came in time. What was asked for may have happened.
-    #[error("{server} does not answer within {}", humantime::format_duration(*.within))]
+    #[error("no response from {server} within {}", humantime::format_duration(*.within))]
     Timeout {
         /// The server.
         server: Url,
@@ -116,7 +116,7 @@ pub enum HttpError {
         problem: String,
     },
     /// The response is longer than allowed.
-    #[error("{server} answers with more than {limit} bytes")]
+    #[error("the response of {server} is larger than {limit} bytes")]
     TooLong {
         /// The server.
         server: Url,
@@ -225,7 +225,7 @@ impl HttpClient {
         match timeout(within, self.try_connect()).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(failed(error_line(&error))),
-            Err(_) => Err(failed(format!("no answer within {}", humantime::format_duration(within)))),
+            Err(_) => Err(failed(format!("no response within {}", humantime::format_duration(within)))),
         }
     }
 

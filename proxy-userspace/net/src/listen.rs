@@ -50,7 +50,7 @@ pub struct ListenAddressError;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// What the service manager says of its sockets is broken.
-    #[error("the service manager's LISTEN_FDS and LISTEN_FDNAMES do not fit together")]
+    #[error("the service manager's LISTEN_FDS and LISTEN_FDNAMES do not match")]
     Announcement(#[source] io::Error),
     /// Something that the service manager passed is of no use.
     #[error("file descriptor {fd} ({name}) from the service manager")]
@@ -90,13 +90,13 @@ pub enum ListenError {
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptorError {
     /// It has no address.
-    #[error("is no socket")]
+    #[error("is not a socket")]
     NoSocket(#[source] io::Error),
     /// It does not tell what it is.
     #[error(transparent)]
     Options(#[from] io::Error),
     /// It is a socket of another kind, or a connection.
-    #[error("is no TCP socket that listens; use ListenStream= with an IP address and Accept=no in the .socket unit")]
+    #[error("is not a listening TCP socket; use ListenStream= with an IP address and Accept=no in the .socket unit")]
     NotListening,
 }
 
@@ -229,7 +229,7 @@ impl Inherited {
 
     fn describe(&self) -> String {
         if self.sockets.is_empty() {
-            return "it passed none at all; start the node by a .socket unit, or give an address".to_owned();
+            return "it passed none; start the node by a .socket unit, or give an address".to_owned();
         }
         let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
         format!("it passed {}; set FileDescriptorName= in the .socket unit", names.join(", "))
@@ -357,7 +357,9 @@ where
 /// `error`, when the listener has to end.
 async fn after_failure(listener: &str, error: io::Error) -> io::Result<()> {
     match AcceptFailure::of(&error) {
-        AcceptFailure::Connection => tracing::debug!(listener, %error, "a connection was gone before it was accepted"),
+        AcceptFailure::Connection => {
+            tracing::debug!(listener, %error, "a connection was closed before it was accepted")
+        }
         AcceptFailure::Resources => {
             let advice = match error.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files or lower `limits.connections`",
@@ -367,7 +369,7 @@ async fn after_failure(listener: &str, error: io::Error) -> io::Result<()> {
             sleep(REST).await;
         }
         AcceptFailure::Listener => {
-            let text = format!("it can accept no connection any more (was it shut down by somebody else?): {error}");
+            let text = format!("it cannot accept connections any more (was it shut down by another process?): {error}");
             return Err(io::Error::new(error.kind(), text));
         }
     }

@@ -70,19 +70,19 @@ pub enum TlsError {
         source: io::Error,
     },
     /// More than 1 MiB.
-    #[error("{} is longer than a certificate chain can be", .path.display())]
+    #[error("{} is too long for a certificate chain", .path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
     },
     /// Everybody may access a file with a private key.
-    #[error("{} holds a private key and everybody may access it; run: chmod o= {}", .path.display(), .path.display())]
+    #[error("{} contains a private key and is accessible to everybody; run: chmod o= {}", .path.display(), .path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
     },
     /// A file of certificates is no PEM.
-    #[error("{} is no PEM file of certificates", .path.display())]
+    #[error("{} is not a PEM file of certificates", .path.display())]
     NoPem {
         /// The file.
         path: PathBuf,
@@ -90,13 +90,13 @@ pub enum TlsError {
         source: pem::Error,
     },
     /// A file of certificates holds something else, or nothing.
-    #[error("{} holds no certificate; it must begin with -----BEGIN CERTIFICATE-----", .path.display())]
+    #[error("{} does not contain a certificate; it must begin with -----BEGIN CERTIFICATE-----", .path.display())]
     NoCertificate {
         /// The file.
         path: PathBuf,
     },
     /// A key's file holds something else.
-    #[error("{} holds no private key in PEM (PKCS #8, PKCS #1 or SEC1, not encrypted)", .path.display())]
+    #[error("{} does not contain a private key in PEM (PKCS #8, PKCS #1 or SEC1, not encrypted)", .path.display())]
     NoKey {
         /// The file.
         path: PathBuf,
@@ -104,7 +104,7 @@ pub enum TlsError {
         source: pem::Error,
     },
     /// Certificate and key are of no use together.
-    #[error("{} and {} cannot be used; do they belong together?", .files.certificate.display(), .files.key.display())]
+    #[error("{} and {} cannot be used; do they match?", .files.certificate.display(), .files.key.display())]
     Unusable {
         /// The two.
         files: CertificateFiles,

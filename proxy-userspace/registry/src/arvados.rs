@@ -58,7 +58,7 @@ impl ArvadosRegistry {
     }
 
     fn address(&self) -> Result<&str, StoreError> {
-        self.address.as_deref().ok_or_else(|| StoreError::refused("this process is no node"))
+        self.address.as_deref().ok_or_else(|| StoreError::refused("not running as a node"))
     }
 
     async fn create(&self, link: &Link) -> Result<(), LinkError> {

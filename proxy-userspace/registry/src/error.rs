@@ -98,10 +98,10 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
-            Self::Unavailable(_) => "the registry cannot be reached",
-            Self::Refused(_) => "the registry refuses",
-            Self::Corrupt(_) => "the registry holds what this version does not understand",
-            Self::Internal(_) => "this is a fault of Portsplice; please report it",
+            Self::Unavailable(_) => "the registry is unreachable",
+            Self::Refused(_) => "the registry rejected this",
+            Self::Corrupt(_) => "the registry contains data that this version cannot read",
+            Self::Internal(_) => "internal error, please report it",
         };
         write!(f, "{what}: {}", self.reason().text)
     }
@@ -126,7 +126,7 @@ pub enum LinkError {
     #[error("the host name {0} is taken; choose another")]
     Taken(Hostname),
     /// There is no such link.
-    #[error("there is no link with the host name {0}")]
+    #[error("no link has the host name {0}")]
     Missing(Hostname),
     /// It belongs to somebody else.
     #[error("the link {0} belongs to somebody else; its owner or an administrator can remove it")]
@@ -153,6 +153,6 @@ mod tests {
         let error = StoreError::refused(format!("a record: {cause}")).because(cause).of("x.db");
         let error = LinkError::from(error.clone());
         assert_eq!(error.source().unwrap().to_string(), "no room");
-        assert_eq!(portsplice_model::error_line(&error), "the registry refuses: x.db: a record: no room");
+        assert_eq!(portsplice_model::error_line(&error), "the registry rejected this: x.db: a record: no room");
     }
 }

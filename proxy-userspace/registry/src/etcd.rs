@@ -67,14 +67,14 @@ impl EtcdRegistry {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Command,
     ) -> Result<(), StoreError> {
-        let commands = self.commands.as_ref().ok_or_else(|| StoreError::refused("this process is no node"))?;
-        let ended = || StoreError::unavailable("etcd: this node has ended its reports");
+        let commands = self.commands.as_ref().ok_or_else(|| StoreError::refused("not running as a node"))?;
+        let ended = || StoreError::unavailable("etcd: this node has stopped reporting");
         let (done, answer) = oneshot::channel();
         let reported = async {
             commands.send(command(done)).await.map_err(|_| ended())?;
             answer.await.map_err(|_| ended())?
         };
-        let late = |_| StoreError::unavailable("etcd does not answer; the report is tried again");
+        let late = |_| StoreError::unavailable("etcd does not respond; retrying the report");
         timeout(REPORT, reported).await.map_err(late)?
     }
 }
@@ -98,7 +98,7 @@ impl Reporter for EtcdRegistry {
                 }
             };
             if timeout(REPORT, close).await.is_err() {
-                tracing::warn!("etcd does not answer; the records of this node stay there until its lease ends");
+                tracing::warn!("etcd does not respond; the records of this node remain until its lease expires");
             }
         }
         .boxed()

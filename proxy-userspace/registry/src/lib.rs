@@ -3,7 +3,7 @@
 //! Two traits, and several stores behind them. A node writes the [`Record`]s of its containers through a [`Reporter`]; an
 //! edge reads them, and the [`Link`]s from host names to their ports, in a [`Directory`]. A store implements what it can:
 //! an edge's record API takes reports and has no directory. Nothing here is on the way of a byte: a store that is away, or
-//! slow, delays news and stops no connection.
+//! slow, delays updates and stops no connection.
 
 pub mod api;
 #[cfg(feature = "arvados")]
@@ -33,7 +33,7 @@ pub trait Reporter: Send + Sync + std::fmt::Debug {
     /// writing one again does no harm.
     ///
     /// A record is taken from whoever reports it last; a [`Change::Remove`] removes it only while it is this node's, so that
-    /// late news of the node that a container has left does not harm the record of the one that it has come to.
+    /// a late report of the node that a container has left does not harm the record of the one that it has come to.
     fn report<'a>(&'a self, changes: &'a [Change]) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Removes the records of `node`, which is the one that reports here, except those of the uuids `running`: what it
@@ -78,7 +78,7 @@ pub trait Directory: Send + Sync + std::fmt::Debug {
     fn delete_link<'a>(&'a self, hostname: &'a Hostname, actor: &'a Actor) -> BoxFuture<'a, Result<(), LinkError>>;
 
     /// Everything that is there now and then each change, until the stream is dropped. The stream outlives outages: after
-    /// one it begins anew with [`Update::Reset`].
+    /// one it starts over with [`Update::Reset`].
     fn watch(&self) -> BoxStream<'static, Update>;
 }
 
@@ -112,7 +112,7 @@ impl Change {
     }
 }
 
-/// News of a store.
+/// Changes of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// Forget everything: what there is follows anew. Also the first of every watch.

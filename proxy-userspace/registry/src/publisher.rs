@@ -5,10 +5,10 @@
 //! container only the last is told; and what waits while the store is away takes no memory. After a failure it is not known
 //! what the store holds, so everything is reported again.
 //!
-//! News are collected for a moment (`registry.debounce`), and a container that keeps changing is reported once in [`PACE`]: the
-//! first change after quiet at once, and the last one when the time has come. Counts of connections and the time of the last activity change
-//! all the time: they go with other changes, and every [`COUNTS`] by themselves. That a container has accepted its first
-//! connection is told at once.
+//! Events are collected for a moment (`registry.debounce`), and a container that keeps changing is reported once in
+//! [`PACE`]: the first change after quiet at once, and the last one when the time has come. Counts of connections and
+//! the time of the last activity change all the time: they go with other changes, and every [`COUNTS`] by themselves.
+//! That a container has accepted its first connection is reported at once.
 //!
 //! A store that is away shows in the metrics and as degraded in `/readyz`. The node stays ready: requests do not need it.
 
@@ -47,7 +47,7 @@ pub trait Source: Send + Sync + 'static {
 pub struct PublisherSettings {
     /// The node's name.
     pub node: String,
-    /// How long news are collected.
+    /// How long events are collected.
     pub debounce: Duration,
 }
 
@@ -89,15 +89,15 @@ impl Publishing {
         &self.status
     }
 
-    /// Takes this node's records away and ends, within `patience`.
+    /// Takes this node's records away and ends, within `time_limit`.
     pub async fn finish(mut self, time_limit: Duration) {
         self.stop.cancel();
         match timeout(time_limit, &mut self.task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!("the registry was not told that this node ends: the task failed: {error}")
+                tracing::error!("cannot remove this node's records from the registry: the task failed: {error}")
             }
-            Err(_) => tracing::warn!("the registry could not be told in time that this node ends"),
+            Err(_) => tracing::warn!("could not remove this node's records from the registry in time"),
         }
     }
 }
@@ -140,8 +140,8 @@ impl Publisher {
             () = stop.cancelled() => {}
         }
         match self.registry.retain(&self.settings.node, &[]).await {
-            Ok(()) => tracing::debug!("the registry holds nothing of this node any more"),
-            Err(error) => tracing::warn!("the registry could not be told that this node ends: {error}"),
+            Ok(()) => tracing::debug!("removed this node's records from the registry"),
+            Err(error) => tracing::warn!("cannot remove this node's records from the registry: {error}"),
         }
         self.registry.close().await;
     }
@@ -184,7 +184,7 @@ impl Publisher {
         // Nothing was told when they could not be made, so that is no success.
         let running = tokio::task::spawn_blocking(move || source.records())
             .await
-            .map_err(|e| StoreError::internal(format!("what runs here could not be listed: {e}")).because(e))?;
+            .map_err(|e| StoreError::internal(format!("cannot list the running containers: {e}")).because(e))?;
         let running: BTreeMap<String, Record> = running.into_iter().map(|r| (r.uuid.clone(), r)).collect();
         if self.reported.is_none() {
             self.status.pending(running.len());
@@ -230,7 +230,7 @@ impl Publisher {
     /// Whether the last report of a container is long enough ago for this one.
     fn may_report(&self, change: &Change) -> bool {
         let reported = self.reported.as_ref().and_then(|reported| reported.get(change.uuid()));
-        // Whoever waits for it is told at once, and it happens once.
+        // Whoever waits for it is reported at once, and it happens once.
         let is_first_connection = match change {
             Change::Put(record) => {
                 record.accepted_any_connection && reported.is_some_and(|before| !before.accepted_any_connection)
@@ -256,7 +256,10 @@ impl Publisher {
                     let before = self.refused.insert(change.uuid().to_owned(), why);
                     // It is tried again and again.
                     if before.is_none_or(|(_, before)| before != error.to_string()) {
-                        tracing::error!(container = change.uuid(), "the record of a container is not taken: {error}");
+                        tracing::error!(
+                            container = change.uuid(),
+                            "the registry rejects the record of this container: {error}"
+                        );
                     }
                 }
                 self.status.refused();

@@ -5,7 +5,7 @@
 //! `registry.ttl`.
 //!
 //! Requests carry the `bound` credential: a record's is made with its container's key, so that a node which holds only the
-//! keys of its containers can report these and nothing else; the sign of life's with the node's own. Every answer must
+//! keys of its containers can report these and nothing else; the heartbeat's with the node's own. Every answer must
 //! carry the edge's proof that it holds the key too. Over TLS the credential covers the connection, so that without any
 //! authority's certificate nobody can stand in between; on plain TCP the network between the two has to be trusted.
 //!
@@ -70,7 +70,7 @@ pub struct Remote {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Why the last sign of life failed.
+/// Why the last heartbeat failed.
 type Problem = Arc<Mutex<Option<String>>>;
 
 /// What the edge is to be told. Whoever drops the other end of the answer does not want it any more.
@@ -81,8 +81,8 @@ enum Order {
     Retain(Vec<String>, oneshot::Sender<Result<(), StoreError>>),
 }
 
-/// The one task that writes to the edge. It does one thing after the other, so that no sign of life brings back what is being
-/// removed, and nothing that waits holds a lock.
+/// The one task that writes to the edge. It does one thing after the other, so that no heartbeat brings back what is
+/// being removed, and nothing that waits holds a lock.
 struct EdgeLink {
     client: HttpClient,
     settings: RemoteSettings,
@@ -91,7 +91,7 @@ struct EdgeLink {
     pause: Pause,
     /// What the edge has acknowledged.
     held: BTreeMap<String, Record>,
-    /// What was complained of: containers that others report too.
+    /// What was warned about: containers that others report too.
     elsewhere: BTreeSet<String>,
     problem: Problem,
     /// When the edge is told next that this node lives.
@@ -159,7 +159,7 @@ impl EdgeLink {
         let pause = match self.heartbeat().await {
             Ok(()) => {
                 if self.problem.lock().take().is_some() {
-                    tracing::info!("the edge knows again that this node lives");
+                    tracing::info!("heartbeats to the edge succeed again");
                 }
                 self.backoff = Backoff::default();
                 // Many nodes do not speak in step.
@@ -168,7 +168,7 @@ impl EdgeLink {
             Err(error) => {
                 let text = error.to_string();
                 if self.problem.lock().replace(text.clone()).is_none_or(|before| before != text) {
-                    tracing::warn!("the edge does not learn that this node lives: {text}");
+                    tracing::warn!("heartbeat to the edge failed: {text}");
                 }
                 self.backoff.pause()
             }
@@ -185,15 +185,15 @@ impl EdgeLink {
         for record in answer.missing.iter().filter_map(|uuid| self.held.get(uuid)) {
             match self.put(record).await {
                 Err(error) if error.is_transient() => return Err(error),
-                Err(error) => tracing::warn!(container = record.uuid, "cannot be written again: {error}"),
-                Ok(()) => tracing::debug!(container = record.uuid, "written again, since the edge had lost it"),
+                Err(error) => tracing::warn!(container = record.uuid, "cannot write the record again: {error}"),
+                Ok(()) => tracing::debug!(container = record.uuid, "wrote a record again that the edge had lost"),
             }
         }
         let elsewhere: BTreeSet<String> = answer.elsewhere.into_iter().collect();
         for uuid in elsewhere.difference(&self.elsewhere) {
             tracing::warn!(
                 container = uuid,
-                "another node reports a container of the same name, and the edge believes the last one; give each its own name"
+                "another node reports a container of the same name and has replaced its record; give each its own name"
             );
         }
         self.elsewhere = elsewhere;
@@ -260,7 +260,7 @@ impl EdgeLink {
     async fn call(&self, call: &Call, body: Bytes) -> Result<Bytes, StoreError> {
         if let Some(left) = self.pause.left() {
             let url = &self.settings.url;
-            return Err(StoreError::unavailable(format!("{url} asks to be left alone for {left} s")));
+            return Err(StoreError::unavailable(format!("{url} is rate limiting us; retrying in {left} s")));
         }
         let identity = call.identity();
         let key = self.keyring.load().key(&identity).ok_or_else(|| {
@@ -284,7 +284,7 @@ impl EdgeLink {
         let url = &self.settings.url;
         let text = String::from_utf8_lossy(response.body());
         let text: String = text.trim().chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-        let says = format!("{url} answers {status}: {text}");
+        let says = format!("{url} responds {status}: {text}");
         match (is_proven, status) {
             (true, _) if status.is_success() => Ok(response.into_body()),
             // Nobody but the edge can hold this node up.
@@ -297,7 +297,7 @@ impl EdgeLink {
             (true, _) if status.is_client_error() => Err(StoreError::refused(says)),
             (false, StatusCode::UNAUTHORIZED) => Err(StoreError::refused(says)),
             (false, _) if status.is_success() => Err(StoreError::unavailable(format!(
-                "{url} does not prove that it holds the key: it is no edge of this cluster, or somebody stands in between"
+                "{url} did not prove that it has the key: it is not an edge of this cluster, or the connection is being intercepted"
             ))),
             _ => Err(StoreError::unavailable(says)),
         }
@@ -337,7 +337,8 @@ fn to_json(value: &impl serde::Serialize) -> Result<Bytes, StoreError> {
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(body).map_err(|e| StoreError::corrupt(format!("the edge's answer: {e}")).because(e))
+    serde_json::from_slice(body)
+        .map_err(|e| StoreError::corrupt(format!("invalid response from the edge: {e}")).because(e))
 }
 
 /// Does what was ordered, for as long as somebody waits for it.

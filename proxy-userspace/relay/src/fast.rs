@@ -19,9 +19,9 @@ pub struct Fast<'a> {
 
 /// Which responses take the fast path.
 ///
-/// Arming costs about as much as relaying some hundred kilobytes. So it pays for a body of which at least `bytes` are
-/// still to come; and for a stream, of which nobody knows how long it is, when it has brought as many bytes, or `messages`
-/// of any size, since one that has gone on for a while will go on.
+/// Attaching costs about as much as relaying some hundred kilobytes. So it pays for a body of which at least `bytes`
+/// are still to come; and for a stream, of which nobody knows how long it is, when it has brought as many bytes, or
+/// `messages` of any size, since one that has gone on for a while will go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Bytes to come, or seen.
@@ -51,12 +51,12 @@ impl Policy {
 /// What was not possible is tried again after so many bytes.
 const AGAIN: u64 = 256 * 1024;
 
-/// What a stream has brought since it began, since it was interrupted, or since arming was tried.
+/// What a stream has brought since it began, since it was interrupted, or since attaching was tried.
 #[derive(Debug, Clone, Copy, Default)]
 struct StreamStats {
-    /// Whether arming was tried, in vain.
+    /// Whether attaching was tried, without success.
     tried: bool,
-    /// Whether it will always be in vain.
+    /// Whether it will always be without success.
     permanent: bool,
     bytes: u64,
     messages: u32,
@@ -137,7 +137,7 @@ impl Response<'_> {
         limit.checked_sub(left).ok_or(FlowError::Unaccounted)
     }
 
-    /// Arms the flow, or notes whether that is worth another attempt.
+    /// Attaches the flow, or notes whether that is worth another attempt.
     fn enter(
         &self,
         fast: Fast<'_>,
@@ -166,7 +166,7 @@ impl Response<'_> {
             Err(error) => {
                 stats.permanent = error.permanent;
                 if stats.permanent {
-                    tracing::debug!(reason = error.reason, "a response does not take the fast path");
+                    tracing::debug!(reason = error.reason, "response not attached to the fast path");
                 }
                 None
             }

@@ -6,7 +6,7 @@
 //!   -> listeners and admin server are bound, Role::start      may fail; nothing is served yet
 //!   -> listeners are served, lines on standard output, READY
 //!   -> signals: HUP reloads, USR1 and USR2 change the log's level, TERM, INT and Role::stopped end
-//!   -> listeners are closed; connections and Role::finish get `drain-timeout`, what is left is cut
+//!   -> listeners are closed; connections and Role::finish get `drain-timeout`, what is left is reset
 //! ```
 
 use std::net::SocketAddr;
@@ -148,9 +148,9 @@ pub(crate) fn run<R: Role>(sources: Sources, config: Loaded<R::Settings>, log: L
     let (prepared, privileges) = R::prepare(&config)?;
     let runtime = R::runtime().enable_all().build().context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
-        let mut signals = Signals::new().context("cannot handle signals")?;
+        let mut signals = Signals::new().context("cannot install signal handlers")?;
         let role = R::Settings::role().name;
-        tracing::info!(version = build_info::VERSION, commit = build_info::COMMIT, "portsplice {role} starts");
+        tracing::info!(version = build_info::VERSION, commit = build_info::COMMIT, "starting portsplice {role}");
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         privileges.missing.iter().for_each(|missing| tracing::warn!("{missing}"));
         let daemon = Daemon::<R>::start(Start { sources, config, log, inherited }, prepared, &privileges).await?;
@@ -256,7 +256,7 @@ impl<R: Role> Daemon<R> {
             tokio::select! {
                 event = signals.next() => match event {
                     Event::End(signal) => {
-                        tracing::info!(signal, "ends: finishes what runs and takes nothing new");
+                        tracing::info!(signal, "shutting down: draining connections");
                         return Ok(());
                     }
                     Event::Reload => self.reload(),
@@ -284,21 +284,21 @@ impl<R: Role> Daemon<R> {
             tokio::select! {
                 biased;
                 () = drains.finished() => {
-                    tracing::info!("ended; every connection was finished");
+                    tracing::info!("stopped; all connections drained");
                     return;
                 }
                 () = &mut deadline => {
                     let open = self.role.connections();
-                    tracing::warn!(open, "ends at the deadline and cuts what still runs; a longer `drain-timeout` lets it finish");
+                    tracing::warn!(open, "drain deadline reached: resetting the remaining connections; raise `drain-timeout` to give them longer");
                     break;
                 }
                 event = signals.next() => match event {
                     Event::End(signal) => {
                         let open = self.role.connections();
-                        tracing::warn!(open, signal, "ends at once and cuts what still runs");
+                        tracing::warn!(open, signal, "second signal: stopping at once and resetting the remaining connections");
                         break;
                     }
-                    Event::Reload => tracing::warn!("a node that ends reads no configuration any more"),
+                    Event::Reload => tracing::warn!("ignoring SIGHUP during shutdown"),
                     Event::VerbosityUp => self.log_level(self.log.more_verbose()),
                     Event::VerbosityDown => self.log_level(self.log.less_verbose()),
                 },
@@ -307,7 +307,7 @@ impl<R: Role> Daemon<R> {
         }
         drains.abort();
         if tokio::time::timeout(ABORT_GRACE, drains.finished()).await.is_err() {
-            tracing::warn!("some connections did not end when they were cut; the kernel closes them with the process");
+            tracing::warn!("some connections are still open; the kernel closes them when the process exits");
         }
     }
 
@@ -317,11 +317,8 @@ impl<R: Role> Daemon<R> {
         let done = self.try_reload();
         self.metrics.reloaded(if done.is_ok() { Reload::Applied } else { Reload::Rejected });
         match done {
-            Ok(()) => tracing::info!(
-                listeners = self.listeners.len(),
-                "the configuration and keys were read again and are in force"
-            ),
-            Err(error) => tracing::error!("the new configuration is not in force, the old one stays: {error:#}"),
+            Ok(()) => tracing::info!(listeners = self.listeners.len(), "configuration reloaded"),
+            Err(error) => tracing::error!("reload failed, keeping the previous configuration: {error:#}"),
         }
         service::ready(&self.status());
     }
@@ -335,9 +332,7 @@ impl<R: Role> Daemon<R> {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         for key in self.started.needs_restart(&config) {
             let role = R::Settings::role().name;
-            tracing::warn!(
-                "`{key}` has changed since the start, which takes effect only when the {role} is started again"
-            );
+            tracing::warn!("`{key}` has changed; restart the {role} for the change to take effect");
         }
         if old.log.level != new.log.level {
             self.log.configure(&new.log.level)?;
@@ -356,7 +351,7 @@ impl<R: Role> Daemon<R> {
 
     fn log_level(&self, filter: String) {
         self.role.log_level_changed();
-        tracing::warn!(filter, "the log level was changed by a signal");
+        tracing::warn!(filter, "log level changed by signal");
     }
 
     fn status(&self) -> String {
@@ -369,6 +364,6 @@ async fn serve_admin(listener: AdminListener, admin: Admin) {
     let Err(error) = listener.serve(admin).await;
     tracing::error!(
         %address,
-        "the admin server has ended, and with it metrics and probes until the daemon is started again: {error:#}"
+        "the admin server has stopped, and with it metrics and probes until the daemon is started again: {error:#}"
     );
 }

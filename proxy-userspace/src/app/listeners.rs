@@ -197,7 +197,7 @@ impl Listeners {
         }
         for active in old {
             tracing::info!(
-                "no longer listening on {} {}; its connections may finish",
+                "stopped listening on {} {}; its connections may finish",
                 kind(&active.config),
                 active.address
             );

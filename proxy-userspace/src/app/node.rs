@@ -30,7 +30,7 @@ use portsplice_net::drain::DrainWatch;
 use portsplice_net::listen::Listener;
 use portsplice_relay::pipe::PipePool;
 
-/// How often it is looked whether the resolvers have come up, until they have.
+/// How often it is checked whether the resolvers have come up, until they have.
 const RESOLVERS_POLL: Duration = Duration::from_millis(200);
 
 /// What a configuration says about programs in the kernel.

@@ -71,8 +71,7 @@ pub(super) fn register(
         failing.collect()
     });
     readiness.watch(|| {
-        let has_events =
-            |reason| ("sock_diag".to_owned(), format!("{reason}: what listens in containers is read from /proc"));
+        let has_events = |reason| ("sock_diag".to_owned(), format!("{reason}: listening ports are read from /proc"));
         netns::sock_diag_missing().map(has_events).into_iter().collect()
     });
 }

@@ -13,18 +13,18 @@ use portsplice_discovery::events::{Events, StateEvent};
 use portsplice_discovery::ports;
 use portsplice_discovery::ports::{ListenEvent, ListenSource, Ports};
 
-/// Starts the table, and the task that reads the kernel's news for it.
+/// Starts the table, and the task that reads the kernel's events for it.
 pub(super) fn start(config: &PortsConfig, events: &Events, fastpath: &Arc<Fastpath>) -> Result<Arc<Ports>> {
     // So that the log and the probes say at once what is missing, and not with the first container.
     portsplice_net::netns::try_sock_diag();
-    let ports = Ports::start(events.clone(), config.rescan).context("cannot start the thread that looks for ports")?;
+    let ports = Ports::start(events.clone(), config.rescan).context("cannot start the port scanner thread")?;
     match KernelNews::of(fastpath) {
         Some(receiver) => {
             tokio::spawn(ports::follow(receiver, Arc::clone(&ports)));
         }
         None => {
             tracing::info!(
-                "listening ports are looked for every second, or less often where there are many containers, since no kernel program tells of changes; `portsplice check` says why, `bpf.mode` governs it"
+                "listening ports are found by scanning every second (less often with many containers), not by kernel events, since no kernel program reports changes; `portsplice check` says why, `bpf.mode` controls it"
             );
             ports.events_lost();
         }

@@ -112,7 +112,7 @@ fn identity(config: &Config, listening: Option<SocketAddr>) -> Result<Identity> 
     let node = node_name(&config.node.name)?;
     let address = match (&*config.node.address, listening) {
         ("", Some(listening)) => reachable(listening),
-        ("", None) => bail!("no listener tells where this node is reached; set `node.address`"),
+        ("", None) => bail!("no listener has an address that tells where this node can be reached; set `node.address`"),
         (address, _) => address.to_owned(),
     };
     Ok(Identity { node, address })

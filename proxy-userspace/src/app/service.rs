@@ -22,7 +22,7 @@ pub(super) fn ready(status: &str) {
 pub(super) fn reloading() {
     // systemd tells the answer to this reload from older ones by the time.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => send(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]),
+        Ok(now) => send(&[NotifyState::Reloading, now, NotifyState::Status("reloading the configuration")]),
         Err(_) => send(&[NotifyState::Reloading]),
     }
 }
@@ -33,11 +33,11 @@ pub(super) fn stopping(timeout: Duration) {
     send(&[
         NotifyState::Stopping,
         NotifyState::ExtendTimeoutUsec(microseconds),
-        NotifyState::Status("finishing the requests that run"),
+        NotifyState::Status("draining connections"),
     ]);
 }
 
-/// The watchdog's sign of life. One that finds the manager's queue full is not needed.
+/// The watchdog's heartbeat. One that finds the manager's queue full is not needed.
 pub(super) fn watchdog_ping() {
     deliver(&[NotifyState::Watchdog], SendWait::None);
 }
@@ -85,7 +85,7 @@ fn try_deliver(path: &OsStr, states: &[NotifyState<'_>], wait: SendWait) -> io::
     Ok(())
 }
 
-/// When the next sign of life is due.
+/// When the next heartbeat is due.
 #[derive(Debug)]
 pub(super) struct Watchdog(Option<Interval>);
 

@@ -21,11 +21,11 @@ const DOCKER: Duration = Duration::from_secs(3);
 /// What `portsplice check` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It takes the privileges that the daemon would keep, loads its kernel programs, tries the fast path
-out in a network namespace of its own, and takes all of it away again. A daemon that runs meanwhile
-is not disturbed.
+Keeps the privileges that the daemon would keep, loads its kernel programs, tests the fast path
+in a network namespace of its own, and removes everything again. A running daemon
+is not affected.
 
-Each line begins with `ok`, `note` (it works, with less) or `FAIL` (the daemon would not start).
+Each line begins with `ok`, `note` (works with limitations) or `FAIL` (the daemon would not start).
 Exit code: 0 if the daemon could run, 1 if not.")]
 pub(super) struct CheckArgs {
     /// The configuration to check; by default /etc/portsplice/node.toml, if it is there
@@ -69,8 +69,8 @@ pub(super) fn run(args: CheckArgs) -> Result<ExitCode> {
     sockets(&mut report);
     docker(&mut report, config.as_ref())?;
     report.text.push_str(match report.failed {
-        true => "\nThe daemon would not start on this machine as it is.\n",
-        false => "\nThe daemon can run on this machine.\n",
+        true => "\nThe daemon cannot start on this host.\n",
+        false => "\nThis host is supported.\n",
     });
     output::print(report.text.as_bytes())?;
     Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -80,7 +80,7 @@ fn configuration(report: &mut Report, file: Option<PathBuf>) -> Result<Option<Co
     if file.is_none() && !PathBuf::from(NODE.default_file).exists() {
         report.line(
             Mark::Note,
-            &format!("configuration: there is no {}; the rest is checked with the defaults", NODE.default_file),
+            &format!("configuration: {} does not exist; checking with the defaults", NODE.default_file),
         );
         return Ok(None);
     }
@@ -130,7 +130,7 @@ fn kernel(report: &mut Report, mode: BpfMode, config: Option<&Config>) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     report.line(Mark::Ok, &format!("kernel: Linux {}", release.trim()));
     if mode == BpfMode::Off {
-        report.line(Mark::Note, "kernel programs: switched off by the configuration");
+        report.line(Mark::Note, "kernel programs: disabled by the configuration");
         return;
     }
     let without = if mode == BpfMode::Required { Mark::Fail } else { Mark::Note };
@@ -139,7 +139,7 @@ fn kernel(report: &mut Report, mode: BpfMode, config: Option<&Config>) {
         Ok(kernel) => kernel,
         Err(reason) => {
             report.line(without, &format!("kernel programs: {reason}"));
-            report.line(Mark::Note, "fast path: none; responses are relayed with splice(2)");
+            report.line(Mark::Note, "fast path: not available; responses are relayed with splice(2)");
             return;
         }
     };
@@ -150,7 +150,7 @@ fn kernel(report: &mut Report, mode: BpfMode, config: Option<&Config>) {
     match loaded.flows() {
         Ok(flows) => {
             let text = format!(
-                "fast path: proven in {} ms; {} responses at once, {} KiB of memory",
+                "fast path: verified in {} ms; up to {} responses at once, {} KiB of memory",
                 loaded.proof().took().as_millis(),
                 flows.used().1,
                 flows.memory() / 1024
@@ -169,18 +169,17 @@ fn mark(item: &Item) -> Mark {
 }
 
 fn without_fast_path(reason: &Unavailable) -> String {
-    format!("fast path: none; responses are relayed with splice(2): {reason}")
+    format!("fast path: not available; responses are relayed with splice(2): {reason}")
 }
 
 fn sockets(report: &mut Report) {
     netns::try_sock_diag();
     match netns::sock_diag_missing() {
-        None => report.line(Mark::Ok, "listening sockets: told by sock_diag"),
+        None => report.line(Mark::Ok, "listening sockets: read through sock_diag"),
         Some(reason) => report.line(
             Mark::Note,
             &format!(
-                "listening sockets: sock_diag is missing ({reason}); they are read from /proc/PID/net/tcp, which takes longer \
-                 and tells less (not whether a socket of IPv6 takes IPv4 too)"
+                "listening sockets: sock_diag is not available ({reason}); reading /proc/PID/net/tcp instead, which is slower and does not show whether an IPv6 socket also accepts IPv4"
             ),
         ),
     }
@@ -190,13 +189,13 @@ fn sockets(report: &mut Report) {
 fn docker(report: &mut Report, config: Option<&Config>) -> Result<()> {
     let containers = config.map_or_else(|| Node::defaults().containers, |config| config.containers.clone());
     let Some(socket) = containers.docker else {
-        report.line(Mark::Ok, "Docker: not asked for");
+        report.line(Mark::Ok, "Docker: disabled");
         return Ok(());
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let answer = runtime.block_on(async {
-        let late = || anyhow::anyhow!("it does not answer within {} s", DOCKER.as_secs());
+        let late = || anyhow::anyhow!("no response within {} s", DOCKER.as_secs());
         let asked = tokio::time::timeout(DOCKER, portsplice_discovery::container::engine_version(&socket)).await;
         asked.map_or_else(|_| Err(late()), |answer| answer.map_err(anyhow::Error::from))
     });
@@ -205,7 +204,7 @@ fn docker(report: &mut Report, config: Option<&Config>) -> Result<()> {
             report.line(Mark::Ok, &format!("Docker: engine {version} at {}", socket.display()));
         }
         Err(error) => {
-            let text = format!("Docker: no engine answers at {}: {error:#}", socket.display());
+            let text = format!("Docker: no engine responds at {}: {error:#}", socket.display());
             report.line(Mark::Note, &text);
         }
     }

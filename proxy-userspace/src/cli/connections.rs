@@ -27,7 +27,7 @@ pub(super) struct ConnectionsArgs {
     command: Option<Command>,
     #[command(flatten)]
     daemon: Daemon,
-    /// Only those that lead to this container
+    /// Only connections to this container
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
     /// Print a JSON array
@@ -37,18 +37,18 @@ pub(super) struct ConnectionsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Cut connections: both sides get a reset
+    /// Close connections with a reset on both sides
     Close(CloseArgs),
 }
 
 #[derive(Debug, Args)]
 struct CloseArgs {
-    /// The connections' numbers
+    /// Connection IDs
     #[arg(required = true)]
     ids: Vec<u64>,
     #[command(flatten)]
     daemon: Daemon,
-    /// Print what was done as a JSON object
+    /// Print the result as a JSON object
     #[arg(long)]
     json: bool,
 }
@@ -101,7 +101,7 @@ pub(super) fn state(state: ConnectionActivity) -> &'static str {
     }
 }
 
-/// Fails when one of them is not there, after the others are cut.
+/// Fails when one of them is not there, after the others are reset.
 fn close(args: &CloseArgs) -> Result<ExitCode> {
     let mut daemon = args.daemon.connect()?;
     let done: Closed = daemon.call("connections.close", &Close { ids: args.ids.clone() })?;
@@ -109,7 +109,7 @@ fn close(args: &CloseArgs) -> Result<ExitCode> {
         print_json(&serde_json::to_value(&done)?)?;
     } else {
         output::print(done.closed.iter().map(|id| format!("{id}\n")).collect::<String>().as_bytes())?;
-        done.unknown.iter().for_each(|id| output::error(&format!("error: there is no connection {id}")));
+        done.unknown.iter().for_each(|id| output::error(&format!("error: no connection {id}")));
     }
     Ok(if done.unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -30,8 +30,8 @@ pub(super) fn edge_help() -> String {
     after_help(
         &EDGE,
         "\
-It keeps the cluster's record of containers, which nodes report (registry.store = \"edge\" there),
-and removes what belongs to nodes that are silent. docs/record-api.md describes the API.
+Keeps the records of containers that nodes report (registry.store = \"edge\" there),
+and removes those of nodes that have stopped sending heartbeats. docs/record-api.md describes the API.
 
 ",
         "records.ttl-max",

@@ -69,6 +69,6 @@ pub(super) fn man(args: &ManArgs, command: Command) -> Result<()> {
         clap_mangen::Man::new(command).render(&mut page)?;
         return output::print(&page);
     };
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     clap_mangen::generate_to(command, dir).with_context(|| format!("cannot write manual pages to {}", dir.display()))
 }

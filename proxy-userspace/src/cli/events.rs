@@ -13,11 +13,11 @@ use portsplice_model::Timestamp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wanted {
-    /// Ports that begin and cease to listen
+    /// Ports that open and close
     Ports,
-    /// Containers that come and go
+    /// Containers that start and stop
     Containers,
-    /// Connections that open, lead elsewhere and close
+    /// Connections that open, change their target and close
     Connections,
 }
 
@@ -34,18 +34,18 @@ impl Wanted {
 /// What `portsplice events` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Tells what happens from now on, until it is interrupted or the daemon ends.
+Prints events from now on, until interrupted or until the daemon stops.
 
 Examples:
   portsplice events
   portsplice events containers ports
   portsplice events connections --json | jq -r 'select(.event == \"connection_opened\").peer'")]
 pub(super) struct EventsArgs {
-    /// What to tell of; all of it if nothing is said
+    /// Which events to print; all if none is given
     topics: Vec<Wanted>,
     #[command(flatten)]
     daemon: Daemon,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -64,7 +64,7 @@ pub(super) fn run(args: &EventsArgs) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Failure::NoDaemon { path: args.daemon.path().to_owned() }).context("the daemon has ended")
+    Err(Failure::NoDaemon { path: args.daemon.path().to_owned() }).context("the daemon has stopped")
 }
 
 fn json_line(notification: Notification) -> Option<String> {
@@ -95,7 +95,7 @@ fn line(notification: Notification) -> Result<Option<String>> {
         }
         "lagged" => {
             let Lagged { lost, .. } = serde_json::from_value(notification.params)?;
-            output::error(&format!("{lost} events were lost: this reader is too slow"));
+            output::error(&format!("{lost} events lost: the reader is too slow"));
             Ok(None)
         }
         _ => Ok(None),
@@ -117,7 +117,7 @@ fn sentence(event: Event) -> String {
         }
         Event::ConnectionOpened { id, peer } => format!("connection {id} opened by {peer}"),
         Event::ConnectionRouted { id, target } => {
-            format!("connection {id} leads to port {} of {}", target.port, target.container)
+            format!("connection {id} routed to port {} of {}", target.port, target.container)
         }
         Event::ConnectionClosed { id } => format!("connection {id} closed"),
     };

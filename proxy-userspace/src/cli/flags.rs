@@ -149,7 +149,7 @@ wins. The setting `{key}` is the key `{name}` of [{section}] in the file, and
 settings with their values and where they are from; docs/configuration.md describes them.
 
 Signals: TERM and INT drain connections and stop the daemon, a second one stops it at once.
-HUP reads the configuration and keys again. USR1 logs one step more, USR2 one step less.
+HUP reads the configuration and keys. USR1 raises the log level by one step, USR2 lowers it.
 
 {examples}"
     )

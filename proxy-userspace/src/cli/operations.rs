@@ -13,12 +13,12 @@ use portsplice_control::api::{Draining, Level, LogScope, LogSet, LogState};
 /// What `portsplice drain` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The same as SIGTERM: the daemon takes nothing new, lets what runs finish within its `drain-timeout`,
-cuts the rest, and ends. A service manager may start it again.")]
+The same as SIGTERM: the daemon accepts nothing new, lets running requests finish within its
+`drain-timeout`, resets the rest, and stops. A service manager may restart it.")]
 pub(super) struct DrainArgs {
     #[command(flatten)]
     daemon: Daemon,
-    /// Return when the daemon has ended, not before
+    /// Return when the daemon has stopped, not before
     #[arg(long)]
     wait: bool,
     /// Print a JSON object
@@ -33,9 +33,7 @@ pub(super) fn drain(args: &DrainArgs) -> Result<()> {
         print_json(&serde_json::to_value(&draining)?)?;
     } else {
         let Draining { connections, drain_timeout } = draining;
-        output::print(
-            format!("drains; {connections} connections may go on for {drain_timeout} s at most\n").as_bytes(),
-        )?;
+        output::print(format!("draining {connections} connections, for up to {drain_timeout} s\n").as_bytes())?;
     }
     if args.wait {
         daemon.set_timeout(None)?;
@@ -51,7 +49,7 @@ enum Wanted {
     Info,
     Debug,
     Trace,
-    /// As it was before it was set
+    /// Back to the configured level
     Reset,
 }
 
@@ -77,15 +75,15 @@ Examples:
   portsplice log-level debug --container web
   portsplice log-level reset --container web")]
 pub(super) struct LogLevelArgs {
-    /// How much the daemon is to log
+    /// The new level
     level: Wanted,
-    /// Only what this part of the daemon logs, such as portsplice::container
+    /// Only for this part of the daemon, such as portsplice::container
     #[arg(long, value_name = "TARGET", conflicts_with = "container")]
     target: Option<String>,
-    /// Only lines about this container; the level is raised for these, never lowered
+    /// Only for lines about this container; raises the level, never lowers it
     #[arg(long, value_name = "NAME")]
     container: Option<String>,
-    /// For how long, after which the old level returns
+    /// How long until the previous level returns
     #[arg(long = "for", value_name = "TIME", default_value = "15m", value_parser = time)]
     time: Duration,
     #[command(flatten)]

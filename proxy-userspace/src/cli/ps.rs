@@ -13,8 +13,8 @@ use portsplice_model::{Access, PublishedPort};
 /// What `portsplice ps` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-LISTENING are the ports that something listens on now, PUBLISHED those that the container's owner
-publishes, CONNS the connections into it that are open, and how many there were.
+LISTENING lists the ports that are open now, PUBLISHED the ports that the container's owner
+publishes, CONNS the open connections and the total so far.
 
 Examples:
   portsplice ps
@@ -22,7 +22,7 @@ Examples:
 pub(super) struct PsArgs {
     #[command(flatten)]
     daemon: Daemon,
-    /// Print a JSON array, with all that is known
+    /// Print a JSON array with all details
     #[arg(long)]
     json: bool,
 }
@@ -30,13 +30,13 @@ pub(super) struct PsArgs {
 /// What `portsplice ports` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-REACHABLE tells whether the container's rules let controllers in; who listens is never asked.
+REACHABLE shows whether the container's policy lets controllers in.
 
 Examples:
   portsplice ports
   portsplice ports web --json")]
 pub(super) struct PortsArgs {
-    /// Only those of this container
+    /// Only ports of this container
     container: Option<String>,
     #[command(flatten)]
     daemon: Daemon,

@@ -42,7 +42,7 @@ enum Scheme {
     group = ArgGroup::new("secret").required(true),
     after_help = "\
 A `bound` credential is good for one request within the node's window (a minute by default).
-Over TLS it also covers the connection, whose exporter curl does not tell. So sign with
+Over TLS it also covers the connection, whose exporter curl does not reveal. So sign with
 `certificate` for curl over TLS, and with `bound` for a listener on plain TCP.
 
 Examples:
@@ -93,19 +93,16 @@ fn exporter(text: &str) -> Result<[u8; 32], String> {
 pub(super) fn run(args: &SignArgs) -> Result<()> {
     ensure!(
         ContainerName::parse(&args.uuid).is_some(),
-        "{:?} cannot be a container's name: the node takes letters, digits, `_`, `.` and `-`",
+        "{:?} is not a valid container name: use letters, digits, `_`, `.` and `-`",
         args.uuid
     );
     let has_certificate = args.certificate.is_some() || args.certificate_of.is_some();
     let scheme = args.scheme.unwrap_or(if has_certificate { Scheme::Certificate } else { Scheme::Bound });
     ensure!(
         scheme == Scheme::Certificate || !has_certificate,
-        "only `--scheme certificate` covers a certificate; leave --certificate and --certificate-of out"
+        "--certificate and --certificate-of need `--scheme certificate`"
     );
-    ensure!(
-        scheme == Scheme::Bound || args.exporter.is_none(),
-        "only `--scheme bound` covers an exporter; leave it out"
-    );
+    ensure!(scheme == Scheme::Bound || args.exporter.is_none(), "--exporter needs `--scheme bound`");
     let authorization = match scheme {
         Scheme::Bound => {
             let request =
@@ -140,7 +137,7 @@ fn key(args: &SignArgs) -> Result<ContainerKey> {
     let path = args.key_file.as_deref().context("no secret; give --root-secret-file or --key-file")?;
     let secret = read_secret(path)?;
     let key = std::str::from_utf8(&secret).ok().and_then(|text| ContainerKey::from_hex(text.trim()).ok());
-    key.with_context(|| format!("{} holds no key: it must hold 64 lower-case hexadecimal digits", path.display()))
+    key.with_context(|| format!("{} does not contain a key: expected 64 lower-case hexadecimal digits", path.display()))
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
@@ -158,7 +155,11 @@ fn certificate(args: &SignArgs) -> Result<Vec<u8>> {
             let bytes = fs::read(path).with_context(|| format!("cannot read the certificate {}", path.display()))?;
             let is_pem = bytes.trim_ascii_start().starts_with(b"-----BEGIN");
             let pem = || CertificateDer::from_pem_slice(&bytes).map(|der| der.to_vec());
-            if is_pem { pem().with_context(|| format!("{} holds no certificate", path.display())) } else { Ok(bytes) }
+            if is_pem {
+                pem().with_context(|| format!("{} does not contain a certificate", path.display()))
+            } else {
+                Ok(bytes)
+            }
         }
         (None, Some(node)) => fetch(node).with_context(|| format!("cannot get the certificate of {node}")),
         (None, None) => bail!(

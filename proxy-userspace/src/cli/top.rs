@@ -31,18 +31,18 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What `portsplice top` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Keys: q ends, Tab changes between containers and connections, the arrows scroll. n, c, r, u, d and f
+Keys: q quits, Tab switches between containers and connections, the arrows scroll. n, c, r, u, d and f
 sort by name, connections, requests, bytes up, bytes down and the fast path's share.
 
-Rates are those of the time between two looks. What a connection moved that came and went in
-between is not in them.")]
+Rates are averages over one interval. Connections that open and close within an interval
+are not included.")]
 pub(super) struct TopArgs {
     #[command(flatten)]
     daemon: Daemon,
-    /// Time between two looks
+    /// Update interval
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
-    /// What the table is sorted by
+    /// Sort order
     #[arg(long, value_enum, default_value_t = Order::Down)]
     sort: Order,
 }
@@ -61,16 +61,16 @@ pub(super) fn run(args: &TopArgs) -> Result<()> {
     let mut daemon = args.daemon.connect()?;
     // Before the terminal is changed: what is wrong with the daemon is read on the ordinary screen.
     let mut model = Model::new(args.sort, sample(&mut daemon)?);
-    let ended = on_signals().context("cannot handle signals")?;
+    let ended = on_signals().context("cannot install signal handlers")?;
     // Also restores it when this panics.
-    let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
+    let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let shown = show(&mut terminal, &mut daemon, &mut model, args.interval, &ended);
     if is_gone(Some(&Timespec::default())) {
         // It takes no restoring, and nobody is there to read that; dropping would say so, to a stderr that is gone too.
         std::mem::forget(terminal);
         return Ok(());
     }
-    ratatui::try_restore().context("the terminal cannot be restored; `reset` does it")?;
+    ratatui::try_restore().context("cannot restore the terminal; run `reset`")?;
     shown
 }
 

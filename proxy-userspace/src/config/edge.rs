@@ -49,7 +49,7 @@ section! {
     pub struct StoreConfig in "store." {
         /// The file that records and links are kept in.
         path: PathBuf = "/var/lib/portsplice-edge/registry.db", path,
-            "the path of a file; its directory is made if it is missing", restart, flag("--store", "FILE", Storage);
+            "the path of a file; its directory is created if missing", restart, flag("--store", "FILE", Storage);
     }
 }
 
@@ -87,16 +87,16 @@ impl RoleSettings for Edge {
     fn check(&self, listen: &[ListenConfig], problems: &mut Problems) {
         for listen in listen.iter().filter(|listen| listen.credentials != [Scheme::Bound]) {
             problems.add(format!(
-                "listener {} accepts other credentials than `bound`, which is all that an edge takes; leave `credentials` out",
+                "listener {} accepts credentials other than `bound`, the only one an edge supports; remove `credentials`",
                 listen.address
             ));
         }
         if self.records.ttl_min > self.records.ttl_max {
-            problems.add("`records.ttl-min` is longer than `records.ttl-max`; make it the shorter of the two");
+            problems.add("`records.ttl-min` is longer than `records.ttl-max`; swap them");
         }
         if !self.shared.secrets.has_root() && self.shared.secrets.keys_dir.is_none() {
             problems.add(format!(
-                "no secret is configured, so that no report could be authenticated; name a file with `secrets.root-file` (--root-secret-file), or pass the systemd credential {ROOT_CREDENTIAL}"
+                "no secret is configured, so no report can be authenticated; name a file with `secrets.root-file` (--root-secret-file), or pass the systemd credential {ROOT_CREDENTIAL}"
             ));
         }
     }
@@ -133,7 +133,7 @@ mod tests {
         );
 
         let text = load(&format!("{file}credentials = [\"certificate\"]\n")).unwrap_err().to_string();
-        assert!(text.contains("other credentials than `bound`"), "{text}");
+        assert!(text.contains("credentials other than `bound`"), "{text}");
         let text = load(&file.replace("1m", "2s")).unwrap_err().to_string();
         assert!(text.contains("is longer than"), "{text}");
         let text = load(&format!("{listen}[containers]\nwait-for-port = \"1s\"\n")).unwrap_err().to_string();

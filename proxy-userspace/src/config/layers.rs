@@ -55,7 +55,7 @@ impl Layers {
         layers.environment(&sources.variables);
         for (key, flag, text) in &sources.flags {
             let setting = role.setting(key);
-            let setting = setting.unwrap_or_else(|| unreachable!("flag {flag} sets {key}, which is no setting"));
+            let setting = setting.unwrap_or_else(|| unreachable!("flag {flag} sets {key}, which is not a setting"));
             layers.set(setting, text.clone(), Source::Flag(flag));
         }
         let urls: Vec<&str> = sources.listen.iter().map(String::as_str).collect();
@@ -113,7 +113,7 @@ impl Layers {
     /// Only when the text is no TOML at all; mistakes in it are collected.
     fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
         let document = DeTable::parse(text)
-            .map_err(|e| ConfigError { problems: vec![format!("{}: no valid TOML: {e}", path.display())] })?;
+            .map_err(|e| ConfigError { problems: vec![format!("{}: invalid TOML: {e}", path.display())] })?;
         let path = Arc::new(path.to_owned());
         let file = File { path: &path, text };
         self.table(&file, "", document.get_ref());

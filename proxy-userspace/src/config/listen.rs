@@ -177,7 +177,7 @@ impl RawListen {
             }
             (Some(_), None) | (None, Some(_)) => {
                 problems.add(format!(
-                    "{}: listener {text}: `certificate-file` and `key-file` belong together; give both, or none for a certificate made at start",
+                    "{}: listener {text}: set both `certificate-file` and `key-file`, or neither for a certificate generated at startup",
                     self.source
                 ));
                 None

@@ -65,7 +65,7 @@ section! {
     /// What the data path runs on.
     pub struct WorkersConfig in "" {
         /// Threads that connections are spread over.
-        threads: usize = "0", size::<0, 1024>, "a number from 1 to 1024, or 0 for one a processor", restart;
+        threads: usize = "0", size::<0, 1024>, "a number from 1 to 1024, or 0 for one per CPU", restart;
     }
 }
 
@@ -97,7 +97,7 @@ section! {
         unfinished_heads_bytes: usize = "67108864", size::<1_048_576, 68_719_476_736>,
             "a number of bytes from 1048576 to 68719476736, for the unfinished request heads of all connections together; the first 4096 of each are not counted",
             reload;
-        /// For a request head, from its first byte to its last.
+        /// Timeout for a request head, from its first byte to its last.
         head_timeout: Duration = "10s", duration, TIMEOUT, reload, flag("--head-timeout", "TIME", Limits);
         /// For a connection to a container.
         connect_timeout: Duration = "5s", duration, TIMEOUT, reload, flag("--connect-timeout", "TIME", Limits);
@@ -120,11 +120,11 @@ section! {
         /// The Docker engine's unix socket, or `""` to do without Docker. An engine at the default place may be missing; one that is named here is
         /// expected, and without it the node is not ready.
         docker: Option<PathBuf> = "/var/run/docker.sock", optional_socket,
-            r#"the path of the Docker engine's unix socket, or "" to do without Docker"#,
+            r#"the path of the Docker engine's Unix socket, or "" to disable Docker"#,
             restart, flag("--docker", "SOCKET", Containers);
         /// The directory in which runtimes register containers, or `""` to do without.
         directory: Option<PathBuf> = "/run/portsplice/containers", optional_path,
-            r#"the path of a directory with one TOML file for each registered container, or "" to do without"#,
+            r#"the path of a directory with one TOML file per registered container, or "" to disable it"#,
             restart, flag("--containers-dir", "DIR", Containers);
         /// Whether containers that share the host's network are reached too, and with it everything that listens on this
         /// host.
@@ -133,7 +133,7 @@ section! {
         trust_image_labels: bool = "false", switch, SWITCH, restart;
         /// How long a request waits for a port that nothing listens on yet.
         wait_for_port: Duration = "0s", duration,
-            r#"a time such as "10s" that a request waits for a port that nothing listens on yet; "0s" does not wait"#,
+            r#"a time such as "10s" that a request waits for a port to open; "0s" does not wait"#,
             reload, flag("--wait-for-port", "TIME", Containers);
     }
     computed {
@@ -173,7 +173,7 @@ section! {
         idle_pipes: usize = "64", size::<0, 65_536>, "a number from 0 to 65536", reload;
         /// What may be held in all of responses whose containers have ended, for clients that read slowly, in bytes.
         tail_bytes: usize = "268435456", size::<0, 68_719_476_736>,
-            "a number of bytes from 0 to 68719476736; of an ended container's answers more than this is lost after 10 s",
+            "a number of bytes from 0 to 68719476736; responses of containers that have ended are lost beyond this after 10 s",
             reload;
     }
 }
@@ -223,13 +223,13 @@ section! {
     pub struct ControlConfig in "control." {
         /// Where the control socket is. Where the default cannot be made for want of permission, the daemon does without.
         socket: Option<PathBuf> = "/run/portsplice/node.sock", optional_path,
-            r#"the path of the control socket, or "" to do without"#, restart;
+            r#"the path of the control socket, or "" to disable it"#, restart;
         /// The group whose members may use it beside root.
         group: String = "", text,
             r#"the name of a group whose members may use the control socket beside root, or "" for root alone"#, restart;
         /// Where the containers are kept that were registered over the control socket.
         state: Option<PathBuf> = "/run/portsplice/registered.json", optional_path,
-            r#"the path of a file that outlives the daemon but not the machine, or "" to forget registrations at the end"#,
+            r#"the path of a file that outlives the daemon but not a reboot, or "" to forget registrations at shutdown"#,
             restart;
     }
     computed {
@@ -255,7 +255,7 @@ impl RoleSettings for Node {
         let secrets = &self.shared.secrets;
         if !secrets.has_root() && secrets.keys_dir.is_none() {
             problems.add(format!(
-                "no secret is configured, so that no request could be authenticated; name a file with `secrets.root-file` (--root-secret-file), a directory of keys with `secrets.keys-dir` (--keys-dir), or pass the systemd credential {ROOT_CREDENTIAL}"
+                "no secret is configured, so no request can be authenticated; name a file with `secrets.root-file` (--root-secret-file), a directory of keys with `secrets.keys-dir` (--keys-dir), or pass the systemd credential {ROOT_CREDENTIAL}"
             ));
         } else if !secrets.has_root()
             && let Some(listen) = listen.iter().find(|l| l.credentials.contains(&Scheme::Timestamp))
@@ -269,7 +269,7 @@ impl RoleSettings for Node {
         self.registry.problems().into_iter().for_each(|problem| problems.add(problem));
         if self.containers.docker.is_none() && self.containers.directory.is_none() {
             problems.add(
-                "neither `containers.docker` nor `containers.directory` is set, so that no container could be found; set one of them",
+                "neither `containers.docker` nor `containers.directory` is set, so no container can be found; set one of them",
             );
         }
     }

@@ -41,7 +41,7 @@ section! {
             restart;
         /// The embedded store's file.
         path: PathBuf = "/var/lib/portsplice/registry.db", path,
-            "the path of a file; its directory is made if it is missing", restart;
+            "the path of a file; its directory is created if missing", restart;
         /// The servers of the stores `edge`, `etcd` and `arvados`.
         url: Vec<Url> = "", urls,
             r#"http:// or https:// and HOST:PORT (of etcd, several with commas between them), or """#, restart;
@@ -58,10 +58,10 @@ section! {
         token_file: Option<PathBuf> = "", optional_path,
             r#"the path of a file with Arvados's token, or with USER:PASSWORD for etcd, or "" for none"#, restart;
         /// What the keys in etcd begin with.
-        prefix: String = "/portsplice/", text, "what all keys in etcd begin with", restart;
+        prefix: String = "/portsplice/", text, "the prefix of all keys in etcd", restart;
         /// Where it is noted which containers have accepted connections.
         accepted_file: Option<PathBuf> = "/run/portsplice/accepted", optional_path,
-            r#"the path of a file that outlives the daemon but not the machine, or "" to forget at the end which containers have accepted connections"#,
+            r#"the path of a file that outlives the daemon but not a reboot, or "" to forget at shutdown which containers have accepted connections"#,
             restart;
         /// How long a record outlives a node that no longer reports.
         ttl: Duration = "15s", seconds::<2, 3600>, r#"a time from "2s" to "1h""#, restart;
@@ -91,7 +91,7 @@ impl RegistryConfig {
             problems.push("registry.store = \"arvados\" needs `registry.token-file`, a file with an API token".into());
         }
         if self.certificate.is_some() != self.key.is_some() {
-            problems.push("`registry.certificate` and `registry.key` belong together: set both or neither".into());
+            problems.push("set both `registry.certificate` and `registry.key`, or neither".into());
         }
         if self.store == RegistryStore::Etcd && self.prefix.is_empty() {
             problems.push(

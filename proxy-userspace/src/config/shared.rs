@@ -94,9 +94,9 @@ section! {
         keep_alive_timeout: Duration = "75s", duration, TIMEOUT, reload, flag("--keep-alive-timeout", "TIME", Limits);
         /// Most connections of clients at a time; 0 is no limit.
         connections: u32 = "10000", count,
-            "a number from 0 to 4294967295; 0 is no limit but that of open files, which leaves room for fewer where it is low",
+            "a number from 0 to 4294967295; 0 is no limit except that of open files",
             reload, flag("--max-connections", "N", Limits);
-        /// Most connections of one client address at a time; 0 is no limit.
+        /// Maximum number of connections from one client address; 0 is no limit.
         connections_per_client: u32 = "1024", count, CAP, reload, flag("--max-connections-per-client", "N", Limits);
     }
 }
@@ -111,12 +111,12 @@ section! {
             "a number from 1024 to 268435456; each takes 8 bytes of memory once used", restart;
         /// Where it is kept, for the daemon that starts next, which credentials were used that hold on any connection.
         used_file: Option<PathBuf> = "/run/portsplice/used", optional_path,
-            r#"the path of a file that outlives the daemon, in which is kept which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#,
+            r#"the path of a file that outlives the daemon and records which credentials were used on plain TCP, or "" to refuse all that were signed before the start"#,
             restart;
         /// Whether credentials that were signed before the start and hold on any connection are refused although it is known
         /// which of them were used. A client whose clock is slow is refused for as long.
         only_since_start: bool = "false", switch,
-            "true (a daemon that starts anew refuses credentials that were signed before and hold on any connection: on plain TCP, and `timestamp`) or false (only where `auth.used-file` cannot tell which of them were used)",
+            "true (after a restart, refuse credentials that were signed before it and are valid on any connection: on plain TCP, and `timestamp`) or false (only where `auth.used-file` does not show which of them were used)",
             restart;
     }
 }

@@ -143,7 +143,7 @@ fn bad_values_name_key_value_place_and_what_is_allowed() {
         ("limits.unfinished-heads-bytes", "0", "from 1048576"),
         ("limits.head-timeout", "true", "turns the timeout off"),
         ("limits.connections", "4294967296", "0 is no limit"),
-        ("containers.docker", "\"tcp://1.2.3.4:2375\"", "unix socket"),
+        ("containers.docker", "\"tcp://1.2.3.4:2375\"", "Unix socket"),
         ("containers.wait-for-port", "\"soon\"", "does not wait"),
         ("auth.window", "\"0s\"", "\"1s\" to \"1h\""),
         ("auth.replay-entries", "1", "from 1024"),
@@ -211,7 +211,7 @@ fn listeners_are_checked() {
         ("address = \"[::]:1\"\ncredentials = [\"basic\"]", "`listen.credentials` is \"basic\""),
         ("address = \"[::]:1\"\ncredentials = []", "accepts no credential"),
         ("address = \"[::]:1\"\ntls = false\ncredentials = [\"certificate\", \"bound\"]", "needs `tls = true`"),
-        ("address = \"[::]:1\"\ncertificate-file = \"/c\"", "belong together"),
+        ("address = \"[::]:1\"\ncertificate-file = \"/c\"", "set both"),
         ("address = \"[::]:1\"\ntls = false\nkey-file = \"/k\"\ncertificate-file = \"/c\"", "does not speak TLS"),
         ("address = \"[::]:1\"\n[[listen]]\naddress = \"[::]:1\"", "two listeners have the address [::]:1"),
     ] {
@@ -251,13 +251,13 @@ fn the_systemd_credential_is_the_root_secret_unless_a_file_is_named() {
 #[test]
 fn settings_must_fit_together() {
     let text = problem(&format!("{SECRET}{LISTEN}[containers]\ndocker = \"\"\ndirectory = \"\"\n"));
-    assert!(text.contains("no container could be found"), "{text}");
+    assert!(text.contains("no container can be found"), "{text}");
 }
 
 #[test]
 fn no_toml_is_one_error_with_the_line() {
     let text = problem("admin = \n");
-    assert!(text.starts_with("n.toml: no valid TOML:") && text.contains("line 1"), "{text}");
+    assert!(text.starts_with("n.toml: invalid TOML:") && text.contains("line 1"), "{text}");
 }
 
 #[test]

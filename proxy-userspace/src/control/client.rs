@@ -44,8 +44,8 @@ impl Client {
     /// Serves it until it goes, or does not read.
     pub(super) async fn run(mut self) {
         match self.serve().await {
-            Ok(()) => tracing::debug!("a client of the control socket has gone"),
-            Err(error) => tracing::debug!(%error, "a client of the control socket is cut off"),
+            Ok(()) => tracing::debug!("control client disconnected"),
+            Err(error) => tracing::debug!(%error, "control client dropped"),
         }
     }
 
@@ -75,7 +75,7 @@ impl Client {
         tokio::select! {
             read = read(stream, buffer) => read.map(Next::Bytes),
             lines = subscriptions.next(&control.parts) => Ok(Next::Subscriptions(lines)),
-            () = unfinished => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end its line")),
+            () = unfinished => Err(io::Error::new(io::ErrorKind::TimedOut, "it did not finish its line")),
         }
     }
 
@@ -83,7 +83,8 @@ impl Client {
         let line = match frame {
             Frame::Line(line) => line,
             Frame::TooLong => {
-                let text = format!("the line is longer than {LIMIT} bytes and was dropped; what follows it is read");
+                let text =
+                    format!("the line is longer than {LIMIT} bytes and was dropped; the next line is read as usual");
                 return self.write(&Answer::new(Id::Null(()), Err(Fault::new(code::TOO_LONG, text))).line()).await;
             }
         };
@@ -107,7 +108,7 @@ impl Client {
         while !bytes.is_empty() {
             match timeout(UNREAD, self.stream.writable()).await {
                 Ok(ready) => ready?,
-                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read")),
+                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not read its responses")),
             }
             match self.stream.try_write(bytes) {
                 Ok(n) => bytes = &bytes[n..],
@@ -132,6 +133,6 @@ async fn read(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Says why somebody is not served. A fresh connection takes these few bytes at once or never.
 pub(super) fn reject_connection(stream: &UnixStream, code: i32, message: String) {
-    tracing::debug!(message, "a client of the control socket is turned away");
+    tracing::debug!(message, "control client rejected");
     let _ = stream.try_write(&Answer::new(Id::Null(()), Err(Fault::new(code, message))).line());
 }

@@ -41,7 +41,7 @@ pub(super) fn port(container: &Container, listening: &ListeningPort) -> Containe
     }
 }
 
-/// A connection of a controller, and where it leads to.
+/// A client connection, and where it leads to.
 pub(super) fn connection(connection: &Connection) -> api::Connection {
     let meter = connection.meter();
     // Asked for first: what is counted meanwhile must not be more than there is in all.

@@ -83,16 +83,15 @@ impl Control {
                 return (answer, after);
             }
             "stats" => with(params, |_: Empty| Ok(self.stats())),
-            _ => Err(Fault::new(
-                code::NO_METHOD,
-                format!("there is no method {method:?}; `hello` lists those there are"),
-            )),
+            _ => {
+                Err(Fault::new(code::NO_METHOD, format!("unknown method {method:?}; `hello` lists the available ones")))
+            }
         };
         (result, After::Nothing)
     }
 
     fn draining(&self) -> Draining {
-        tracing::info!("a client of the control socket asks for the drain");
+        tracing::info!("control client requested a drain");
         Draining {
             connections: self.parts.connections.list().len() as u64,
             drain_timeout: self.parts.drain_timeout.as_secs(),
@@ -131,10 +130,10 @@ impl Parts {
     /// The running container that goes by `name`.
     pub(super) async fn find(&self, name: &str) -> Result<Arc<Container>, Fault> {
         self.containers.resolve(name).await.map_err(|error| match error {
-            ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an id")),
+            ResolveError::Ambiguous => Fault::new(code::AMBIGUOUS, format!("{name:?}: {error}; use an ID")),
             ResolveError::NotOnThisNode => Fault::new(code::NO_CONTAINER, format!("{name:?}: {error}")),
             ResolveError::EngineUnavailable => {
-                Fault::new(code::NO_CONTAINER, format!("{name:?} is not known, but {error}: try again when it does"))
+                Fault::new(code::NO_CONTAINER, format!("{name:?} is not known, but {error}: try again later"))
             }
         })
     }

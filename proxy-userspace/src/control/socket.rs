@@ -72,14 +72,14 @@ impl ControlSocket {
             && is_denied(error)
         {
             tracing::warn!(
-                "there is no control socket, since it is not configured and {} cannot be made: {error:#}",
+                "no control socket: it is not configured and {} cannot be created: {error:#}",
                 path.display()
             );
             return Ok(None);
         }
         bound.map(Some).with_context(|| {
             format!(
-                "the control socket {}; `control.socket` names another place, or \"\" does without it",
+                "the control socket {}; set `control.socket` to another path, or to \"\" to disable it",
                 path.display()
             )
         })
@@ -89,7 +89,7 @@ impl ControlSocket {
         let gid = match group {
             "" => None,
             name => Some(group::id(name)?.with_context(|| {
-                format!("there is no group {name:?}: make it with `groupadd {name}`, or correct `control.group`")
+                format!("group {name:?} does not exist: create it with `groupadd {name}`, or correct `control.group`")
             })?),
         };
         make_directory(path)?;
@@ -132,7 +132,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the control socket's file stays behind");
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the control socket's file");
         }
     }
 }
@@ -145,7 +145,7 @@ impl Access {
     /// A sentence for the peer.
     pub fn check(&self, stream: &tokio::net::UnixStream) -> Result<(), String> {
         let refused = "only root may use this socket";
-        let peer = stream.peer_cred().map_err(|error| format!("{refused}, and who you are cannot be told: {error}"))?;
+        let peer = stream.peer_cred().map_err(|error| format!("{refused}, and your identity is unknown: {error}"))?;
         if peer.uid() == 0 || peer.uid() == self.uid {
             return Ok(());
         }
@@ -169,12 +169,12 @@ fn make_directory(path: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o755)
         .create(directory)
-        .with_context(|| format!("cannot make the directory {}", directory.display()))
+        .with_context(|| format!("cannot create the directory {}", directory.display()))
 }
 
 fn lock(path: &Path) -> Result<File> {
     lock_file::lock(path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => anyhow::anyhow!("another daemon uses it: stop that one first"),
+        io::ErrorKind::WouldBlock => anyhow::anyhow!("another daemon is using it: stop that one first"),
         _ => anyhow::Error::new(error).context(format!("cannot lock {}.lock", path.display())),
     })
 }
@@ -184,21 +184,21 @@ fn remove_leftover(path: &Path) -> Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).context("cannot look at it"),
+        Err(error) => return Err(error).context("cannot examine it"),
     };
-    ensure!(metadata.file_type().is_socket(), "there is something else at this path, which is left alone");
+    ensure!(metadata.file_type().is_socket(), "something else exists at this path");
     match UnixStream::connect(path) {
-        Ok(_) => bail!("some other program listens on it"),
+        Ok(_) => bail!("another program is listening on it"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).context("cannot remove what a daemon that crashed has left")
+            fs::remove_file(path).context("cannot remove the socket left by a crashed daemon")
         }
-        Err(error) => Err(error).context("cannot find out whether anybody listens on it"),
+        Err(error) => Err(error).context("cannot determine whether anybody is listening on it"),
     }
 }
 
 /// A listening socket whose file has the mode 0600 from the beginning.
 fn listen(path: &Path) -> Result<UnixListener> {
-    let address = SocketAddrUnix::new(path).context("the path is too long for a socket: 107 bytes are the most")?;
+    let address = SocketAddrUnix::new(path).context("the path is too long for a socket: the maximum is 107 bytes")?;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // The file that bind(2) makes has the mode of the socket, less the umask (net/unix/af_unix.c, unix_bind_bsd).
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
@@ -230,11 +230,11 @@ mod tests {
         assert!(path.exists());
         let socket = ControlSocket::bind_to(&path, "").unwrap();
         let error = format!("{:#}", ControlSocket::bind_to(&path, "").unwrap_err());
-        assert!(error.contains("another daemon uses it"), "{error}");
+        assert!(error.contains("another daemon is using it"), "{error}");
         drop(socket);
         let _other = UnixListener::bind(&path).unwrap();
         let error = format!("{:#}", ControlSocket::bind_to(&path, "").unwrap_err());
-        assert!(error.contains("some other program listens"), "{error}");
+        assert!(error.contains("another program is listening"), "{error}");
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         // Not for want of permission: there is no making directories in /proc.
         assert!(ControlSocket::bind(&settings(true)).is_err() && ControlSocket::bind(&settings(false)).is_err());
         let denied = anyhow::Error::from(io::Error::from_raw_os_error(libc::EACCES)).context("cannot make it");
-        assert!(is_denied(&denied) && !is_denied(&anyhow::anyhow!("another daemon uses it")));
+        assert!(is_denied(&denied) && !is_denied(&anyhow::anyhow!("another daemon is using it")));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Leases {
             }
             let (asked, told) = (Arc::clone(&self.times), Arc::clone(&self.times));
             if let Err(error) = self.store.expire(move || asked.over(), move |uuids| told.forget(uuids)).await {
-                tracing::warn!("records of silent nodes cannot be removed yet: {error}");
+                tracing::warn!("cannot remove the records of silent nodes yet: {error}");
             }
         }
     }
@@ -122,7 +122,7 @@ impl Times {
         let mut held = self.held.lock();
         for uuid in uuids {
             if let Some(Held { node, .. }) = held.remove(uuid) {
-                tracing::info!(container = uuid, node, "its node is silent: the record is removed");
+                tracing::info!(container = uuid, node, "removing a record: no heartbeat from its node");
             }
         }
     }

@@ -71,7 +71,7 @@ impl From<NoCall> for Refused {
         match no {
             NoCall::Path => Self::new(
                 StatusCode::NOT_FOUND,
-                "There is nothing here; the record API is /v1/records/UUID and /v1/nodes/NODE/alive.",
+                "No such path; the record API is /v1/records/UUID and /v1/nodes/NODE/alive.",
             ),
             NoCall::Method(allowed) => Self {
                 header: Some((ALLOW, HeaderValue::from_static(allowed))),
@@ -84,8 +84,8 @@ impl From<NoCall> for Refused {
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
-        tracing::warn!("a report could not be kept: {error}");
-        Self::for_now(StatusCode::SERVICE_UNAVAILABLE, "The store cannot be used now; the edge's log says why.")
+        tracing::warn!("cannot store a report: {error}");
+        Self::for_now(StatusCode::SERVICE_UNAVAILABLE, "The store is unavailable; see the edge's log.")
     }
 }
 
@@ -102,7 +102,7 @@ impl Edge {
             Some(_place) => self.perform(call, request.into_body()).await,
             None => Err(Refused::for_now(
                 StatusCode::TOO_MANY_REQUESTS,
-                "As many requests of this key or address are under way as may be; wait for their answers.",
+                "Too many concurrent requests for this key or from this address; wait for the earlier ones to finish.",
             )),
         };
         self.respond(done, proof)
@@ -148,7 +148,7 @@ impl Edge {
             Call::Alive { node, ttl, .. } => {
                 let Alive { running } = from_json(&body)?;
                 if let Some(bad) = running.iter().find(|uuid| ContainerName::parse(uuid).is_none()) {
-                    return Err(Refused::bad(format!("{bad:?} is no container's name.")));
+                    return Err(Refused::bad(format!("{bad:?} is not a container's name.")));
                 }
                 let ttl = self.ttl(ttl);
                 let standing = self.leases.alive(&node, ttl, running).await?;
@@ -173,14 +173,14 @@ impl Edge {
                 let text = format!("A body has {} bytes at most.", api::BODY_BYTES);
                 return Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, text));
             }
-            Ok(Err(_)) => return Err(Refused::bad("The body did not come whole.")),
-            Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "The body did not come in time.")),
+            Ok(Err(_)) => return Err(Refused::bad("The body is incomplete.")),
+            Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.")),
         };
         match sha256 {
             None if bytes.is_empty() => Ok(bytes),
-            None => Err(Refused::bad("This request has no body.")),
+            None => Err(Refused::bad("This request takes no body.")),
             Some(sha256) if api::digest(&bytes) == sha256 => Ok(bytes),
-            Some(_) => Err(Refused::bad("The body is not the one that the request names by sha256.")),
+            Some(_) => Err(Refused::bad("The body does not match the sha256 of the request.")),
         }
     }
 
@@ -202,7 +202,7 @@ fn authenticate(request: &Request<Incoming>, caller: &Caller<'_>) -> Result<(Cal
     let headers = request.headers();
     let identity = the_only(headers, &api::IDENTITY)?;
     if the_only(headers, &api::PORT)? != "0" {
-        return Err(Refused::bad("Set X-Arvados-Container-Target-Port to 0: a record is no port."));
+        return Err(Refused::bad("Set X-Arvados-Container-Target-Port to 0: a record has no port."));
     }
     let authorization = the_only(headers, &api::AUTHORIZATION)?;
     if identity != call.identity() {
@@ -243,7 +243,7 @@ fn check(record: &Record, uuid: &str, node: &str) -> Result<(), String> {
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(body).map_err(|e| Refused::bad(format!("The body is not what belongs here: {e}.")))
+    serde_json::from_slice(body).map_err(|e| Refused::bad(format!("Invalid body: {e}.")))
 }
 
 /// A status with JSON.

@@ -30,7 +30,7 @@ pub(super) static GROUP: Group<Process> = Group {
         gauge("process_open_fds", "Open file descriptors")
             .worry("It comes near `process_max_fds`; a connection takes two to six.")
             .read(|_| open_fds()),
-        gauge("process_max_fds", "Most file descriptors that may be open")
+        gauge("process_max_fds", "Maximum number of open file descriptors")
             .worry("It is less than the configured connections need; the daemon says so at its start.")
             .read(|_| getrlimit(Resource::Nofile).current.map(|n| n as f64)),
         gauge("process_resident_memory", "Memory of the process in RAM")

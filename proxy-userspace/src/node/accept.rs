@@ -75,7 +75,7 @@ impl Node {
             .await
     }
 
-    /// Starts the task of a new connection, or turns it away.
+    /// Starts the task of a new connection, or rejects it.
     fn admit(self: &Arc<Self>, socket: Socket, peer: SocketAddr, listening: &Arc<Listening>, drain: &DrainWatch) {
         let settings = self.settings.load();
         let admission = self.connections.admit(peer.ip(), settings.connections, settings.connections_per_client);
@@ -146,8 +146,8 @@ impl Node {
         };
         tokio::select! {
             () = served => {}
-            () = aborted.abort() => tracing::debug!(%peer, "connection cut at the drain's deadline"),
-            () = listed.connection().closed() => tracing::info!(%peer, "connection cut over the control socket"),
+            () = aborted.abort() => tracing::debug!(%peer, "connection aborted: drain deadline reached"),
+            () = listed.connection().closed() => tracing::info!(%peer, "connection closed through the control socket"),
         }
         tracing::debug!(%peer, "connection closed");
         drop(admission);

@@ -1,4 +1,4 @@
-//! One line a request, with target `portsplice::access` at level info.
+//! One line per request, with target `portsplice::access` at level info.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub(super) struct AccessLogEntry<'a> {
     pub(super) path: Path,
     /// Of `bytes_down`, those that the kernel carried past the daemon.
     pub(super) bytes_fast: u64,
-    /// The refusal's label, or why the connection was cut.
+    /// The gateway error's label, or why the connection was cut.
     pub(super) note: Option<&'a str>,
 }
 

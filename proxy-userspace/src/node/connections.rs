@@ -1,4 +1,4 @@
-//! Every connection of a controller while it lives: who, where to, how much; and the means to cut it.
+//! Every client connection while it lives: who, where to, how much; and the means to cut it.
 //!
 //! A request costs its entry a few relaxed atomics, and each poll of its task an uncontended exchange or two for the waker,
 //! all of them in memory that is the connection's own. The one lock of an entry is taken when the connection begins to lead

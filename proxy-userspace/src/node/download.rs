@@ -22,7 +22,7 @@ use portsplice_relay::fast::{ChunkedResponse, Fast, Response};
 use portsplice_relay::pipe::PipePool;
 use portsplice_relay::{Flow, FlowError, Meter, Stream, UNTIL_END};
 
-const ENDED_EARLY: &str = "the container's answer ended early";
+const ENDED_EARLY: &str = "the container's response ended early";
 const RESET: &str = "the container reset the connection";
 
 /// How a response ended.
@@ -146,7 +146,7 @@ impl Download<'_> {
                 DownloadError::Stale { in_order: end.is_ok() }
             }
             (false, None) => DownloadError::Rejected(GatewayError::EarlyEnd),
-            (true, _) => DownloadError::Abort("the container closed the connection before its answer was whole"),
+            (true, _) => DownloadError::Abort("the container closed the connection before its response was complete"),
         }
     }
 
@@ -313,7 +313,7 @@ impl Download<'_> {
             let head = out.len();
             let step = body
                 .advance(self.read.unread(), out)
-                .map_err(|_| self.failed(GatewayError::BadResponse("the container's chunked body is broken")))?;
+                .map_err(|_| self.failed(GatewayError::BadResponse("the container's chunked body is malformed")))?;
             self.read.consume(step.consumed);
             forwarder.forwarded(step.consumed, out.len() - head);
             if !out.is_empty() {
@@ -343,7 +343,7 @@ impl Download<'_> {
         }
     }
 
-    /// Writes an interim response: whole, so that a refusal may still follow.
+    /// Writes an interim response: whole, so that a gateway error may still follow.
     async fn write_interim(&mut self, bytes: &[u8], status: u16) -> Result<(), DownloadError> {
         let Some(token) = self.reply.begin_interim() else { return Err(DownloadError::Client) };
         self.stats.first_byte.get_or_insert_with(Instant::now);
@@ -370,7 +370,7 @@ fn broken(error: FlowError) -> DownloadError {
     match error {
         FlowError::Read(_) => DownloadError::Abort(RESET),
         FlowError::Write(_) => DownloadError::Client,
-        FlowError::Surplus => DownloadError::Abort("the container's answer is longer than it had announced"),
-        FlowError::Unaccounted => DownloadError::Abort("a part of the container's answer is lost in the kernel"),
+        FlowError::Surplus => DownloadError::Abort("the container's response is longer than announced"),
+        FlowError::Unaccounted => DownloadError::Abort("a part of the container's response was lost in the kernel"),
     }
 }

@@ -19,7 +19,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// A client that takes nothing for so long will not be waited for.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether a client has taken everything: the kernel does not tell.
+/// How often it is checked whether a client has taken everything: the kernel does not tell.
 const POLL_INTERVALS: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(200)];
 
 /// Ends the connection so that the last response arrives.

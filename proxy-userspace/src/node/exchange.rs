@@ -37,7 +37,7 @@ pub(super) enum Outcome {
     Done { keep_client: bool, keep_upstream: bool },
     /// An upgraded connection ended in good order.
     Tunneled,
-    /// The kept-alive connection to the container was at its end before the request came there; nothing was written to the
+    /// The kept-alive upstream connection was at its end before the request came there; nothing was written to the
     /// client.
     Stale,
     /// Nothing was written to the client, and this is the answer.
@@ -172,7 +172,7 @@ impl Exchange<'_> {
             if let Poll::Ready(error) = up.as_mut().poll(cx) {
                 return Poll::Ready(Err(match error {
                     UploadError::Request(error) if !self.reply.begun() => Outcome::Rejected(error),
-                    UploadError::Request(_) => Outcome::Abort("the client broke off its request"),
+                    UploadError::Request(_) => Outcome::Abort("the client aborted its request"),
                     UploadError::Client | UploadError::Upstream => Outcome::ClientGone,
                 }));
             }
@@ -249,7 +249,7 @@ impl Exchange<'_> {
             if let Poll::Ready(result) = relay.as_mut().poll(cx) {
                 return Poll::Ready(match result {
                     Ok(()) => Outcome::Tunneled,
-                    Err(_) => Outcome::Abort("an end of the tunnel was reset"),
+                    Err(_) => Outcome::Abort("one side of the tunnel was reset"),
                 });
             }
             timers.poll(cx, timer, &mut check, true, true).map(|reason| reason.outcome(true, timers.container))
@@ -271,7 +271,7 @@ impl Overdue {
         match self {
             Self::Body if !begun => Outcome::Rejected(GatewayError::BodyTimeout),
             Self::Response if !begun => Outcome::Rejected(paused_or(container, GatewayError::ResponseHeaderTimeout)),
-            Self::Body | Self::Response | Self::Idle => Outcome::Abort("nothing moved for the idle timeout"),
+            Self::Body | Self::Response | Self::Idle => Outcome::Abort("idle timeout"),
             Self::Gone if !begun => Outcome::Rejected(GatewayError::EarlyEnd),
             Self::Gone => Outcome::Withdrawn,
         }

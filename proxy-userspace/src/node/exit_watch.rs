@@ -53,7 +53,7 @@ impl<'a> ExitWatch<'a> {
         }
     }
 
-    /// Whether [`ExitWatch::look`] is still to be called.
+    /// Whether [`ExitWatch::check`] is still to be called.
     pub(super) fn is_young(&self) -> bool {
         matches!(self.state, State::Young)
     }

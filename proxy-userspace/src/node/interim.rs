@@ -24,7 +24,7 @@ impl Interims {
         self.number = self.number.saturating_add(1);
         self.bytes = self.bytes.saturating_add(length);
         if self.number > MOST || self.bytes > BYTES {
-            return Err(GatewayError::BadResponse("it sends interim responses (1xx) without end, and no answer"));
+            return Err(GatewayError::BadResponse("it sends too many interim responses (1xx) and no final one"));
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Who may write to the client, as a type.
 //!
-//! For each request exactly one [`ResponseToken`] exists. The gateway needs it to refuse, and the container's answer takes it
-//! before its first byte goes out; after that no refusal can be written any more, only the connection cut. Interim answers
-//! (1xx) are whole messages before the answer: a refusal may follow one that has gone out whole, and only then.
+//! For each request exactly one [`ResponseToken`] exists. The gateway needs it to refuse, and the container's response
+//! takes it before its first byte goes out; after that no gateway error can be written, and the connection can only be
+//! reset. Interim responses (1xx) are whole messages before the answer: a gateway error may follow one that has gone
+//! out whole, and only then.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -70,7 +71,7 @@ impl InterimToken<'_> {
     }
 }
 
-/// How a refusal is worded for one request.
+/// How a gateway error is worded for one request.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ReplyOptions<'a> {
     /// The gateway's own MAC, when the request was authenticated.

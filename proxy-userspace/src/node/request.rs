@@ -8,7 +8,8 @@ use portsplice_discovery::container::Container;
 use portsplice_h1::{self, BodyFraming, HeadLimits, RequestContext, RequestHead};
 use portsplice_model::unix_time;
 
-/// What the access log says of a request, and what a refusal of it needs to know; filled as far as it could be read.
+/// What the access log says of a request, and what a gateway error of it needs to know; filled as far as it could be
+/// read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RequestInfo {
     pub(super) method: String,

@@ -65,19 +65,19 @@ pub(super) fn handshake_error(error: &io::Error) -> GatewayError {
         return error;
     }
     match tls_error(error) {
-        None => GatewayError::TlsRefused("it closed the connection in the middle"),
+        None => GatewayError::TlsRefused("it closed the connection during the handshake"),
         Some(rustls::Error::InvalidMessage(_)) => {
             GatewayError::BadResponse("the port does not speak TLS as its label says")
         }
         Some(rustls::Error::PeerIncompatible(_)) => {
-            GatewayError::BadResponse("it offers no version of TLS, or no cipher, that is safe today")
+            GatewayError::BadResponse("it offers no secure TLS version or cipher suite")
         }
-        Some(_) => GatewayError::BadResponse("its TLS handshake breaks the protocol's rules"),
+        Some(_) => GatewayError::BadResponse("its TLS handshake violates the protocol"),
     }
 }
 
-/// The refusal of a handshake that seemed complete: in TLS 1.3 a server sees last what certificate the client has (RFC 8446
-/// section 4.4.2.4). Other alerts say nothing of whether the server has begun what it was asked for.
+/// The gateway error of a handshake that seemed complete: in TLS 1.3 a server sees last what certificate the client has
+/// (RFC 8446 section 4.4.2.4). Other alerts say nothing of whether the server has begun what it was asked for.
 pub(super) fn late_error(error: &io::Error) -> Option<GatewayError> {
     match tls_error(error) {
         Some(rustls::Error::AlertReceived(
@@ -87,21 +87,21 @@ pub(super) fn late_error(error: &io::Error) -> Option<GatewayError> {
     }
 }
 
-/// The refusal that the server has told by an alert.
+/// The gateway error that the server has told by an alert.
 fn alert(error: &io::Error) -> Option<GatewayError> {
     let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else { return None };
     Some(GatewayError::TlsRefused(match alert {
         Alert::UnrecognisedName => "unrecognized_name, it has no certificate for the request's Host",
         Alert::CertificateRequired => {
-            "certificate_required, it wants a client's certificate, which a gateway cannot have"
+            "certificate_required, it wants a client certificate, which a gateway cannot present"
         }
         Alert::HandshakeFailure => {
-            "handshake_failure, it may want a client's certificate, another version of TLS or another cipher"
+            "handshake_failure, it may want a client certificate, another TLS version or another cipher suite"
         }
-        Alert::ProtocolVersion => "protocol_version, it wants another version of TLS than 1.2 and 1.3",
-        Alert::InsufficientSecurity => "insufficient_security, it wants other ciphers",
+        Alert::ProtocolVersion => "protocol_version, it supports neither TLS 1.2 nor 1.3",
+        Alert::InsufficientSecurity => "insufficient_security, it wants other cipher suites",
         Alert::NoApplicationProtocol => "no_application_protocol, it does not speak HTTP/1.1",
-        Alert::BadCertificate => "bad_certificate, it wants a client's certificate, which a gateway cannot have",
+        Alert::BadCertificate => "bad_certificate, it wants a client certificate, which a gateway cannot present",
         Alert::AccessDenied => "access_denied",
         Alert::InternalError => "internal_error",
         _ => "an alert that its log may explain",

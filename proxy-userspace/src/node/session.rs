@@ -32,7 +32,7 @@ use portsplice_net::tls::TlsIdentity;
 use portsplice_relay::Stream;
 use portsplice_relay::buffer::ReadBuffer;
 
-/// A controller's connection.
+/// A client's connection.
 pub(super) struct Session {
     pub(super) node: Arc<Node>,
     pub(super) listening: Arc<Listening>,
@@ -355,7 +355,7 @@ impl Session {
             }
             Outcome::Withdrawn => {
                 upstream.stream.reset_on_close();
-                tracing::debug!(container = %info.container, port = info.port, "connection cut: the container is gone");
+                tracing::debug!(container = %info.container, port = info.port, "connection aborted: the container is gone");
                 RequestEnd { after: After::AbortNow, note: Some("the container is gone") }
             }
             Outcome::Rejected(error) => {
@@ -365,7 +365,7 @@ impl Session {
             }
             Outcome::Abort(reason) => {
                 upstream.stream.reset_on_close();
-                tracing::debug!(container = %info.container, port = info.port, reason, "connection cut");
+                tracing::debug!(container = %info.container, port = info.port, reason, "connection aborted");
                 RequestEnd { after: After::Abort, note: Some(reason) }
             }
             Outcome::Stale | Outcome::ClientGone => {

@@ -33,7 +33,7 @@ pub(super) struct Upstream {
     pub(super) keep_alive: Option<Duration>,
     /// Between two requests: when it is given up.
     until: Instant,
-    /// Its place under the container's cap.
+    /// Its slot under the container's cap.
     slot: ConnectionSlot,
 }
 

@@ -254,7 +254,7 @@ fn one_daemon_a_socket() {
     let mut config = NodeConfig::new();
     let mut node = config.start();
     let (_, out, err) = try_run(&mut node.site.command(&config), None);
-    assert!(err.contains("another daemon uses it") && err.contains("control.socket"), "{out}{err}");
+    assert!(err.contains("another daemon is using it") && err.contains("control.socket"), "{out}{err}");
     alive(&mut node.control());
 
     node.process().kill();

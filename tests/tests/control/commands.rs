@@ -93,7 +93,7 @@ fn close() {
     let id = json_of(rig.node(), &["connections", "--json"])[0]["id"].to_string();
     let (code, out, err) = run(&mut portsplice(rig.node(), &["connections", "close", &id, "4711"]));
     assert_eq!((code, out.trim()), (1, id.as_str()));
-    assert_eq!(err, "error: there is no connection 4711\n");
+    assert_eq!(err, "error: no connection 4711\n");
     assert_eq!(conn.rest().1, portsplice_tests::client::End::Cut);
     assert_eq!(run(&mut portsplice(rig.node(), &["connections", "close"])).0, 2);
     assert_eq!(run(&mut portsplice(rig.node(), &["connections", "close", "x"])).0, 2);
@@ -101,7 +101,7 @@ fn close() {
     assert_eq!(done.1, "{\"closed\":[],\"unknown\":[1]}\n");
 }
 
-/// Events as they come, until the daemon ends.
+/// Events as they come, until the daemon stops.
 #[test]
 fn events() {
     if !privileged() {
@@ -162,11 +162,11 @@ fn orders() {
     }
     assert_eq!(run(&mut portsplice(&node, &["log-level", "debug", "--container", "nobody"])).0, 1);
     let out = good(&node, &["drain", "--wait"]);
-    assert!(out.starts_with("drains; 0 connections"), "{out}");
+    assert!(out.starts_with("draining 0 connections"), "{out}");
     assert!(node.wait().success());
     let (code, _, err) = run(&mut portsplice(&node, &["drain"]));
     assert_eq!(code, 3);
-    assert!(err.starts_with("error: no daemon answers at ") && err.contains("start `portsplice node`"), "{err}");
+    assert!(err.starts_with("error: no daemon at ") && err.contains("start `portsplice node`"), "{err}");
     assert_eq!(run(&mut portsplice(&node, &["events"])).0, 3);
 }
 

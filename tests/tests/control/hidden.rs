@@ -73,8 +73,8 @@ fn status(node: &Node, name: &str, port: u16) -> u16 {
     conn.response().status()
 }
 
-/// Nothing is cut while the namespace is hidden, and everything answers, then and when the mount is gone. Another namespace at
-/// the path ends all of it at once.
+/// Nothing is reset while the namespace is hidden, and everything answers, then and when the mount is gone. Another
+/// namespace at the path ends all of it at once.
 #[test]
 fn a_mount_over_the_path() {
     if !privileged() {
@@ -92,7 +92,9 @@ fn a_mount_over_the_path() {
 
     names.bind_on_itself();
     assert!(!is_namespace(&path));
-    wait::until_true("both are told of", || node.log().matches("leads to no network namespace any more").count() == 2);
+    wait::until_true("both are told of", || {
+        node.log().matches("no longer leads to its network namespace").count() == 2
+    });
     std::thread::sleep(Duration::from_secs(3));
     for name in ["file", "call"] {
         assert_eq!(status(&node, name, origin.port()), 200, "{name}, hidden");
@@ -106,11 +108,11 @@ fn a_mount_over_the_path() {
 
     names.uncover();
     assert!(is_namespace(&path));
-    wait::until_true("both are back", || node.log().matches("is at its path again").count() == 2);
+    wait::until_true("both are back", || node.log().matches("is back at its path").count() == 2);
     node.register("file", &format!("netns = {path:?}\n"));
     wait::until_true("the old rules hold", || status(&node, "file", origin.port()) == 200);
     assert!(tunnels.iter().all(Conn::is_quiet), "nothing is cut");
-    assert_eq!(node.log().matches("leads to no network namespace any more").count(), 2, "once each");
+    assert_eq!(node.log().matches("no longer leads to its network namespace").count(), 2, "once each");
 
     names.bind_on_itself();
     let _ = names.mount(&other);

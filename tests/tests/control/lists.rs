@@ -1,4 +1,4 @@
-//! What there is, as the control socket tells it, and connections that are cut over it.
+//! What there is, as the control socket tells it, and connections that are reset over it.
 
 use std::io::Read;
 
@@ -118,7 +118,7 @@ over_gateway! {
         assert!(container["traffic"]["bytes_down"].as_u64() > Some(12 << 20), "{container}");
     }
 
-    /// A tunnel that is cut over the socket: both ends see a reset, and nobody else does.
+    /// A tunnel that is reset over the socket: both ends see a reset, and nobody else does.
     fn a_tunnel_is_cut(path) {
         let rig = Rig::new(path);
         let origin = rig.serve(contract::serve);
@@ -209,7 +209,7 @@ fn log_levels() {
     wait::until_true("lines about it", || debug("other") > 0);
     assert_eq!(debug(&rig.name), 0, "and about no other");
     control.call("log.set", json!({ "level": "debug", "container": "other", "seconds": 1 }));
-    wait::until_true("the time is over", || rig.node().log().contains("set for a time has ended"));
+    wait::until_true("the time is over", || rig.node().log().contains("temporary log level expired"));
     let before = debug("other");
     visit("other");
     assert_eq!(debug("other"), before);

@@ -48,7 +48,7 @@ fn names_kept(node: &Node) -> Vec<String> {
     names
 }
 
-/// Registered, reached at once, taken back: what ran is cut, what is kept is gone.
+/// Registered, reached at once, taken back: what ran is reset, what is kept is gone.
 #[test]
 fn by_namespace() {
     if !privileged() {
@@ -94,7 +94,7 @@ fn by_namespace() {
     assert_eq!(control.refused("container.unregister", json!({ "container": "web" })), -32010);
     control.call("container.register", params);
     assert_eq!(status(&node, "web", origin.port()), 200, "once more");
-    // The namespace's name goes, and nothing is cut; then all that was left of it, and with it the registration.
+    // The namespace's name goes, and nothing is reset; then all that was left of it, and with it the registration.
     drop(netns);
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(status(&node, "web", origin.port()), 200, "something listens still");
@@ -208,7 +208,7 @@ fn keys() {
     assert!(!control.call("container.list", json!({})).to_string().contains(&key[..16]), "nor told");
     // A reload reads keys from files anew; those that were registered stay.
     node.signal(Signal::HUP);
-    wait::until_true("the reload", || node.log().contains("were read again"));
+    wait::until_true("the reload", || node.log().contains("configuration reloaded"));
     ask(&key, 200);
     control.call("container.register", register(json!(other)));
     ask(&key, 401);

@@ -95,7 +95,7 @@ impl EmptyCgroup {
 
 impl Drop for EmptyCgroup {
     fn drop(&mut self) {
-        // The kernel lets it go once no program is attached: the daemon has ended before.
+        // The kernel lets it go once no program is attached: the daemon has stopped before.
         let _ = std::fs::remove_dir(&self.0);
     }
 }
@@ -115,12 +115,12 @@ fn finds_out_that_it_is_told_nothing() {
     wait::until_true("the first look", || rig.node().metric("portsplice_ports_dumps_total", &[]) > 0.0);
     let server = Server::start_on(Kind::Threads, &rig.netns, "127.0.0.1", 8000);
     expect(rig.node(), &[("127.0.0.1", 8000, "python3")]);
-    wait::until_true("it says so", || rig.node().log().contains("was not told of a port"));
+    wait::until_true("it says so", || rig.node().log().contains("missed a listening port"));
     drop(server);
     expect(rig.node(), &[]);
 }
 
-/// Containers that come and go by the dozen leave nothing behind: no files, no ports.
+/// Containers that start and stop by the dozen leave nothing behind: no files, no ports.
 #[test]
 fn forgets_containers() {
     if !privileged() {

@@ -14,7 +14,7 @@ use portsplice_tests::rig::{Path, Rig};
 use portsplice_tests::wait;
 use serde_json::Value;
 
-/// A daemon that learns of ports from the kernel's news: what it does because it is time is a day away.
+/// A daemon that learns of ports from the kernel's events: what it does because it is time is a day away.
 fn by_news(config: &mut NodeConfig) {
     config.set("bpf", "mode", "\"required\"").set("ports", "rescan", "\"24h\"").set("log", "level", "\"debug\"");
 }

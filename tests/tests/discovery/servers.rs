@@ -217,7 +217,8 @@ time.sleep(600)
     expect(rig.node(), &[]);
 }
 
-/// A container with more listeners than are told of, of which some close: the kernel's news go on counting as complete.
+/// A container with more listeners than are told of, of which some close: the kernel's events go on counting as
+/// complete.
 #[test]
 fn that_are_more_than_are_known() {
     if !privileged() {
@@ -241,7 +242,7 @@ time.sleep(600)
     server.line_with("closed");
     let before = looks(rig.node());
     wait::until_true("looks at what is left", || looks(rig.node()) > before + 5.0);
-    assert!(!rig.node().log().contains("was not told of a port"), "{}", rig.node().log());
+    assert!(!rig.node().log().contains("missed a listening port"), "{}", rig.node().log());
 }
 
 /// What one container does is not told of another; containers that share a namespace share its ports.

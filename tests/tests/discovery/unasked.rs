@@ -56,7 +56,7 @@ fn servers_are_found_by_proc() {
     let (head, text) = node.admin_get("/readyz");
     assert_eq!(head.status(), 200);
     assert!(text.contains("degraded sock_diag: "), "{text}");
-    assert_eq!(node.log().matches("sock_diag(7) does not tell").count(), 1, "{}", node.log());
+    assert_eq!(node.log().matches("sock_diag(7) is not available").count(), 1, "{}", node.log());
 }
 
 /// The kernel's news and what /proc shows are of the same sockets, though only one of them has cookies.
@@ -85,7 +85,7 @@ fn news_and_proc_together() {
     drop(again);
 }
 
-/// The same without the kernel's news.
+/// The same without the kernel's events.
 #[test]
 fn proc_alone() {
     if !privileged() {
@@ -113,7 +113,10 @@ fn check_says_what_is_missing() {
         String::from_utf8(output.stdout).expect("UTF-8")
     };
     let text = check(&mut Command::new(binary()));
-    assert!(text.contains("ok    listening sockets: told by sock_diag"), "{text}");
+    assert!(text.contains("ok    listening sockets: read through sock_diag"), "{text}");
     let text = check(without_sock_diag(&mut Command::new(binary())));
-    assert!(text.contains("note  listening sockets: sock_diag is missing (Address family not supported"), "{text}");
+    assert!(
+        text.contains("note  listening sockets: sock_diag is not available (Address family not supported"),
+        "{text}"
+    );
 }

@@ -371,8 +371,8 @@ fn the_check_tells_it_item_by_item_and_leaves_nothing_behind() {
     for item in &kernel().proof().items {
         assert!(text.contains(item.name), "{} is missing in\n{text}", item.name);
     }
-    assert!(text.contains("ok    fast path: proven in "), "{text}");
+    assert!(text.contains("ok    fast path: verified in "), "{text}");
     let (code, text) = check(&["--config", "/nonexistent/node.toml"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.starts_with("FAIL  configuration: ") && text.ends_with("would not start on this machine as it is.\n"));
+    assert!(text.starts_with("FAIL  configuration: ") && text.ends_with("cannot start on this host.\n"));
 }

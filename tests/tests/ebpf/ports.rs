@@ -1,4 +1,4 @@
-//! Listening ports, known by the kernel's news and by dumps, of sockets in namespaces that the tests make.
+//! Listening ports, known by the kernel's events and by dumps, of sockets in namespaces that the tests make.
 
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
@@ -24,7 +24,7 @@ use crate::{HANG, eventually, privileged};
 /// So long that no test sees a look that comes only because it is time. The first one comes at a random part of it.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// A table of ports with the kernel's news, and one namespace that it may look after.
+/// A table of ports with the kernel's events, and one namespace that it may look after.
 struct Rig {
     runtime: Runtime,
     fastpath: Arc<Fastpath>,
@@ -209,7 +209,7 @@ fn bound_is_not_listening_and_a_new_backlog_is_no_news() {
     socket.listen(1).unwrap();
     rig.expect(&[address]);
     socket.listen(100).unwrap();
-    // shutdown(2) ends a listener, and the same socket may begin anew.
+    // shutdown(2) ends a listener, and the same socket may start over.
     socket.shutdown(std::net::Shutdown::Read).unwrap();
     rig.expect(&[]);
     socket.listen(1).unwrap();

@@ -40,7 +40,7 @@ fn without_the_kernels_help_there_is_a_reason() {
         off.unregister(1);
         off.follow_log_level();
         assert_eq!((off.counters(), off.counters_of(1)), (None, None));
-        assert_eq!(off.status(), "eBPF: not used: switched off by the configuration");
+        assert_eq!(off.status(), "eBPF: not used: disabled by the configuration");
 
         // No cgroup: in whatever way this host cannot do it, auto goes on and required does not.
         let nowhere = Some("/nonexistent".into());

@@ -63,7 +63,7 @@ async fn each_does_what_its_role_allows() {
     view.until(|view| view.records.len() == 2).await;
     assert_eq!(uuids(&*edge).await, ["a", "c"]);
 
-    for (token, says) in [("node:wrong", "USER:PASSWORD"), ("", "who we are")] {
+    for (token, says) in [("node:wrong", "USER:PASSWORD"), ("", "authentication is required")] {
         let access = if token.is_empty() { access(&[etcd.url()]) } else { with_token(&etcd, &folder, token) };
         let error = node_at(access, "n2").report(&[put(&record("d", "n2"))]).await.unwrap_err();
         assert!(matches!(&error, StoreError::Refused(text) if text.contains(says)), "{error}");

@@ -110,7 +110,7 @@ fn answer(peer: &mut Peer, raw: &Raw, attack: Attack) -> io::Result<()> {
     let block = unit.repeat(INJECTED.div_ceil(unit.len()));
     // A tunnel goes fast only where the server never blocks.
     stream.set_nonblocking(true)?;
-    // Enough messages for the daemon to arm the flow; then what goes fast.
+    // Enough messages for the daemon to attach the flow; then what goes fast.
     let first = 4000 / unit.len() * unit.len();
     for part in block[..first].chunks(unit.len() * 10) {
         put(&stream, part)?;

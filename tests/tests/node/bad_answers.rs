@@ -1,4 +1,4 @@
-//! A container's answer that could be read in two ways, or in none, never reaches the client as if it were sound.
+//! A container's response that could be read in two ways, or in none, never reaches the client as if it were sound.
 
 use portsplice_tests::client::{Conn, End};
 use portsplice_tests::rig::Rig;
@@ -38,7 +38,7 @@ const REFUSED: [(&str, &str); 26] = [
     ("a bare switch", "HTTP/1.1 101 Switching Protocols\r\n\r\n"),
 ];
 
-/// Answers that begin well: what has gone out cannot be taken back, so the connection is cut.
+/// Answers that begin well: what has gone out cannot be taken back, so the connection is reset.
 const CUT: [(&str, &str); 8] = [
     ("a body too short", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
     ("no last chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),

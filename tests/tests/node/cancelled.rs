@@ -1,4 +1,4 @@
-//! A client that goes before the answer: the server is told at once, and nothing is held for the client.
+//! A client that goes before the answer: the server is reported at once, and nothing is held for the client.
 
 use std::net::Shutdown;
 use std::sync::mpsc::channel;

@@ -70,7 +70,7 @@ fn manual_pages_are_printed_or_written() {
     }
     let output = run(&["man", "--dir", "/proc/nowhere"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).starts_with("error: cannot make the directory /proc/nowhere"), "{}", err(&output));
+    assert!(err(&output).starts_with("error: cannot create the directory /proc/nowhere"), "{}", err(&output));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn without_a_daemon_it_is_3_and_says_what_to_do() {
         let output = run(&[args, &["--socket", "/nowhere/node.sock"]].concat());
         assert_eq!(output.status.code(), Some(3), "{args:?}: {}", err(&output));
         let text = err(&output);
-        assert!(text.starts_with("error: no daemon answers at /nowhere/node.sock: start `portsplice node`"), "{text}");
+        assert!(text.starts_with("error: no daemon at /nowhere/node.sock: start `portsplice node`"), "{text}");
     }
     let output = run(&["top"]);
     assert_eq!(output.status.code(), Some(1));
@@ -245,12 +245,12 @@ fn signing_says_what_is_missing() {
     fs::File::create(&key).unwrap().write_all(b"zz").unwrap();
     let key = key.to_str().unwrap();
     for (rest, expected) in [
-        (&["--uuid", "a/b", "--key-file", key] as &[&str], "cannot be a container's name"),
+        (&["--uuid", "a/b", "--key-file", key] as &[&str], "is not a valid container name"),
         (&["--uuid", "a", "--key-file", key], "64 lower-case hexadecimal digits"),
         (&["--uuid", "a", "--key-file", "/nowhere"], "cannot read the secret file /nowhere"),
         (&["--uuid", "a", "--key-file", key, "--scheme", "timestamp"], "--root-secret-file"),
         (&["--uuid", "a", "--key-file", key, "--scheme", "certificate"], "--certificate-of HOST:PORT"),
-        (&["--uuid", "a", "--key-file", key, "--scheme", "bound", "--certificate", key], "leave --certificate"),
+        (&["--uuid", "a", "--key-file", key, "--scheme", "bound", "--certificate", key], "need `--scheme certificate`"),
         (&["--uuid", "a", "--key-file", key, "--certificate-of", "localhost"], "HOST:PORT"),
     ] {
         let output = run(&[&["sign", "--port", "1"], rest].concat());

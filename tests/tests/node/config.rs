@@ -110,10 +110,7 @@ fn few_files_are_told() {
     let mut config = NodeConfig::new();
     let site = config.open_files(1024).site();
     let (ok, _, err) = try_run(site.command(&config).arg("--check-config"), None);
-    assert!(
-        ok && err.contains("not for the 10000 of `limits.connections`") && err.contains("LimitNOFILE=32768"),
-        "{err}"
-    );
+    assert!(ok && err.contains("not the 10000 of `limits.connections`") && err.contains("LimitNOFILE=32768"), "{err}");
     config.set("limits", "connections", "100");
     site.configure(&config);
     let (ok, _, err) = try_run(site.command(&config).arg("--check-config"), None);

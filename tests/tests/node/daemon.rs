@@ -39,7 +39,7 @@ fn it_reports_its_addresses_and_serves() {
     until("the request's count", || daemon.metric("portsplice_requests_total{code=\"200\"") == 1.0);
     assert_eq!(daemon.metric("portsplice_connections_open{listener=\"tcp"), 1.0);
     let log = daemon.stop();
-    assert!(log.contains("portsplice::access") && log.contains("every connection was finished"), "{log}");
+    assert!(log.contains("portsplice::access") && log.contains("all connections drained"), "{log}");
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn a_reload_changes_keys_and_listeners_and_keeps_connections() {
     let mut old_secret = TcpStream::connect(addresses[0]).unwrap();
     assert_eq!(ask(&mut old_secret, &before).0, 401);
     let log = daemon.stop();
-    assert!(log.contains("`admin` has changed since the start"), "{log}");
-    assert!(log.contains("no longer listening on tcp 127.0.0.2:"), "{log}");
+    assert!(log.contains("`admin` has changed; restart the node"), "{log}");
+    assert!(log.contains("stopped listening on tcp 127.0.0.2:"), "{log}");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_bad_configuration_leaves_the_old_one_in_force() {
     let mut stream = TcpStream::connect(daemon.address("listening tcp ")).unwrap();
     assert_eq!(ask(&mut stream, &site.request(port, "/")).0, 200);
     let log = daemon.stop();
-    assert!(log.contains("the old one stays: ") && log.contains("`admin` is `5`"), "{log}");
+    assert!(log.contains("keeping the previous configuration: ") && log.contains("`admin` is `5`"), "{log}");
     assert!(log.contains("cannot listen on 127.0.0.1:") && log.contains("chmod 600"), "{log}");
     assert!(!log.contains("127.0.0.4"), "nothing of a bad configuration is put in force: {log}");
 }
@@ -177,7 +177,7 @@ fn sigterm_finishes_what_runs() {
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the idle connection was not closed");
     assert_eq!(ask(&mut busy, ""), (200, "ok".to_owned()));
     let (status, log) = daemon.wait();
-    assert!(status.success() && log.contains("every connection was finished"), "{log}");
+    assert!(status.success() && log.contains("all connections drained"), "{log}");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn the_deadline_and_a_second_signal_cut_what_runs() {
         let (status, log) = daemon.wait();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(status.success(), "{status}");
-        assert!(log.contains("cuts what still runs") && log.contains("cut=1"), "{log}");
+        assert!(log.contains("resetting the remaining connections") && log.contains("open=1"), "{log}");
         busy.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(matches!(busy.read(&mut [0; 1]), Ok(0) | Err(_)), "the connection was not ended");
     }

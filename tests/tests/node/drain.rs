@@ -114,7 +114,7 @@ over_gateway! {
         assert!(status.success(), "{status}");
     }
 
-    /// What does not end by the deadline is cut, and not ended as if it were whole.
+    /// What does not end by the deadline is reset, and not ended as if it were whole.
     fn the_deadline_cuts(path) {
         let mut rig = Rig::with(path, |config| {
             config.set("", "drain-timeout", "\"500ms\"");

@@ -161,7 +161,7 @@ over_gateway! {
         assert!(seen.contains(&(1, false)), "the tunnel's server: {seen:?}");
     }
 
-    /// A container that is withdrawn, closed or replaced while its server goes on sending: its streams are cut.
+    /// A container that is withdrawn, closed or replaced while its server goes on sending: its streams are reset.
     fn access_ends_in_mid_stream(path) {
         for change in ["", "deny = true\n", "other"] {
             let rig = Rig::new(path);

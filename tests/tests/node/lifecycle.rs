@@ -92,7 +92,7 @@ over_gateway! {
         wait::until_true("its connections are closed", || origin.open() == 0);
     }
 
-    /// What runs when a container goes is cut: a tunnel does not outlive it.
+    /// What runs when a container goes is reset: a tunnel does not outlive it.
     fn tunnels_end_with_their_container(path) {
         let rig = Rig::new(path);
         let (told, tell) = channel();

@@ -205,7 +205,7 @@ fn few_descriptors() {
         assert!(listed.contains(&rig.name), "{listed}");
         assert!(node.open_files() < limit as usize - 16, "{limit}: {} files are open", node.open_files());
         let log = node.log();
-        assert!(log.contains(&format!("enough for {} connections", tunnels.len())), "{limit}: {log}");
+        assert!(log.contains(&format!("allows {} connections", tunnels.len())), "{limit}: {log}");
         assert!(log.contains("LimitNOFILE=") && !log.contains("cannot accept a connection"), "{limit}: {log}");
         drop((flood, tunnels));
         let upgrade: &[&str] = &["Connection: Upgrade", "Upgrade: tcp"];

@@ -20,7 +20,7 @@ fn access(rig: &Rig, n: usize) -> Vec<Map<String, Value>> {
 }
 
 over_gateway! {
-    /// One line a request, with who, where, what, how much and how; neither queries nor secrets are in it.
+    /// One line per request, with who, where, what, how much and how; neither queries nor secrets are in it.
     fn access_log(path) {
         let rig = Rig::new(path);
         let origin = rig.serve(contract::serve);
@@ -111,7 +111,7 @@ over_gateway! {
         });
         assert_eq!(node.metric("portsplice_requests_total", &["code=\"421\""]), 1.0);
         assert_eq!(node.metric("portsplice_refusals_total", &["not_here"]), 1.0);
-        // Counted when the refusal has been written, which the client may be told of first.
+        // Counted when the gateway error has been written, which the client may be told of first.
         wait::until_true("the refusal counted", || node.metric("portsplice_requests_total", &["code=\"401\""]) == 1.0);
         assert!(node.metric("portsplice_credentials_accepted_total", &["bound"]) >= 8.0);
         assert_eq!(node.metric("portsplice_tunnels_open", &[]), 1.0);

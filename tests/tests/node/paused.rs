@@ -82,7 +82,8 @@ over_paths! {
 }
 
 over_gateway! {
-    /// Where there is a limit to waiting, the refusal says why nothing came: no answer, or no room in the backlog.
+    /// Where there is a limit to waiting, the gateway error says why nothing came: no answer, or no room in the
+    /// backlog.
     fn refusals_name_the_cause(path) {
         let rig = Rig::with(path, |config| {
             config.set("limits", "response-header-timeout", "\"500ms\"").set("limits", "connect-timeout", "\"500ms\"");

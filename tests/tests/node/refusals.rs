@@ -1,4 +1,4 @@
-//! The table of refusals: each with its status, one line of advice, its proof or none, and the connection's fate.
+//! The table of gateway errors: each with its status, one line of advice, its proof or none, and the connection's fate.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -19,7 +19,7 @@ enum Then {
     GoesOn,
 }
 
-/// Reads a refusal and checks all that every refusal promises.
+/// Reads a gateway error and checks all that every refusal promises.
 #[track_caller]
 fn refusal(rig: &Rig, conn: &mut Conn, what: &str, status: u16, proof: Proof, then: Then) -> Response {
     let response = conn.response_with(proof);
@@ -94,7 +94,7 @@ over_gateway! {
         assert_eq!(origin.accepted(), 0, "none of it may reach the server");
     }
 
-    /// A head without a body's end: the refusal does not wait for more.
+    /// A head without a body's end: the gateway error does not wait for more.
     fn refusals_do_not_wait(path) {
         let rig = Rig::new(path);
         let _origin = rig.serve(contract::serve);
@@ -104,7 +104,7 @@ over_gateway! {
         }
     }
 
-    /// Refusals of authenticated requests carry the proof, and the connection goes on.
+    /// Gateway errors of authenticated requests carry the proof, and the connection goes on.
     fn authenticated_refusals(path) {
         let denied = "zzzzz-dz642-denied000000000";
         let limited = "zzzzz-dz642-limited00000000";
@@ -153,7 +153,7 @@ over_gateway! {
         origin.check();
     }
 
-    /// A client that sends a large body to a place that refuses it can read the refusal.
+    /// A client that sends a large body to a place that refuses it can read the gateway error.
     fn refusals_of_large_uploads_arrive(path) {
         let rig = Rig::new(path);
         let _origin = rig.serve(contract::serve);
@@ -265,7 +265,7 @@ over_gateway! {
         assert!(bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 408 "), "{:?}", String::from_utf8_lossy(&bytes));
     }
 
-    /// A stream in which nothing moves for the idle timeout is cut; one in which something does is not.
+    /// A stream in which nothing moves for the idle timeout is reset; one in which something does is not.
     fn idle_timeout(path) {
         let rig = Rig::with(path, |config| {
             config.set("limits", "idle-timeout", "\"700ms\"");

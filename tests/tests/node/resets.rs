@@ -17,7 +17,7 @@ const FRAMINGS: [(&str, Framing); 3] = [
 ];
 
 over_paths! {
-    /// The server resets in the middle of a response: the client's connection is cut, however the body was framed.
+    /// The server resets in the middle of a response: the client's connection is reset, however the body was framed.
     fn server_resets_mid_response(path) {
         let rig = Rig::new(path);
         for (head, expected) in FRAMINGS {

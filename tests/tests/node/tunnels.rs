@@ -21,7 +21,7 @@ pub(crate) fn open_tunnel(conn: &mut Conn) {
 }
 
 over_paths! {
-    /// The client ends first; the server's answer still comes whole. This is how `nc -N` and many protocols work.
+    /// The client ends first; the server's response still comes whole. This is how `nc -N` and many protocols work.
     fn client_half_closes(path) {
         const LEN: u64 = 8 << 20;
         let rig = Rig::new(path);

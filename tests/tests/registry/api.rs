@@ -38,7 +38,7 @@ fn alive(conn: &mut Conn, node: &str, running: &[&str]) -> Value {
     serde_json::from_str(&response.text()).expect("JSON")
 }
 
-/// Reports are written, read, kept by signs of life, and removed by their own node only.
+/// Reports are written, read, kept by heartbeats, and removed by their own node only.
 #[test]
 fn reports_are_kept_for_their_node() {
     if !privileged() {
@@ -161,13 +161,13 @@ fn what_makes_no_sense_is_refused_with_advice() {
         (record("b", "n1"), "The record is of \"b\""),
         (record("a", "n2"), "The record's node is \"n2\""),
         (good.replace("192.0.2.1:7450", "somewhere"), "write HOST:PORT"),
-        (good.replace("running", "dancing"), "not what belongs here"),
-        (format!("{good}{good}"), "not what belongs here"),
+        (good.replace("running", "dancing"), "Invalid body"),
+        (format!("{good}{good}"), "Invalid body"),
         (good.replacen('{', "{\"uuid\":\"a\",", 1), "duplicate field"),
         (good.replacen('{', "{\"published_ports\":{\"0\":{}},", 1), "port 0"),
-        (good.replacen('{', "{\"published_ports\":{\"65536\":{}},", 1), "not what belongs here"),
-        (String::new(), "not what belongs here"),
-        ("\u{0}\u{1}".into(), "not what belongs here"),
+        (good.replacen('{', "{\"published_ports\":{\"65536\":{}},", 1), "Invalid body"),
+        (String::new(), "Invalid body"),
+        ("\u{0}\u{1}".into(), "Invalid body"),
     ] {
         let response = put(&mut cluster.connect("a"), "a", "n1", &body);
         assert!(response.status() == 400 && response.text().contains(expected), "{body}: {}", response.text());

@@ -36,7 +36,7 @@ fn nodes_report_to_an_edge() {
     assert_eq!((&held["c"]["node"], &held["a"]["node"]), (&"n2".into(), &"n1".into()));
     one.unregister("a");
     until_uuids(&cluster.store(), &["b", "c"]);
-    // It has moved: late news of the first node changes nothing.
+    // It has moved: a late report of the first node changes nothing.
     write_secret(&two.site.keys().join("b"), &sign::container_key(&cluster.root, "b"));
     two.signal(rustix::process::Signal::HUP);
     wait::until_true("the key to be read", || {
@@ -88,7 +88,7 @@ fn an_edge_that_was_killed_catches_up() {
     until_uuids(&cluster.store(), &["a", "c", "d", "e"]);
     until(&cluster.store(), "what has happened meanwhile", |records| records["e"]["accepted_any_connection"] == true);
 
-    // Nothing changes on the nodes now: it is their signs of life that tell.
+    // Nothing changes on the nodes now: it is their heartbeats that tell.
     edge.process.kill();
     drop(edge);
     for end in ["", "-wal", "-shm"] {
@@ -115,7 +115,7 @@ fn records_of_a_killed_node_vanish() {
     until_uuids(&cluster.store(), &["a", "b"]);
     one.process().kill();
     until_uuids(&cluster.store(), &["b"]);
-    assert!(edge.process.log().contains("its node is silent"), "{}", edge.process.log());
+    assert!(edge.process.log().contains("no heartbeat from its node"), "{}", edge.process.log());
     two.signal(rustix::process::Signal::TERM);
     assert!(two.wait().success());
     until_uuids(&cluster.store(), &[]);

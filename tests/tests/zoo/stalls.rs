@@ -79,7 +79,7 @@ over_paths! {
         portsplice_tests::client_behaviours::all_at_once(&rig.dialer(server.port), 8 << 20);
         let tally = Tally::parse(&rig.connect_to(server.port).get("/tally").text());
         let full = tally.short.load(Relaxed) + tally.again.load(Relaxed);
-        // A wake-up is for a new connection, a request, an end, or room after a refusal.
+        // A wake-up is for a new connection, a request, an end, or room after a gateway error.
         let (wakeups, writes) = (tally.wakeups.load(Relaxed), tally.writes.load(Relaxed));
         assert!(wakeups <= writes + full + 200, "{tally:?}");
     }

@@ -117,5 +117,5 @@ fn a_fifo_among_the_keys_is_refused_and_waited_for_by_nobody() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let sources = KeySources { keys_dir: Some(dir.path().to_owned()), ..KeySources::default() };
     let error = error_line(&Keyring::load(&sources).unwrap_err());
-    assert!(error.contains("it is no regular file") && error.contains(fifo.to_str().unwrap()), "{error}");
+    assert!(error.contains("it is not a regular file") && error.contains(fifo.to_str().unwrap()), "{error}");
 }

@@ -13,7 +13,7 @@ const CLIENT_SNDBUF: usize = 2 * 1024 * 1024;
 /// has no room. This bounds the wait, even when the daemon is gone. The daemon's own writes never wait.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Prepares C for being armed. What fails here costs speed only.
+/// Prepares C for being attached. What fails here costs speed only.
 pub(super) fn prepare(client: &Socket) {
     // A limit on what is not sent yet would make C full too early (tcp(7), TCP_NOTSENT_LOWAT).
     let _ = client.set_tcp_notsent_lowat(u32::MAX);

@@ -100,10 +100,10 @@ impl Flows {
     fn find_registers(&self, layout: &Layout) -> Result<u32, Unavailable> {
         calls::places(layout.registers)
             .find(|place| self.run(names::CALL, &place.to_ne_bytes()).is_ok_and(|call| call == calls::BPF))
-            .ok_or_else(|| Unavailable::Unproven("the registers of a system call are not found".to_owned()))
+            .ok_or_else(|| Unavailable::Unproven("cannot locate the registers of a system call".to_owned()))
     }
 
-    /// Arms a flow.
+    /// Attaches a flow.
     ///
     /// # Errors
     /// Why not; nothing has changed then.
@@ -128,7 +128,7 @@ impl Flows {
         self.totals.clear();
     }
 
-    /// How many flows are armed, and how many can be.
+    /// How many flows are attached, and how many can be.
     pub fn used(&self) -> (u32, u32) {
         (self.table.used(), self.table.entries())
     }
@@ -212,7 +212,7 @@ where
 /// What all flows have done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Flows that were armed.
+    /// Flows that were attached.
     pub attached: u64,
     /// Flows that were not, by reason.
     pub refused: Vec<(&'static str, u64)>,
@@ -222,7 +222,7 @@ pub struct Counts {
     pub fast_messages: u64,
     /// How often a flow came back to the fast path after messages had passed.
     pub resumed: u64,
-    /// Messages of armed servers that passed, by [`FallbackReason`].
+    /// Messages of attached servers that passed, by [`FallbackReason`].
     pub fallbacks: [u64; FallbackReason::COUNT],
 }
 
@@ -237,7 +237,7 @@ impl Counts {
     }
 }
 
-/// The counts of flows that have ended, and of how arming went.
+/// The counts of flows that have ended, and of how attaching went.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     attached: AtomicU64,

@@ -1,4 +1,4 @@
-//! A flow on the fast path, from arming to settling.
+//! A flow on the fast path, from attaching to draining.
 
 use std::fmt;
 use std::io;
@@ -17,12 +17,12 @@ use super::turn::TurnError;
 use portsplice_net::netns::Netns;
 use portsplice_relay::bypass::{AttachError, FastFlow, ServerUse, Unaccounted};
 
-/// What is to be armed.
+/// What is to be attached.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The network namespace of U and S.
     pub netns: &'a Netns,
-    /// C, the controller's connection.
+    /// C, the client's connection.
     pub client: &'a Socket,
     /// U, the daemon's connection to the container.
     pub upstream: &'a Socket,
@@ -31,11 +31,11 @@ pub struct Request<'a> {
     /// For a plain one, bytes that are still to come, [`proxy_common::Flow::UNTIL_END`] if nobody knows. For a chunked
     /// one, bytes before the next chunk line.
     pub budget: u64,
-    /// What S will be used for while the flow is armed.
+    /// What S will be used for while the flow is attached.
     pub server: ServerUse,
 }
 
-/// Why a flow is not armed. The response then takes the ordinary way, and nothing else happens.
+/// Why a flow is not attached. The response then takes the ordinary way, and nothing else happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttachFailure {
     /// The programs found something against it.
@@ -70,7 +70,7 @@ impl AttachFailure {
         }
     }
 
-    /// Whether the same flow may be armed a little later.
+    /// Whether the same flow may be attached a little later.
     pub const fn is_transient(self) -> bool {
         matches!(self, Self::TableFull | Self::Program(AttachStatus::Unread | AttachStatus::Refused))
     }
@@ -88,7 +88,7 @@ impl fmt::Display for AttachFailure {
     }
 }
 
-/// A flow that was armed: messages of S may go straight to C.
+/// A flow that is attached: messages of S may go straight to C.
 ///
 /// How the daemon relays what passes to U is told at [`FastFlow`].
 #[derive(Debug)]
@@ -131,11 +131,11 @@ impl KernelFlow {
     fn try_attach(&self, request: &Request<'_>) -> Result<(), AttachFailure> {
         self.entry().reset_counts();
         let argument = self.argument(request).map_err(|error| {
-            tracing::debug!(%error, "a flow's sockets cannot be asked");
+            tracing::debug!(%error, "cannot query a flow's sockets");
             AttachFailure::System
         })?;
         self.flows.insert_client(self.slot, request.client).map_err(|error| {
-            tracing::debug!(%error, "the controller's connection cannot take part in the fast path");
+            tracing::debug!(%error, "the client's connection cannot take part in the fast path");
             AttachFailure::Client
         })?;
         match self.flows.attach(request.netns, &argument) {
@@ -146,7 +146,7 @@ impl KernelFlow {
             }
             Ok(refused) => Err(AttachFailure::Program(refused)),
             Err(error) => {
-                tracing::debug!(%error, "a flow cannot be armed");
+                tracing::debug!(%error, "cannot attach a flow");
                 Err(AttachFailure::System)
             }
         }
@@ -273,8 +273,9 @@ impl FastFlow for KernelFlow {
         self.entry().fast_bytes.load(Relaxed)
     }
 
-    /// Whether the server reads and writes with blocking calls. One that has begun to read while its socket was armed may
-    /// get `EAGAIN` from a signal, where it does not expect it (`tcp_bpf_recvmsg`); so its connection is not used again.
+    /// Whether the server reads and writes with blocking calls. One that has begun to read while its socket was
+    /// attached may get `EAGAIN` from a signal, where it does not expect it (`tcp_bpf_recvmsg`); so its connection is
+    /// not used again.
     fn exhausts_server(&self) -> bool {
         self.entry().blocking.load(Relaxed) != 0
     }

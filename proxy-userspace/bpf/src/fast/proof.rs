@@ -40,7 +40,7 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match &self.finding {
             Finding::Holds(text) | Finding::WorkedAround(text) => text,
-            Finding::Fails(text) => return write!(f, "{}: does NOT hold: {text}", self.name),
+            Finding::Fails(text) => return write!(f, "{}: FAILED: {text}", self.name),
         };
         write!(f, "{}: {text} ({} ms)", self.name, self.took.as_millis())
     }

@@ -16,7 +16,7 @@ pub struct ContainerInfo {
     pub name: String,
     /// The name under which the cluster knows it.
     pub uuid: String,
-    /// Who told of it: `docker`, `directory` or `control`.
+    /// Where it was found: `docker`, `directory` or `control`.
     pub source: String,
     /// Its network namespace, as `/proc/PID/ns/net` shows it.
     pub netns: String,
@@ -129,7 +129,7 @@ pub enum ConnectionActivity {
     Closing,
 }
 
-/// A connection of a controller.
+/// A client connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Connection {
     /// Its number, unique as long as the daemon runs.

@@ -21,7 +21,7 @@ pub struct Stats {
     pub waiting: Vec<String>,
     /// Containers that run.
     pub containers: u64,
-    /// Connections of controllers that are open.
+    /// Open client connections.
     pub connections: u64,
     /// Requests that have ended.
     pub requests: u64,

@@ -121,11 +121,14 @@ impl Call {
     pub fn parse(line: &[u8]) -> Result<Self, (Id, Fault)> {
         let no_id = |fault| (Id::Null(()), fault);
         if line.trim_ascii_start().starts_with(b"[") && serde_json::from_slice::<IgnoredAny>(line).is_ok() {
-            return Err(no_id(Fault::new(code::INVALID_REQUEST, "batches are not taken: write one request a line")));
+            return Err(no_id(Fault::new(
+                code::INVALID_REQUEST,
+                "batches are not supported: write one request per line",
+            )));
         }
         let raw: Raw = serde_json::from_slice(line).map_err(|error| {
             let kind = if error.is_data() { code::INVALID_REQUEST } else { code::PARSE };
-            no_id(Fault::new(kind, format!("the line is no JSON-RPC 2.0 request: {error}")))
+            no_id(Fault::new(kind, format!("the line is not a JSON-RPC 2.0 request: {error}")))
         })?;
         let id = raw.id.map(Id::of).transpose().map_err(no_id)?;
         let wrong = |message: &str| (id.clone().unwrap_or(Id::Null(())), Fault::new(code::INVALID_REQUEST, message));
@@ -140,7 +143,7 @@ impl Call {
             params @ Value::Object(_) => Ok(Self { id, method, params }),
             _ => Err((
                 id.unwrap_or(Id::Null(())),
-                Fault::new(code::INVALID_PARAMS, r#"parameters go by name: "params": {"name": value}"#),
+                Fault::new(code::INVALID_PARAMS, r#"parameters are passed by name: "params": {"name": value}"#),
             )),
         }
     }
@@ -155,7 +158,7 @@ impl Call {
 impl Id {
     fn of(value: Value) -> Result<Self, Fault> {
         serde_json::from_value(value)
-            .map_err(|_| Fault::new(code::INVALID_REQUEST, "an id is a text or a whole number of 64 bits"))
+            .map_err(|_| Fault::new(code::INVALID_REQUEST, "an id is a string or a 64-bit integer"))
     }
 }
 

@@ -162,7 +162,7 @@ impl Cache {
             if let Some((_, other)) = others.find(|(_, other)| other.id != container.id && !other.is_gone()) {
                 tracing::warn!(
                     name, one = %other.id, another = %container.id,
-                    "two running containers claim one name: the first of them has it, and requests for it go there alone"
+                    "two running containers claim the same name; requests go to the first one only"
                 );
             }
         }

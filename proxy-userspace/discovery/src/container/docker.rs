@@ -51,7 +51,7 @@ enum Loss {
     Inspect(#[source] Failure),
     #[error("following its events")]
     Events(#[source] EventsError),
-    #[error("it ended the stream of events")]
+    #[error("it closed the event stream")]
     Ended,
     /// A fault of this program.
     #[error(transparent)]
@@ -166,7 +166,7 @@ impl Resolver {
         if self.handle.health.lock().take().is_some() {
             tracing::info!(
                 socket = %self.socket.display(),
-                "there is no container engine here; one that is started later will be followed"
+                "no container engine found; still watching for one to start"
             );
         }
     }
@@ -176,11 +176,11 @@ impl Resolver {
         let mut health = self.handle.health.lock();
         let said = matches!(&*health, Some(Err(before)) if *before == text);
         if said {
-            tracing::debug!(socket = %self.socket.display(), "the container engine is still away: {text}");
+            tracing::debug!(socket = %self.socket.display(), "container engine still unreachable: {text}");
         } else {
             tracing::warn!(
                 socket = %self.socket.display(), containers = self.known.len(),
-                "the container engine is away, known containers stay reachable: {text}"
+                "container engine unreachable; known containers remain reachable: {text}"
             );
         }
         *health = Some(Err(text));
@@ -257,7 +257,7 @@ impl Resolver {
             *health = Some(Ok(()));
             tracing::info!(
                 socket = %self.socket.display(), containers = self.known.len(),
-                "following the container engine"
+                "connected to the container engine"
             );
         }
     }
@@ -266,7 +266,7 @@ impl Resolver {
     async fn list(&mut self, api: &Api, inspections: &mut Inspections) -> Result<(), Loss> {
         let (listed, without) = api.list().await.map_err(Loss::List)?;
         if without > 0 {
-            tracing::debug!(containers = without, "the engine lists containers without an id that can be understood");
+            tracing::debug!(containers = without, "the engine lists containers with an invalid ID");
         }
         let mut names = HashMap::with_capacity(listed.len());
         for container in listed {
@@ -319,7 +319,7 @@ impl Resolver {
                 tokio::spawn(async move {
                     tokio::select! {
                         () = process.exited() => {
-                            tracing::info!(container = container.name, "container gone: its process has ended");
+                            tracing::info!(container = container.name, "container gone: its process has exited");
                             cache.remove(&container);
                         }
                         () = container.gone() => {}
@@ -331,7 +331,7 @@ impl Resolver {
                     self.end(&known.container);
                 }
                 if self.warnings.get(&id) != Some(&reason) {
-                    tracing::warn!(id = short(&id), "this container cannot be reached: {reason}");
+                    tracing::warn!(id = short(&id), "cannot serve this container: {reason}");
                     self.warnings.insert(id, reason);
                 }
             }
@@ -342,7 +342,7 @@ impl Resolver {
                     tracing::warn!(
                         container = name,
                         id = short(&id),
-                        "the engine does not tell about this container, which is asked for again later: {reason}"
+                        "cannot inspect this container, will retry: {reason}"
                     );
                     self.warnings.insert(id, reason);
                 }
@@ -354,7 +354,7 @@ impl Resolver {
 
     fn end(&self, container: &Container) {
         if !container.is_gone() {
-            tracing::info!(container = container.name, "container gone: the engine says that it does not run");
+            tracing::info!(container = container.name, "container gone: the engine reports it is not running");
         }
         self.cache.remove(container);
     }

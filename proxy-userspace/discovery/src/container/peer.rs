@@ -42,9 +42,7 @@ impl Peer {
     pub(super) fn process_called(&self, pid: u32) -> Result<Process, String> {
         let untold = |reason: String| {
             format!(
-                "it cannot be told which process you mean by pid {pid}, since pids of another pid namespace than the \
-                 daemon's mean other processes here ({reason}): register from the daemon's pid namespace, or write netns \
-                 instead of pid"
+                "cannot tell which process pid {pid} refers to, since it comes from another pid namespace ({reason}): register from the daemon's pid namespace, or give netns instead of pid"
             )
         };
         if self.shares_pids().map_err(untold)? {
@@ -54,13 +52,14 @@ impl Peer {
         let theirs = peer.pid_namespace().map_err(|error| untold(error.to_string()))?;
         let pids = peer.pids().map_err(|error| untold(error.to_string()))?;
         let depth = pids.len().checked_sub(1).filter(|&depth| depth > 0);
-        let depth = depth.ok_or_else(|| untold("yours is not below the daemon's".to_owned()))?;
+        let depth = depth.ok_or_else(|| untold("yours is not a descendant of the daemon's".to_owned()))?;
         let found = Process::all().map_err(|error| untold(error.to_string()))?.find(|process| {
             let is_meant =
                 || Ok::<_, io::Error>(process.pids()?.get(depth) == Some(&pid) && process.is_in(&theirs, depth)?);
             is_meant().unwrap_or(false)
         });
-        found.ok_or_else(|| format!("there is no process {pid} in your pid namespace: write the pid of one that lives"))
+        found
+            .ok_or_else(|| format!("process {pid} does not exist in your pid namespace: give the pid of a running one"))
     }
 
     fn process(&self) -> Result<&Arc<Process>, String> {
@@ -78,13 +77,13 @@ fn process_behind(socket: impl AsFd) -> io::Result<Process> {
         }
         // Before Linux 6.5 there is none.
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {}
-        Err(error) => return Err(io::Error::new(error.kind(), format!("the process cannot be told: {error}"))),
+        Err(error) => return Err(io::Error::new(error.kind(), format!("cannot identify the process: {error}"))),
     }
     let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     socket_option(socket, libc::SO_PEERCRED, &mut peer)?;
     match u32::try_from(peer.pid) {
         Ok(pid) if pid > 0 => Process::open(pid),
-        _ => Err(io::Error::other("the process is in a pid namespace that is not below the daemon's")),
+        _ => Err(io::Error::other("the process is in a pid namespace that is not a descendant of the daemon's")),
     }
 }
 
@@ -114,7 +113,7 @@ mod tests {
         for peer in [Peer::of(&one), Peer::this_process()] {
             assert_eq!(peer.shares_pids(), Ok(true));
             assert_eq!(peer.process_called(std::process::id()).unwrap().pid(), std::process::id());
-            assert!(peer.process_called(u32::MAX).unwrap_err().contains("has ended"));
+            assert!(peer.process_called(u32::MAX).unwrap_err().contains("has exited"));
         }
     }
 

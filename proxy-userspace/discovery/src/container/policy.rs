@@ -144,8 +144,8 @@ impl Policy {
                 }
                 _ => {
                     if let Some(port) = name.strip_prefix(label::SCHEME_PREFIX) {
-                        let port =
-                            parse_port(port).ok_or_else(|| wrong("the label ends in no port, 1-65535".into()))?;
+                        let port = parse_port(port)
+                            .ok_or_else(|| wrong("the label does not end in a port, 1-65535".into()))?;
                         match value {
                             "https" => https.push((port, port)),
                             "http" => {}

@@ -72,7 +72,7 @@ impl Process {
         match pid.map(u32::try_from) {
             Some(Ok(pid)) if pid > 0 => Ok(Self { pid, pidfd }),
             Some(Err(_)) => Err(ended()),
-            _ => Err(io::Error::other("the process is in a pid namespace that is not below the daemon's")),
+            _ => Err(io::Error::other("the process is in a pid namespace that is not a descendant of the daemon's")),
         }
     }
 
@@ -162,7 +162,7 @@ impl Process {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = result {
-            tracing::error!(pid, %error, "cannot watch a container's process, so the container is given up");
+            tracing::error!(pid, %error, "cannot watch a container's process, dropping the container");
         }
     }
 }
@@ -174,7 +174,7 @@ impl AsFd for Process {
 }
 
 fn ended() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the process has ended")
+    io::Error::new(io::ErrorKind::NotFound, "the process has exited")
 }
 
 /// The second field is the command in parentheses, which may itself hold spaces and parentheses.

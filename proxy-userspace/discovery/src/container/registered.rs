@@ -45,7 +45,7 @@ const RETRY: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// It is missing and cannot be made.
-    #[error("cannot make {directory:?}, where containers are registered: make it, or name another directory")]
+    #[error("cannot create {directory:?}, where containers are registered: create it, or configure another directory")]
     Make {
         /// The directory.
         directory: PathBuf,
@@ -61,7 +61,7 @@ pub enum DirectoryError {
         source: io::Error,
     },
     /// There is something else.
-    #[error("{directory:?} is no directory: containers are registered by files in a directory")]
+    #[error("{directory:?} is not a directory: containers are registered by files in a directory")]
     NoDirectory {
         /// The path.
         directory: PathBuf,
@@ -134,7 +134,7 @@ async fn follow(
         {
             Ok(done) => done,
             Err(error) => {
-                tracing::error!(%error, "the directory of registered containers is no longer followed");
+                tracing::error!(%error, "no longer watching the directory of registered containers");
                 *handle.health.lock() = Some(Err("stopped".into()));
                 return;
             }
@@ -164,7 +164,7 @@ fn report(handle: &ResolverHandle, result: Result<(), String>) {
     let mut health = handle.health.lock();
     match (&*health, &result) {
         (Some(Ok(())), Err(error)) => tracing::warn!("registered containers: {error}"),
-        (Some(Err(_)), Ok(())) => tracing::info!("registered containers: the directory can be read again"),
+        (Some(Err(_)), Ok(())) => tracing::info!("registered containers: the directory is readable again"),
         _ => {}
     }
     *health = Some(result);

@@ -154,7 +154,7 @@ impl Container {
 
 /// A place among a container's connections.
 #[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
+#[must_use = "the slot is released when this is dropped"]
 pub struct ConnectionSlot {
     state: Arc<ContainerState>,
     slot: Arc<SlotState>,

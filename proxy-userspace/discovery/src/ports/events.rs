@@ -1,4 +1,4 @@
-//! Brings the kernel's news to the table of ports.
+//! Brings the kernel's events to the table of ports.
 
 use std::io;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Ports;
 
-/// How long after news that came this close upon others the next are read. The first are there at once; a port that flaps
-/// without end makes no more than some thousand changes a second.
+/// How long after events that came this close upon others the next are read. The first are there at once; a port that
+/// flaps without end makes no more than some thousand changes a second.
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often it is asked for losses: the last event may be among them, and then none comes that would tell.
 const ASK: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub trait ListenSource: Send {
     fn lost_of(&self, cookie: u64) -> u64;
 }
 
-/// Reads the kernel's news for `ports` until they end, which is not to be expected.
+/// Reads the kernel's events for `ports` until they end, which is not to be expected.
 pub async fn follow(mut news: impl ListenSource, ports: Arc<Ports>) {
     let (mut batch, mut lost) = (Vec::new(), 0);
     let mut before = Instant::now();
@@ -41,14 +41,14 @@ pub async fn follow(mut news: impl ListenSource, ports: Arc<Ports>) {
                 batch.clear();
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the kernel's news of listening ports have ended; ports are known only later from now on");
+                tracing::warn!(%error, "listen events are no longer available; listening ports are now found by scanning, with a delay");
                 return ports.events_lost();
             }
             Err(_) => {}
         }
         let so_far = news.lost();
         if so_far != lost {
-            tracing::debug!(lost = so_far - lost, "news of listening ports were lost: their namespaces are looked at");
+            tracing::debug!(lost = so_far - lost, "listen events were lost; scanning their namespaces");
             lost = so_far;
             ports.on_lost(|cookie| news.lost_of(cookie));
         }

@@ -130,7 +130,7 @@ fn run(queue: &ScanQueue, ports: &Weak<Ports>) {
 struct ScanResult {
     /// Sockets whose process is not known, by inode.
     nameless: Vec<u32>,
-    /// The kernel may not tell all that happens there.
+    /// The kernel may not report everything that happens there.
     often: bool,
     /// What was seen is not certain.
     again: bool,
@@ -143,7 +143,7 @@ impl Ports {
         let dump = match namespace.netns.listening() {
             Ok(dump) => dump,
             Err(error) => {
-                tracing::debug!(netns = %id, %error, "neither sock_diag nor /proc told what listens in a container");
+                tracing::debug!(netns = %id, %error, "cannot list the listening sockets of a container");
                 return ScanResult { often: true, ..ScanResult::default() };
             }
         };
@@ -164,9 +164,7 @@ impl Ports {
         if misses_events && !namespace.misses_events.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 netns = %id,
-                "the eBPF program was not told of a port that listens in this namespace: its processes may be in a cgroup other \
-                 than the one that the program is attached to (`bpf.cgroup`); its ports are known only when they are looked for \
-                 from now on"
+                "the eBPF program missed a listening port of this namespace: its processes may be in a cgroup outside of the one that the program is attached to (`bpf.cgroup`); its ports are now found by scanning only"
             );
         }
         scan.unwrap_or_default()

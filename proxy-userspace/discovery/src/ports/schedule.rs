@@ -1,8 +1,8 @@
 //! When to look at which namespace. It has no clock and does no I/O.
 //!
-//! Each namespace is looked at when it comes, when there is doubt, and once an interval in any case. Where the kernel may
-//! not tell of an end (the socket listened before the daemon knew its namespace) or tells nothing at all, it is looked at as
-//! often as a share of one processor allows.
+//! Each namespace is scanned when it comes, when there is doubt, and once an interval in any case. Where the kernel may
+//! not tell of an end (the socket listened before the daemon knew its namespace) or tells nothing at all, it is scanned
+//! as often as a share of one processor allows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub(super) struct Schedule {
     rescan: Duration,
     entries: HashMap<NetnsId, Entry>,
     due: BTreeSet<(Instant, NetnsId)>,
-    /// How many are looked at often.
+    /// How many are scanned often.
     often: u32,
     /// What a look costs of a processor, smoothed.
     cost: Duration,
@@ -107,7 +107,7 @@ impl Schedule {
         self.set(id, doubted.map_or(due, |doubted| doubted.min(due)));
     }
 
-    /// How often those are looked at of which the kernel may not tell all.
+    /// How often those are scanned of which the kernel may not tell all.
     fn often_interval(&self) -> Duration {
         self.cost.saturating_mul(SHARE).saturating_mul(self.often).max(SHORTEST)
     }

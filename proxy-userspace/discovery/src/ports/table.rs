@@ -3,12 +3,13 @@
 //! A socket is known by its cookie, which events and dumps share and which is never given to another one. Events of one
 //! socket come in order; a dump and the events around it come in any, and two rules make that harmless:
 //!
-//! - A socket listens before the kernel tells of it, so a dump that began after the event and does not show the socket
+//! - A socket listens before the kernel reports it, so a dump that began after the event and does not show the socket
 //!   proves that it listens no more. One that began before proves nothing.
-//!   So it is also if the dump was faster than the event: news wait in a queue, and what came after them may have been lost,
+//!   So it is also if the dump was faster than the event: events wait in a queue, and what came after them may have been lost,
 //!   and looked into, before they are read.
-//! - It is told to end before it ends, so a dump may still show it. What was told is believed, for as long as the end may take.
-//!   What a dump shows after that listens: the socket has begun anew, and that was lost.
+//! - Its end is reported before it ends, so a dump may still show it. What was reported is believed, for as long as the
+//!   end may take.
+//!   What a dump shows after that listens: the socket has started over, and that was lost.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -29,8 +30,8 @@ const PORTS: usize = 1024;
 const REMEMBERED: u64 = 10_000_000_000;
 /// How long after it was told a socket has ended, in nanoseconds: some instructions, and what the machine does between them.
 const ENDED: u64 = 1_000_000_000;
-/// Dumps in a row that have to show a socket before the kernel counts as silent of it: so long its event, or the news that it was
-/// lost, may be on its way.
+/// Dumps in a row that have to show a socket before the kernel counts as not reporting it: its event, or the report
+/// that it was lost, may be on its way.
 const PROOF: u32 = 3;
 /// Marks what stands for the cookie of a socket whose cookie was not told. The kernel counts cookies upwards from 1.
 const MADE: u64 = 1 << 63;
@@ -81,7 +82,7 @@ struct Socket {
     inode: u32,
     /// Whether its process's name was looked for.
     searched: bool,
-    /// When the kernel told that it listens; `None` if a dump found it, so that its end may go untold.
+    /// When the kernel reported that it listens; `None` if a dump found it, so that its end may go unreported.
     reported_at: Option<u64>,
     /// A dump found it although the one before was whole; else it may have listened all the time.
     fresh: bool,
@@ -115,7 +116,7 @@ impl Table {
                 while self.ended.len() > ENDS || self.ended.front().is_some_and(|&(time, _)| time < old) {
                     self.ended.pop_front();
                 }
-                // It may have begun anew.
+                // It may have started over.
                 shown
             }
             _ => true,
@@ -223,7 +224,7 @@ impl Table {
     }
 
     /// Those of the sockets that a dump shows whose end was told and may still be under way, or came since the dump began; and
-    /// whether some were told to end before it began, so that they may as well have begun anew.
+    /// whether some were told to end before it began, so that they may as well have started over.
     fn ending(&self, shown: &[(u64, &Listener)], began: u64) -> (bool, HashSet<u64>) {
         // The last end of a socket counts.
         let ended: HashMap<u64, u64> = self.ended.iter().map(|&(time, cookie)| (cookie, time)).collect();
@@ -272,7 +273,7 @@ impl Table {
     }
 
     /// It was heard `at` a time (nanoseconds of the kernel's events) that events were lost, and a dump will be taken: what it shows
-    /// first is no news.
+    /// first is no change.
     pub(super) fn lost(&mut self, at: u64) {
         self.lost = Some(at);
         self.whole = false;

@@ -16,7 +16,7 @@ pub struct PortWatch {
 }
 
 impl Ports {
-    /// The news of a namespace from now on.
+    /// The events of a namespace from now on.
     pub fn watch(&self, netns: NetnsId) -> PortWatch {
         let ports = self.namespace(netns).map(|namespace| namespace.ports.subscribe());
         let seen = ports.as_ref().map(|ports| ports.borrow().clone()).unwrap_or_default();
@@ -25,9 +25,9 @@ impl Ports {
 }
 
 impl PortWatch {
-    /// Returns when something has begun to listen on `port` since this was made, or since this returned last. That it listened
-    /// before is no news, and neither is what becomes of other ports. Never returns in a namespace that is not known, or not
-    /// any more. May be cancelled.
+    /// Returns when something has started to listen on `port` since this was made, or since this returned last. That it
+    /// listened before is no change, and neither is what becomes of other ports. Never returns in a namespace that is
+    /// not known, or not any more. May be cancelled.
     pub async fn opened(&mut self, port: u16) {
         let Some(ports) = &mut self.ports else { return pending().await };
         loop {

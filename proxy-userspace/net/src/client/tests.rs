@@ -127,7 +127,7 @@ async fn certificates_are_checked_against_the_file() {
     assert!(matches!(error, HttpError::Connect { .. }), "{error}");
     std::fs::write(&path, "nothing").unwrap();
     let error = client(server.port).unwrap_err().to_string();
-    assert!(error.contains("holds no certificate"), "{error}");
+    assert!(error.contains("does not contain a certificate"), "{error}");
 }
 
 #[tokio::test]

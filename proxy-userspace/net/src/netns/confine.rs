@@ -44,7 +44,9 @@ pub(super) fn confine(socket: &Socket, address: SocketAddr) -> Result<(), DialEr
             // By a route of the type `local` a whole network may be the container's, and of IPv6 bind(2) does not see that.
             Ok(true) => socket.set_freebind_v6(true)?,
             // Where rtnetlink is forbidden, bind(2) decides.
-            Err(error) => tracing::debug!(%error, "rtnetlink did not tell whether an address is local in a container"),
+            Err(error) => {
+                tracing::debug!(%error, "rtnetlink did not report whether an address is local in a container")
+            }
         }
     }
     let mut own = address;

@@ -45,10 +45,10 @@ pub enum DialError {
     #[error("nothing listens on the port")]
     NotListening,
     /// Nothing answers at the loopback addresses, and what listens elsewhere could not be asked.
-    #[error("cannot find out whether something listens on the port: {0}")]
+    #[error("cannot determine whether something listens on the port: {0}")]
     Unknown(io::Error),
     /// The deadline passed first: the server's backlog is full, or a packet filter in the container drops the connection.
-    #[error("the port did not answer in time")]
+    #[error("the port did not respond in time")]
     Timeout,
     /// Something listens, but the loopback interface is down in the namespace, and without it nothing is delivered inside.
     #[error("the loopback interface is down in the container's network namespace")]

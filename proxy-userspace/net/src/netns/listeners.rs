@@ -58,7 +58,7 @@ pub fn try_sock_diag() {
 /// Blocks for no longer than the kernel takes to walk its table of listeners: the netlink socket never waits.
 ///
 /// # Errors
-/// Neither sock_diag nor /proc told; the error of /proc.
+/// Neither sock_diag nor /proc worked; the error of /proc.
 pub(super) fn listening() -> io::Result<Listening> {
     ask(0, ALL_ROUNDS)
 }
@@ -78,7 +78,7 @@ pub(super) fn listening_on(port: u16) -> io::Result<Vec<SocketAddr>> {
         }
     }
     if found.is_empty() && !listening.complete {
-        return Err(io::Error::other("there are more sockets than are looked through"));
+        return Err(io::Error::other("there are too many sockets to examine"));
     }
     Ok(found)
 }
@@ -91,7 +91,7 @@ fn ask(port: u16, rounds: usize) -> io::Result<Listening> {
     match dump(port, rounds) {
         Ok(listening) => {
             if MISSING.lock().take().is_some() {
-                tracing::info!("sock_diag(7) answers now: /proc is no longer read for what listens in containers");
+                tracing::info!("sock_diag(7) works again; no longer reading /proc for listening ports");
             }
             Ok(listening)
         }
@@ -101,9 +101,7 @@ fn ask(port: u16, rounds: usize) -> io::Result<Listening> {
                 if !again {
                     tracing::warn!(
                         %error,
-                        "sock_diag(7) does not tell what listens in containers: /proc/PID/net/tcp is read instead, which takes \
-                         longer and tells less; load the kernel modules inet_diag and tcp_diag, or let a filter of system calls \
-                         allow AF_NETLINK"
+                        "sock_diag(7) is not available: reading /proc/PID/net/tcp for listening ports instead, which is slower and less precise; load the kernel modules inet_diag and tcp_diag, or allow AF_NETLINK in the system call filter"
                     );
                 }
             }

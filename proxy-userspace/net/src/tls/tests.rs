@@ -122,15 +122,15 @@ fn bad_files_are_explained() {
     let missing = CertificateFiles { certificate: dir.path().join("none"), ..good.clone() };
     assert!(error(&missing).contains("cannot open"), "{}", error(&missing));
     let swapped = CertificateFiles { certificate: good.key.clone(), key: good.certificate.clone() };
-    assert!(error(&swapped).contains("holds no certificate"), "{}", error(&swapped));
+    assert!(error(&swapped).contains("does not contain a certificate"), "{}", error(&swapped));
     let twice = CertificateFiles { key: good.certificate.clone(), ..good.clone() };
     fs::set_permissions(&good.certificate, Permissions::from_mode(0o640)).unwrap();
-    assert!(error(&twice).contains("holds no private key"), "{}", error(&twice));
+    assert!(error(&twice).contains("does not contain a private key"), "{}", error(&twice));
 
     let other = dir.path().join("other");
     fs::create_dir(&other).unwrap();
     let mixed = CertificateFiles { key: files(&other).key, ..good.clone() };
-    assert!(error(&mixed).contains("do they belong together"), "{}", error(&mixed));
+    assert!(error(&mixed).contains("do they match"), "{}", error(&mixed));
 
     fs::set_permissions(&good.key, Permissions::from_mode(0o604)).unwrap();
     assert!(error(&good).contains("chmod o="), "{}", error(&good));

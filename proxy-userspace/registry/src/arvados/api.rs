@@ -59,7 +59,7 @@ pub enum AccessError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("`registry.token-file` {} must hold a token and nothing else", .path.display())]
+    #[error("`registry.token-file` {} must contain a token and nothing else", .path.display())]
     NoToken {
         /// The file.
         path: PathBuf,
@@ -89,9 +89,7 @@ impl Failed {
     /// As an error of the store; `what` was asked for.
     pub(super) fn about(self, what: &str) -> StoreError {
         match self {
-            Self::NotFound => {
-                StoreError::refused(format!("Arvados has no {what}, or does not let the token's user see it"))
-            }
+            Self::NotFound => StoreError::refused(format!("Arvados has no {what}, or the token's user may not see it")),
             Self::Unprocessable(text) => StoreError::refused(format!("Arvados refuses {what}: {text}")),
             Self::Store(error) => error,
         }
@@ -160,7 +158,7 @@ impl Api {
                 return Ok(all);
             }
         }
-        Err(Failed::Store(StoreError::corrupt(format!("Arvados lists {path} without end"))))
+        Err(Failed::Store(StoreError::corrupt(format!("the Arvados list {path} does not end"))))
     }
 
     /// Makes an object.
@@ -218,7 +216,7 @@ impl Api {
     fn read<T: DeserializeOwned>(&self, path: &str, response: &Response<Bytes>) -> Result<T, Failed> {
         let (status, body) = (response.status(), response.body());
         if status.is_success() {
-            let corrupt = |e| StoreError::corrupt(format!("what Arvados answers about {path}: {e}")).because(e);
+            let corrupt = |e| StoreError::corrupt(format!("invalid response from Arvados for {path}: {e}")).because(e);
             return serde_json::from_slice(body).map_err(|e| Failed::Store(corrupt(e)));
         }
         let says = || text_of(status, body);
@@ -227,7 +225,7 @@ impl Api {
             StatusCode::NOT_FOUND => Failed::NotFound,
             StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Failed::Unprocessable(says()),
             StatusCode::UNAUTHORIZED => refused("; check the token in `registry.token-file`"),
-            StatusCode::FORBIDDEN => refused("; docs/registry.md lists what the token must be allowed to do"),
+            StatusCode::FORBIDDEN => refused("; docs/registry.md lists the scopes that the token needs"),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 self.pause.begin(response);
                 Failed::Store(StoreError::unavailable(format!("Arvados, {path}: {}", says())))
@@ -240,7 +238,7 @@ impl Api {
     }
 
     fn wait_over(&self) -> Result<(), Failed> {
-        let left = |left| StoreError::unavailable(format!("Arvados asks to be left alone for {left} s"));
+        let left = |left| StoreError::unavailable(format!("Arvados is rate limiting us; retrying in {left} s"));
         self.pause.left().map_or(Ok(()), |seconds| Err(Failed::Store(left(seconds))))
     }
 

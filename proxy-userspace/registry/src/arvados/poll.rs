@@ -18,7 +18,7 @@ use portsplice_net::backoff::jittered;
 const POLL: Duration = Duration::from_secs(5);
 /// How rarely, while the API is away.
 const AWAY: Duration = Duration::from_secs(60);
-/// How much news may wait for whoever follows.
+/// How many updates may wait for whoever follows.
 const BACKLOG: usize = 1024;
 
 /// Follows the API.
@@ -47,7 +47,7 @@ async fn run(reader: Arc<Reader>, sender: mpsc::Sender<Update>) {
                 pause = POLL;
             }
             Err(error) => {
-                tracing::warn!(%error, "Arvados cannot be followed; trying again");
+                tracing::warn!(%error, "cannot watch Arvados, retrying");
                 pause = (pause * 2).min(AWAY);
             }
         }

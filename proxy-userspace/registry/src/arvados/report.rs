@@ -15,7 +15,7 @@ use portsplice_model::Record;
 /// What is read of a container before it is written.
 const SELECT: [&str; 3] = ["uuid", "state", "gateway_address"];
 
-/// What was written last, so that news that have no place in the API cost no request.
+/// What was written last, so that changes that have no place in the API cost no request.
 #[derive(Debug, Default)]
 pub(super) struct Written(Mutex<BTreeMap<String, Said>>);
 
@@ -106,7 +106,7 @@ async fn not_now(api: &Api, uuid: &str, text: String) -> Result<(), StoreError> 
     let container: Container =
         api.get(&path(uuid), &SELECT).await.map_err(|failed| failed.about(&format!("container {uuid}")))?;
     if container.is_waiting() {
-        return Err(StoreError::unavailable(format!("Arvados: container {uuid} does not run yet")));
+        return Err(StoreError::unavailable(format!("Arvados: container {uuid} is not running yet")));
     }
     if !container.is_running() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! News of the file, whichever process changes it.
+//! Changes of the file, whichever process changes it.
 
 use std::collections::VecDeque;
 
@@ -49,7 +49,7 @@ impl Watcher {
                     self.updates = updates.into();
                 }
                 Err(error) => {
-                    tracing::warn!("the registry's news cannot be read, and are read again soon: {error}");
+                    tracing::warn!("cannot read registry changes, retrying: {error}");
                     self.sent_up_to = None;
                     sleep(backoff.pause()).await;
                 }
@@ -103,5 +103,5 @@ fn gone(c: &Connection, since: i64, updates: &mut Vec<Update>) -> Result<(), Sto
 
 /// What cannot be understood is left out, so that it does not keep the rest from anybody.
 fn legible<T>(read: Result<T, StoreError>) -> Option<T> {
-    read.inspect_err(|error| tracing::warn!("left out of the registry's news: {error}")).ok()
+    read.inspect_err(|error| tracing::warn!("skipping unreadable registry entry: {error}")).ok()
 }

@@ -19,7 +19,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Calls that may wait; more are refused at once.
 const WAITING: usize = 1024;
-/// How often it is looked whether other processes have changed the file, while anybody wants to know.
+/// How often it is checked whether other processes have changed the file, while anybody wants to know.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -62,13 +62,17 @@ impl Database {
             let _ = answer.send(query(connection)); // nobody has to wait for it any more
         });
         self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::unavailable(format!("{WAITING} calls are waiting for the file")),
-            TrySendError::Disconnected(_) => StoreError::unavailable("its thread has ended; restart the daemon"),
+            TrySendError::Full(_) => {
+                StoreError::unavailable(format!("{WAITING} calls are already waiting for the file"))
+            }
+            TrySendError::Disconnected(_) => StoreError::unavailable("its thread has died; restart the daemon"),
         })?;
         match timeout(PATIENCE, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(StoreError::unavailable("its thread has ended; restart the daemon")),
-            Err(_) => Err(StoreError::unavailable(format!("the file did not answer within {} s", PATIENCE.as_secs()))),
+            Ok(Err(_)) => Err(StoreError::unavailable("its thread has died; restart the daemon")),
+            Err(_) => {
+                Err(StoreError::unavailable(format!("no response from the file within {} s", PATIENCE.as_secs())))
+            }
         }
     }
 

@@ -17,7 +17,7 @@ pub struct Lease {
     pub uuid: String,
     /// The name of the node that reported it.
     pub node: String,
-    /// How many seconds the record outlives its node's last sign of life.
+    /// How many seconds the record outlives its node's last heartbeat.
     pub ttl: u32,
 }
 

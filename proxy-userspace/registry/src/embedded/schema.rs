@@ -67,7 +67,7 @@ const MIGRATIONS: &[&str] = &["
 pub(super) fn open(path: &Path, busy: Duration) -> Result<Connection, StoreError> {
     let shown = path.display();
     make(path).map_err(|e| {
-        StoreError::refused(format!("cannot make {shown}: {e}; choose another registry file")).because(e)
+        StoreError::refused(format!("cannot create {shown}: {e}; choose another registry file")).because(e)
     })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(path, flags);
@@ -127,7 +127,7 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
         StoreError::refused(format!("cannot read {shown}: {says}; choose another registry file"))
     };
     let file = regular_file::open(path).map_err(|e| match e.kind() {
-        io::ErrorKind::InvalidInput => refused(&"it is no file"),
+        io::ErrorKind::InvalidInput => refused(&"it is not a regular file"),
         _ => refused(&e).because(e),
     })?;
     let mut header = Vec::new();
@@ -151,9 +151,9 @@ fn known_version(application: i32, version: i64, is_empty: bool) -> Result<usize
         Ok(0) if application == 0 && is_empty => Ok(0),
         Ok(version @ 1..) if application == APPLICATION && version <= known => Ok(version),
         Ok(version @ 1..) if application == APPLICATION => Err(StoreError::corrupt(format!(
-            "the file is of version {version}, this program knows versions up to {known}; start the newer program, or choose another registry file"
+            "the file has version {version}, this program supports versions up to {known}; run a newer program, or choose another registry file"
         ))),
-        _ => Err(StoreError::corrupt("the file is another program's database; choose another registry file")),
+        _ => Err(StoreError::corrupt("the file is the database of another program; choose another registry file")),
     }
 }
 
@@ -189,6 +189,6 @@ mod tests {
         assert!(open(&path, Duration::from_secs(1)).is_err(), "nor does opening take a newer one");
         fs::write(&path, "text").unwrap();
         assert!(check(&path).unwrap_err().to_string().contains("not a database"));
-        assert!(check(folder.path()).unwrap_err().to_string().contains("no file"));
+        assert!(check(folder.path()).unwrap_err().to_string().contains("not a regular file"));
     }
 }

@@ -68,7 +68,7 @@ pub(super) async fn write(
     let put = Txn::new().when([holds(key, found.revision)]).and_then([put]);
     let written = connection.once(CALL, async |mut client: Client| client.txn(put).await).await?;
     if !written.succeeded() {
-        return Err(StoreError::unavailable(format!("somebody else writes {key:?} in etcd")).into());
+        return Err(StoreError::unavailable(format!("{key:?} in etcd is held by another writer")).into());
     }
     let revision = written.header().map_or(0, ResponseHeader::revision);
     let predecessor = found.claim.and_then(|before| before.lease()).filter(|&before| before != lease);
@@ -82,13 +82,12 @@ fn read(kv: &KeyValue) -> Option<Claim> {
 
 fn taken(key: &str, other: &Claim) -> Fault {
     let address = &other.address;
-    let text =
-        format!("the node at {address} has the name of this one ({key:?} in etcd); give each its own `node.name`");
+    let text = format!("the node at {address} uses the same name ({key:?} in etcd); give each its own `node.name`");
     StoreError::refused(text).into()
 }
 
 fn superseded(key: &str) -> Fault {
-    let text = format!("a daemon that was started later reports for this node ({key:?} in etcd); end one of the two");
+    let text = format!("a daemon that was started later reports for this node ({key:?} in etcd); stop one of the two");
     StoreError::refused(text).into()
 }
 

@@ -55,7 +55,7 @@ pub enum AccessError {
     #[error("etcd needs an endpoint: set `registry.url`")]
     NoEndpoint,
     /// The file with the password holds something else.
-    #[error("{} must hold USER:PASSWORD for etcd, and nothing else", .path.display())]
+    #[error("{} must contain USER:PASSWORD for etcd and nothing else", .path.display())]
     NoPassword {
         /// The file.
         path: PathBuf,
@@ -188,7 +188,7 @@ impl Connection {
             call(current.client).await.map_err(Fault::from)
         };
         let late =
-            || StoreError::unavailable(format!("etcd does not answer within {}", humantime::format_duration(within)));
+            || StoreError::unavailable(format!("no response from etcd within {}", humantime::format_duration(within)));
         let result = timeout(within, attempt).await.unwrap_or_else(|_| Err(late().into()));
         if let (Err(fault), Some(generation)) = (&result, generation)
             && fault.is_transient()
@@ -240,7 +240,7 @@ impl Connection {
         let url = &self.access.endpoints[endpoint];
         let options = self.access.options(url).map_err(|e| StoreError::refused(error_line(&e)).because(e))?;
         let made = timeout(CONNECT, Client::connect([url.to_string()], Some(options))).await;
-        let client = made.map_err(|_| StoreError::unavailable(format!("{url} does not answer")))??;
+        let client = made.map_err(|_| StoreError::unavailable(format!("{url} does not respond")))??;
         let mut used = None;
         self.current.send_if_modified(|current| {
             // Of two that are made at a time, the first is everybody's.

@@ -122,7 +122,7 @@ impl Desired {
     /// The first record due cannot be written. It is not heard of again until it changes.
     pub(super) fn give_up_first(&mut self) {
         if let Some(uuid) = self.due.pop_first() {
-            tracing::warn!(container = uuid, "etcd refuses the record of this container as too large");
+            tracing::warn!(container = uuid, "etcd rejects the record of this container as too large");
             self.records.remove(&uuid);
             self.taken.remove(&uuid);
         }

@@ -41,8 +41,8 @@ impl Fault {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::LeaseGone => Self::unavailable("etcd: the lease of this node has ended"),
-            Fault::Compacted => Self::unavailable("etcd: what was being read has been compacted"),
+            Fault::LeaseGone => Self::unavailable("etcd: the lease of this node has expired"),
+            Fault::Compacted => Self::unavailable("etcd: the revision being read has been compacted"),
             Fault::TooLarge => Self::refused(
                 "etcd: the request is too large; see its --max-request-bytes (1.5 MiB if not set) and --max-txn-ops (128)",
             ),
@@ -93,7 +93,7 @@ fn of_status(code: i32, message: &str, source: Option<&str>) -> Fault {
         // Another member, or the next attempt with a new token, does better.
         INVALID_ARGUMENT if message.contains("revision of auth store is old") => unavailable(message, source),
         INVALID_ARGUMENT if message.contains("user name is empty") => {
-            refused("; it asks who we are: give USER:PASSWORD in `registry.token-file`")
+            refused("; authentication is required: give USER:PASSWORD in `registry.token-file`")
         }
         INVALID_ARGUMENT if message.contains("authentication failed") => {
             refused("; check USER:PASSWORD in `registry.token-file`")
@@ -150,7 +150,7 @@ mod tests {
             (8, "etcdserver: mvcc: database space exceeded", "alarm disarm"),
             (15, "etcdserver: corrupt cluster", "administrator"),
             (3, "etcdserver: authentication failed, invalid user ID or password", "USER:PASSWORD"),
-            (3, "etcdserver: user name is empty", "who we are"),
+            (3, "etcdserver: user name is empty", "authentication is required"),
             (9, "etcdserver: authentication is not enabled", "leave"),
         ] {
             let error = store(code, message);

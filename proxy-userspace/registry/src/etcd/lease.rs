@@ -70,7 +70,7 @@ async fn keep(connection: Arc<Connection>, id: i64, ttl: Duration, gone: Cancell
         match fault {
             Fault::LeaseGone => return gone.cancel(),
             fault => {
-                tracing::debug!(error = %StoreError::from(fault), "the lease in etcd could not be renewed");
+                tracing::debug!(error = %StoreError::from(fault), "cannot renew the lease in etcd");
                 // Somewhat apart from the other nodes, whom the same outage may have hit.
                 tokio::time::sleep(jittered(interval.min(Duration::from_secs(1)), 0.1..0.5)).await;
             }
@@ -97,9 +97,9 @@ async fn renew(
         match timeout(patience, exchange).await {
             Ok(Ok(Some(answer))) if answer.ttl() > 0 => {}
             Ok(Ok(Some(_))) => return Fault::LeaseGone,
-            Ok(Ok(None)) => return StoreError::unavailable("etcd has ended the stream").into(),
+            Ok(Ok(None)) => return StoreError::unavailable("etcd has closed the stream").into(),
             Ok(Err(error)) => return error.into(),
-            Err(_) => return StoreError::unavailable("etcd does not answer").into(),
+            Err(_) => return StoreError::unavailable("etcd does not respond").into(),
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) async fn delete(
             return Ok(());
         }
     }
-    Err(StoreError::unavailable(format!("etcd: somebody else keeps changing the link {hostname}")).into())
+    Err(StoreError::unavailable(format!("etcd: conflicting changes of the link {hostname}")).into())
 }
 
 /// What cannot be read belongs to nobody, so that only an administrator removes it.

@@ -11,7 +11,7 @@ const PAGE: i64 = 5000;
 /// How large an answer may be, in bytes. One that is larger is asked for in smaller pages: a value can have 1.5 MiB, and nobody
 /// who may write records is to keep them from being read.
 pub(super) const ANSWER: usize = 64 * 1024 * 1024;
-/// How often it is begun anew when etcd compacts what is being read.
+/// How often it is started over when etcd compacts what is being read.
 const ATTEMPTS: usize = 3;
 
 /// A moment in etcd's history.

@@ -1,7 +1,7 @@
-//! Following what changes, without ever taking silence for news that there are none.
+//! Following what changes, without ever mistaking silence for the absence of changes.
 //!
 //! A watch begins with all that is there at one revision, and goes on from the next. After a connection is lost it resumes
-//! where it was, as long as etcd still has what came since and its history is the same; else it begins anew.
+//! where it was, as long as etcd still has what came since and its history is the same; else it starts over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::{StoreError, Update};
 use portsplice_model::Hostname;
 use portsplice_net::backoff::jittered;
 
-/// How much news may wait for whoever follows. When it is full, etcd keeps the rest.
+/// How many updates may wait for whoever follows. When it is full, etcd keeps the rest.
 const BACKLOG: usize = 1024;
 /// After how long a silence etcd is asked whether it is there, and how long its answer may take.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ struct Position {
 enum WatchEnd {
     /// Whoever followed has gone.
     Dropped,
-    /// What was told is not known to be what is there: begin anew.
+    /// What was told is not known to be what is there: start over.
     Restart(&'static str),
     /// Go on where it was.
     Fault(Fault),
@@ -66,7 +66,7 @@ enum WatchEnd {
 impl From<Fault> for WatchEnd {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Compacted => Self::Restart("etcd has compacted what came since"),
+            Fault::Compacted => Self::Restart("etcd has compacted the revisions since then"),
             fault => Self::Fault(fault),
         }
     }
@@ -84,11 +84,11 @@ impl Follower {
             match end {
                 WatchEnd::Dropped => return,
                 WatchEnd::Restart(why) => {
-                    tracing::info!(why, "following etcd begins anew");
+                    tracing::info!(why, "restarting the etcd watch");
                     self.position = None;
                 }
                 WatchEnd::Fault(fault) => {
-                    tracing::warn!(error = %StoreError::from(fault), "etcd cannot be followed; trying again");
+                    tracing::warn!(error = %StoreError::from(fault), "cannot watch etcd, retrying");
                 }
             }
             tokio::time::sleep(jittered(retry, 0.5..1.5)).await;
@@ -152,7 +152,7 @@ impl Follower {
         let Some(first) = first else { return Err(ended().into()) };
         let now = ClusterRevision::of(first.header());
         if !position.point.precedes(&now) || now.revision < position.next - 1 {
-            return Err(WatchEnd::Restart("etcd has another history now"));
+            return Err(WatchEnd::Restart("the history of the etcd cluster has changed"));
         }
         refused(&first)?;
         Ok(stream)
@@ -173,15 +173,15 @@ impl Follower {
                 },
             }
         }
-        Err(Fault::from(StoreError::unavailable("etcd does not answer")).into())
+        Err(Fault::from(StoreError::unavailable("etcd does not respond")).into())
     }
 
     /// Tells what a message says.
     async fn take(&mut self, message: &WatchResponse) -> Result<(), WatchEnd> {
         let now = ClusterRevision::of(message.header());
-        let Some(position) = &mut self.position else { return Err(WatchEnd::Restart("nothing was told yet")) };
+        let Some(position) = &mut self.position else { return Err(WatchEnd::Restart("nothing was read yet")) };
         if !position.point.precedes(&now) {
-            return Err(WatchEnd::Restart("etcd has another history now"));
+            return Err(WatchEnd::Restart("the history of the etcd cluster has changed"));
         }
         position.point = now;
         refused(message)?;
@@ -246,10 +246,10 @@ fn refused(message: &WatchResponse) -> Result<(), WatchEnd> {
         return Ok(());
     }
     let reason = message.cancel_reason();
-    let text = format!("etcd ends the watch: {}", if reason.is_empty() { "no reason given" } else { reason });
+    let text = format!("etcd canceled the watch: {}", if reason.is_empty() { "no reason given" } else { reason });
     Err(Fault::from(StoreError::unavailable(text)).into())
 }
 
 fn ended() -> Fault {
-    StoreError::unavailable("etcd has ended the stream").into()
+    StoreError::unavailable("etcd has closed the stream").into()
 }

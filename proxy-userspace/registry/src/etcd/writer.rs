@@ -268,7 +268,7 @@ impl Writer {
     /// What was written has gone with the lease, or will.
     fn lose_lease(&mut self) {
         if let Some(lease) = self.lease.take() {
-            tracing::info!("etcd has ended the lease of this node; everything is reported anew");
+            tracing::info!("the etcd lease of this node has expired; reporting everything again");
             self.predecessor = Some(lease.id());
         }
         self.fence = None;
@@ -284,13 +284,12 @@ impl Writer {
                 let stored: BTreeSet<&str> = found.iter().filter_map(|key| uuid_of(&self.keys, key)).collect();
                 let differ = self.desired.compare(&stored);
                 if differ > 0 {
-                    tracing::warn!(
-                        records = differ,
-                        "etcd did not have what this node has reported; it is written again"
-                    );
+                    tracing::warn!(records = differ, "records of this node are missing in etcd; writing them again");
                 }
             }
-            Err(fault) => tracing::debug!(error = %StoreError::from(fault), "etcd could not be asked what it has"),
+            Err(fault) => {
+                tracing::debug!(error = %StoreError::from(fault), "cannot read this node's records from etcd")
+            }
         }
     }
 
@@ -312,7 +311,7 @@ impl Writer {
         drop(lease);
         let revoke = self.connection.once(END, async |mut client| client.lease_revoke(id).await);
         if let Ok(Err(fault)) = timeout(END, revoke).await {
-            tracing::warn!(error = %StoreError::from(fault), "the records of this node stay in etcd until its lease ends");
+            tracing::warn!(error = %StoreError::from(fault), "the records of this node remain in etcd until its lease expires");
         }
     }
 

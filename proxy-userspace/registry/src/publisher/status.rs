@@ -51,13 +51,13 @@ impl Status {
         *self.rejection.lock() = first.map(|(uuid, (_, why))| {
             let others = refused.len() - 1;
             let others = if others > 0 { format!(" (and of {others} others)") } else { String::new() };
-            format!("the record of {uuid}{others} is not taken: {why}")
+            format!("the record of {uuid}{others} was rejected: {why}")
         });
 
         self.succeeded.fetch_add(1, Ordering::Relaxed);
         self.last_success.store(i64::try_from(unix_time().as_secs()).unwrap_or(i64::MAX), Ordering::Relaxed);
         if self.problem.lock().take().is_some() {
-            tracing::info!("the registry takes reports again and holds what runs here");
+            tracing::info!("registry available again; all records are up to date");
         }
     }
 
@@ -66,7 +66,7 @@ impl Status {
         let text = error.to_string();
         // One line for each kind of trouble, not one for each attempt.
         if self.problem.lock().replace(text.clone()).is_none_or(|before| before != text) {
-            tracing::warn!("reports wait, and traffic goes on: {text}");
+            tracing::warn!("registry unavailable, retrying (traffic unaffected): {text}");
         }
     }
 

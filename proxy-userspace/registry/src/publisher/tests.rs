@@ -165,7 +165,7 @@ async fn while_the_store_is_away_reports_wait_and_all_is_told_again_when_it_is_b
     rig.running.0.lock().remove("a");
     rig.tell();
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(rig.publishing.status().problem().unwrap(), "the registry cannot be reached: away");
+    assert_eq!(rig.publishing.status().problem().unwrap(), "the registry is unreachable: away");
     // It comes back with something else than it had.
     rig.store.records.lock().remove("b");
     rig.store.records.lock().insert("stale".into(), record("stale"));
@@ -184,7 +184,7 @@ async fn a_record_that_is_refused_keeps_no_other_from_the_store() {
     rig.store.until_uuids(&["a", "c", "d"]).await;
     sleep(Duration::from_millis(1)).await;
     let status = rig.publishing.status().snapshot();
-    assert!(status.problem.as_ref().is_some_and(|p| p.contains("the record of bad is not taken")), "{status:?}");
+    assert!(status.problem.as_ref().is_some_and(|p| p.contains("the record of bad was rejected")), "{status:?}");
     assert!(status.refused > 0 && status.failed == 0, "{status:?}");
     // It is tried again, and what is taken is no problem any more.
     rig.running.0.lock().remove("bad");

@@ -39,7 +39,7 @@ const fn up(yes: bool) -> f64 {
 pub(super) static AUTH: Group<Arc<ReplayMemory>> = Group {
     title: "Credentials",
     about: "On nodes and edges.",
-    metrics: &[gauge("replay_entries", "Nonces that are remembered against replay")
+    metrics: &[gauge("replay_entries", "Nonces in the replay memory")
         .worry("It comes near `auth.replay-entries`: then the oldest are given up early, and clients with slow clocks are refused.")
         .read(|replay| Some(replay.len() as f64))],
 };
@@ -48,12 +48,12 @@ pub(super) static CONTAINERS: Group<Arc<Containers>> = Group {
     title: "Containers",
     about: "On nodes.",
     metrics: &[
-        gauge("containers", "Running containers that are known")
+        gauge("containers", "Running containers known to the node")
             .worry("It differs for minutes from what the container engine lists.")
             .read(|containers| Some(containers.list().len() as f64)),
         gauge(
             "container_source_up",
-            "Whether a source of containers works: 1, or 0 while it is away and its containers are those last known",
+            "Whether a source of containers is reachable: 1, or 0 while its containers are the last known ones",
         )
         .labels(&[LabelDescription {
             name: "source",
@@ -71,10 +71,10 @@ pub(super) static PORTS: Group<ports::Counts> = Group {
     title: "Listening ports",
     about: "On nodes.",
     metrics: &[
-        gauge("ports_listening", "Ports that something listens on in containers' namespaces")
+        gauge("ports_listening", "Listening ports in containers' namespaces")
             .worry("It is 0 though containers have servers.")
             .read(|c| Some(c.listening as f64)),
-        counter("ports_events", "Times that the kernel told of a socket that begins or ceases to listen")
+        counter("ports_events", "Kernel events of sockets that start or stop listening")
             .worry("It stands still while servers start: the kernel programs are not loaded (`portsplice_bpf_up`).")
             .read(|c| Some(c.events_seen as f64)),
         counter("ports_events_lost", "Events of that kind that were lost, so that the namespace's sockets were listed")
@@ -99,17 +99,17 @@ pub(super) static BUFFERS: Group<Buffers> = Group {
     title: "Buffers",
     about: "On nodes.",
     metrics: &[
-        gauge("tail", "Bytes that servers sent before their containers ended, kept until slow clients have read them")
+        gauge("tail", "Bytes that servers sent before their containers ended, held in memory for slow clients")
             .unit(Unit::Bytes)
             .worry("It comes near `relay.tail-bytes`: the ends of further responses are lost with their containers.")
             .read(|b| Some(b.tail_bytes as f64)),
-        gauge("unfinished_heads", "Bytes of request heads that are not whole yet")
+        gauge("unfinished_heads", "Bytes of incomplete request heads")
             .unit(Unit::Bytes)
             .worry(
                 "It comes near `limits.unfinished-heads-bytes`: clients send heads slowly, by mistake or to do harm.",
             )
             .read(|b| Some(b.unfinished_heads as f64)),
-        gauge("pipes_open", "Pipes of the relay, used and unused")
+        gauge("pipes_open", "Pipes open for splicing, in use or idle")
             .worry("It stays at its highest while few connections are open.")
             .read(|b| b.pipes.map(|n| n as f64)),
     ],
@@ -133,7 +133,7 @@ pub(super) static KERNEL: Group<Arc<Fastpath>> = Group {
                 let reason = fastpath.unavailable().map(ToString::to_string).unwrap_or_default();
                 vec![Sample::new([&*reason], up(fastpath.kernel().is_some()))]
             }),
-        counter("bpf_socket_events", "Socket events in containers' namespaces, as the kernel program saw them")
+        counter("bpf_socket_events", "Socket events in containers' namespaces, counted by the kernel program")
             .labels(&[LabelDescription { name: "event", values: Values::OneOf(SOCKET_EVENTS) }])
             .worry(
                 "It stands still while connections are made: the programs are attached to a cgroup without containers.",
@@ -144,7 +144,7 @@ pub(super) static KERNEL: Group<Arc<Fastpath>> = Group {
                     |counts| SOCKET_EVENTS.iter().zip(counts).map(|(event, n)| Sample::new([event], n as f64));
                 counts.into_iter().flat_map(samples).collect()
             }),
-        gauge("fast_up", "Whether the kernel carries responses past the daemon: 1 or 0")
+        gauge("fast_up", "Whether the fast path is available: 1 or 0")
             .labels(&[REASON])
             .worry("0 where it was 1, after an upgrade of the kernel, say; as for `portsplice_bpf_up`.")
             .read_samples(|fastpath| {
@@ -199,33 +199,33 @@ pub(super) static FAST_PATH: Group<FastPath> = Group {
     title: "Fast path",
     about: "On nodes where `portsplice_fast_up` is 1.",
     metrics: &[
-        gauge("fast_flows", "Responses on the fast path now")
+        gauge("fast_flows", "Responses attached to the fast path now")
             .worry("It is at `bpf.max-flows`: further responses take the slower way (`table-full` below).")
             .read(|f| Some(f64::from(f.flows))),
-        counter("fast_attached", "Responses that took the fast path")
+        counter("fast_attached", "Responses attached to the fast path")
             .worry("It stands still under traffic: `portsplice_fast_attach_failed_total` has the reasons.")
             .read(|f| Some(f.counts.attached as f64)),
         counter(
             "fast_attach_failed",
-            "Attempts to put a response on the fast path that were in vain, by reason; a reason is there once it has occurred",
+            "Responses that could not be attached to the fast path, by reason; a reason is there once it has occurred",
         )
         .labels(&[LabelDescription { name: "reason", values: Values::OneOf(ATTACH_FAILURES) }])
         .worry("`system`, `argument`: always. `table-full`: raise `bpf.max-flows`. `foreign`, `protocol`: another program has the sockets.")
         .read_samples(|f| f.counts.refused.iter().map(|&(reason, n)| Sample::new([reason], n as f64)).collect()),
-        counter("fast_bytes", "Bytes that the kernel carried past the daemon")
+        counter("fast_bytes", "Bytes of responses sent by the fast path")
             .worry("It is a small part of `portsplice_relayed_bytes_total` though responses are long.")
             .read(|f| Some(f.counts.fast_bytes as f64)),
-        counter("fast_messages", "Messages that the kernel carried past the daemon")
+        counter("fast_messages", "Messages sent by the fast path")
             .worry("`portsplice_fast_bytes_total` divided by this is below a kilobyte: servers write in small pieces.")
             .read(|f| Some(f.counts.fast_messages as f64)),
-        counter("fast_fallbacks", "Messages on the fast path that had to pass the daemon, by reason")
+        counter("fast_fallbacks", "Messages of attached responses that fell back to the daemon, by reason")
             .labels(&[LabelDescription { name: "reason", values: Values::OneOf(FALLBACK_REASONS) }])
             .worry("`lost`: always. `full` or `in_flight` near the number of messages: clients are slower than their servers.")
             .read_samples(|f| {
                 let reasons = FallbackReason::ALL.into_iter().zip(&f.counts.fallbacks);
                 reasons.map(|(reason, &n)| Sample::new([fallback_label(reason)], n as f64)).collect()
             }),
-        counter("fast_resumed", "Times that a response came back to the fast path after messages had passed")
+        counter("fast_resumed", "Times that a response returned to the fast path after a fallback")
             .worry("It stands still while `portsplice_fast_fallbacks_total` goes up: responses leave the fast path for good.")
             .read(|f| Some(f.counts.resumed as f64)),
     ],
@@ -237,10 +237,10 @@ pub(super) static REPORTS: Group<Snapshot> = Group {
     title: "Reports to the registry",
     about: "On nodes with a registry.",
     metrics: &[
-        gauge("registry_up", "Whether the registry was reached the last time, and took all: 1 or 0")
+        gauge("registry_up", "Whether the last report reached the registry and was accepted in full: 1 or 0")
             .worry("0 for longer than a minute: `/readyz` says why. Traffic goes on; controllers do not learn of new containers.")
             .read(|s| Some(up(s.problem.is_none()))),
-        gauge("registry_pending", "Changes that the registry was not told yet")
+        gauge("registry_pending", "Changes not yet reported to the registry")
             .worry("It stays above 0.")
             .read(|s| Some(s.pending as f64)),
         counter("registry_reports", "Reports to the registry, by result")
@@ -252,7 +252,7 @@ pub(super) static REPORTS: Group<Snapshot> = Group {
             }),
         gauge(
             "registry_last_success_timestamp",
-            "When the registry last held all that runs here, in seconds since 1970; 0 is never",
+            "When the registry was last up to date, in seconds since 1970; 0 is never",
         )
         .unit(Unit::Seconds)
         .worry("It is minutes ago: as `portsplice_registry_up`, but it does not flap.")
@@ -263,7 +263,7 @@ pub(super) static REPORTS: Group<Snapshot> = Group {
 pub(super) static EDGE: Group<Arc<Edge>> = Group {
     title: "The edge's records",
     about: "On edges.",
-    metrics: &[gauge("edge_records", "Records that nodes have reported")
+    metrics: &[gauge("edge_records", "Records reported by nodes")
         .worry("It falls by a node's worth: the edge has not heard of that node for the time of its leases.")
         .read(|edge| Some(edge.records() as f64))],
 };

@@ -34,7 +34,7 @@ pub(super) struct NodeRecords {
 
 struct Memory {
     accepted: Accepted,
-    /// Names that were complained of.
+    /// Names that were warned about.
     unusable: BTreeSet<String>,
 }
 
@@ -100,7 +100,7 @@ impl Source for NodeRecords {
         for uuid in warnings.difference(unusable) {
             tracing::warn!(
                 container = ?uuid,
-                "a container is not in the registry: another one has this name already, or it has other characters than letters, digits, '.', '_' and '-'; give each container its own with the label portsplice.uuid"
+                "not reporting this container to the registry: its name is already taken, or contains characters other than letters, digits, '.', '_' and '-'; set the label portsplice.uuid"
             );
         }
         *unusable = warnings;

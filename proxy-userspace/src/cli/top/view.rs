@@ -23,7 +23,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
         Layout::vertical([Constraint::Length(2), Constraint::Min(2), Constraint::Length(1)]).areas(frame.area());
     frame.render_widget(Paragraph::new(summary(model)), head);
     self::table(frame, model, table);
-    let keys_text = " q end  Tab containers/connections  n c r u d f sort  arrows scroll";
+    let keys_text = " q quit  Tab containers/connections  n c r u d f sort  arrows scroll";
     frame.render_widget(Line::from(keys_text).style(Style::new().add_modifier(Modifier::DIM)), keys);
 }
 

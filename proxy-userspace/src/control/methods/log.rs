@@ -25,7 +25,7 @@ impl Control {
             (None, None) => Scope::All,
             (Some(target), None) => Scope::Target(target),
             (None, Some(name)) => self.container_scope(&name).await?,
-            (Some(_), Some(_)) => return Err(wrong("target or container: one of the two")),
+            (Some(_), Some(_)) => return Err(wrong("give either target or container")),
         };
         let log = &self.parts.log;
         match wanted.level {
@@ -40,7 +40,7 @@ impl Control {
         self.parts.fastpath.follow_log_level();
         self.log_changed.notify_one();
         let level = wanted.level.map_or("as before", Level::name);
-        tracing::warn!(?scope, level, seconds, "the log level was changed over the control socket");
+        tracing::warn!(?scope, level, seconds, "log level changed through the control socket");
         Ok(self.log_state())
     }
 
@@ -85,7 +85,7 @@ impl Control {
             }
             if self.parts.log.expire(Instant::now()) {
                 self.parts.fastpath.follow_log_level();
-                tracing::info!("a log level that was set for a time has ended");
+                tracing::info!("temporary log level expired");
             }
         }
     }

@@ -22,7 +22,7 @@ impl Parts {
         }
         Err(match self.find(&name).await {
             Ok(container) => {
-                let text = format!("{name:?} was not registered here: it is known from {}", container.source());
+                let text = format!("{name:?} was not registered here; its source is {}", container.source());
                 Fault::new(code::NOT_REGISTERED, text)
             }
             Err(fault) => fault,
@@ -30,7 +30,7 @@ impl Parts {
     }
 
     fn registrar(&self) -> Result<Arc<Registrar>, Fault> {
-        let none = || Fault::new(code::INTERNAL, "registration is not set up");
+        let none = || Fault::new(code::INTERNAL, "registration is disabled");
         self.containers.registrar().cloned().ok_or_else(none)
     }
 }

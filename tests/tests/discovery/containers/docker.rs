@@ -35,7 +35,7 @@ async fn found_by_every_kind_of_name_and_connected_to() {
     assert_ne!(other.netns.id(), container.netns.id());
     connects(&other, 8080).await.unwrap();
     assert_eq!((running.containers.list().len(), running.observed.count()), (2, 2));
-    // News of its start that come after it was found do not make it another one.
+    // Changes of its start that come after it was found do not make it another one.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!container.is_gone() && !other.is_gone());
 

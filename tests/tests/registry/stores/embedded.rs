@@ -184,10 +184,10 @@ fn a_newer_or_foreign_file_is_refused_and_left_as_it_is() {
     refused(&newer, "of version 999");
     let foreign = dir.path().join("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x); PRAGMA user_version = 1").unwrap();
-    refused(&foreign, "another program's database");
+    refused(&foreign, "the database of another program");
     let unversioned = dir.path().join("unversioned.db");
     Connection::open(&unversioned).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-    refused(&unversioned, "another program's database");
+    refused(&unversioned, "the database of another program");
     let text = dir.path().join("text");
     std::fs::write(&text, "This is no database, but it is longer than the head of one. ".repeat(10)).unwrap();
     refused(&text, "not a database");

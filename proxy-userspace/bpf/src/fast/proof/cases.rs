@@ -19,16 +19,16 @@ use portsplice_relay::bypass::FastFlow;
 
 type Case = fn(&Rig<'_>) -> Result<Finding>;
 
-pub(super) const FIONREAD: &str = "FIONREAD tells a server what there is to read";
+pub(super) const FIONREAD: &str = "FIONREAD shows a server what there is to read";
 
 pub(super) const ALL: [(&str, Case); 14] = [
     ("order under a reader that is slow at first", order),
     ("the end of the stream comes after the last byte", end),
     ("sendfile", sendfile),
     ("an edge-triggered server gets every event that it waits for", edge_triggered),
-    ("a client that has ended its requests still gets its answer", half_close),
+    ("a client that has closed its sending side still gets its response", half_close),
     ("a client's reset reaches the server", reset),
-    ("the last message of an answer passes the daemon", last_message),
+    ("the last message of a response passes the daemon", last_message),
     ("chunks are followed, and the last one passes the daemon", chunks),
     (FIONREAD, fionread),
     ("a server that sends without copying is left alone", zero_copy),
@@ -143,7 +143,7 @@ fn edge_triggered(rig: &Rig<'_>) -> Result<Finding> {
                     events.clear();
                     let patience = Timespec { tv_sec: 2, tv_nsec: 0 };
                     epoll::wait(&poller, spare_capacity(&mut events), Some(&patience))?;
-                    ensure!(!events.is_empty(), "the server was told to wait, and was never told to go on");
+                    ensure!(!events.is_empty(), "the server was told to wait and never to continue");
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -191,7 +191,7 @@ fn reset(rig: &Rig<'_>) -> Result<Finding> {
 
 fn last_message(rig: &Rig<'_>) -> Result<Finding> {
     let sockets = rig.sockets()?;
-    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not attached: {reason}"))?;
     (&sockets.s).write_all(&[1; 400])?;
     ensure!((flow.fast_bytes(), flow.budget()) == (400, 600), "the first message was not redirected");
     (&sockets.s).write_all(&[2; 600])?;
@@ -204,7 +204,7 @@ fn chunks(rig: &Rig<'_>) -> Result<Finding> {
     let sockets = rig.sockets()?;
     let flow = rig
         .try_attach_framed(&sockets, Framing::Chunked, 0)
-        .map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+        .map_err(|reason| anyhow!("the flow was not attached: {reason}"))?;
     let messages: [(&[u8], Option<u64>); 5] = [
         (b"5\r\nhello\r\n", Some(0)),
         (b"1\r\n!\r\na\r\n0123", Some(8)),
@@ -238,7 +238,7 @@ fn urgent(rig: &Rig<'_>) -> Result<Finding> {
 fn crossing(rig: &Rig<'_>) -> Result<Finding> {
     let sockets = rig.sockets()?;
     let flow = rig.attach(&sockets)?;
-    let unknown = |_| anyhow!("C cannot be asked");
+    let unknown = |_| anyhow!("C cannot be queried");
     (&sockets.s).write_all(b"hello")?;
     sockets.c.send(b"?")?;
     (&sockets.s).write_all(b"hello")?;
@@ -251,7 +251,7 @@ fn crossing(rig: &Rig<'_>) -> Result<Finding> {
 /// What a container can move (here: what S sends, as if nothing had passed) gives no turn to a second writer.
 fn turns(rig: &Rig<'_>) -> Result<Finding> {
     let sockets = rig.sockets()?;
-    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not attached: {reason}"))?;
     let send = |bytes: &[u8]| (&sockets.s).write_all(bytes);
     send(&[1; 100])?;
     claim(&flow)?;
@@ -268,7 +268,7 @@ fn turns(rig: &Rig<'_>) -> Result<Finding> {
     ensure!(flow.fast_bytes() == 100, "a message was redirected after the end");
 
     let sockets = rig.sockets()?;
-    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not armed: {reason}"))?;
+    let flow = rig.try_attach(&sockets, 1000).map_err(|reason| anyhow!("the flow was not attached: {reason}"))?;
     (&sockets.s).write_all(&[1; 100])?;
     sockets.c.send(&[9; 1])?;
     ensure!(matches!(flow.try_drain(), Ok(false)), "a byte more than was to come was not noticed");
@@ -293,8 +293,10 @@ fn zero_copy(rig: &Rig<'_>) -> Result<Finding> {
     let sockets = rig.sockets()?;
     set_option(&sockets.s, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1_i32.to_ne_bytes()).context("SO_ZEROCOPY")?;
     match rig.try_attach(&sockets, 1000) {
-        Err(AttachFailure::Program(AttachStatus::ZeroCopy)) => Ok(Finding::Holds("its flow is not armed".to_owned())),
-        other => Err(anyhow!("its flow was armed, or not for that reason: {:?}", other.map(|_| ()))),
+        Err(AttachFailure::Program(AttachStatus::ZeroCopy)) => {
+            Ok(Finding::Holds("its flow is not attached".to_owned()))
+        }
+        other => Err(anyhow!("its flow was attached, or failed for another reason: {:?}", other.map(|_| ()))),
     }
 }
 
@@ -305,9 +307,9 @@ fn protocol(rig: &Rig<'_>) -> Result<Finding> {
     }
     match rig.try_attach(&sockets, 1000) {
         Err(AttachFailure::Program(AttachStatus::Protocol) | AttachFailure::Client) => {
-            Ok(Finding::Holds("its flow is not armed".to_owned()))
+            Ok(Finding::Holds("its flow is not attached".to_owned()))
         }
-        other => Err(anyhow!("its flow was armed, or not for that reason: {:?}", other.map(|_| ()))),
+        other => Err(anyhow!("its flow was attached, or failed for another reason: {:?}", other.map(|_| ()))),
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) struct Rig<'a> {
     netns: Netns,
 }
 
-/// A flow's sockets: the client's end **K** of the controller's connection **C**, the daemon's **U** and the server's **S**.
+/// A flow's sockets: the client's end **K** of the client's connection **C**, the daemon's **U** and the server's
+/// **S**.
 pub(super) struct TestSockets {
     pub(super) k: TcpStream,
     pub(super) c: Socket,
@@ -58,12 +59,12 @@ impl<'a> Rig<'a> {
         Ok(TestSockets { k, c, u, s })
     }
 
-    /// Arms a flow of which `budget` bytes are to come.
+    /// Attaches a flow of which `budget` bytes are to come.
     pub(super) fn try_attach(&self, sockets: &TestSockets, budget: u64) -> Result<KernelFlow, AttachFailure> {
         self.try_attach_framed(sockets, Framing::Plain, budget)
     }
 
-    /// Arms a flow of any framing.
+    /// Attaches a flow of any framing.
     pub(super) fn try_attach_framed(
         &self,
         sockets: &TestSockets,
@@ -74,9 +75,10 @@ impl<'a> Rig<'a> {
         self.flows.open(&Request { netns: &self.netns, client, upstream, framing, budget, server: ServerUse::Responds })
     }
 
-    /// Arms a flow that ends with its connection.
+    /// Attaches a flow that ends with its connection.
     pub(super) fn attach(&self, sockets: &TestSockets) -> Result<KernelFlow> {
-        self.try_attach(sockets, Flow::UNTIL_END).map_err(|reason| anyhow::anyhow!("the flow was not armed: {reason}"))
+        self.try_attach(sockets, Flow::UNTIL_END)
+            .map_err(|reason| anyhow::anyhow!("the flow was not attached: {reason}"))
     }
 }
 
@@ -129,7 +131,7 @@ pub(super) fn claim(flow: &KernelFlow) -> Result<()> {
     until(|| flow.try_claim())
 }
 
-/// Waits until a flow is settled.
+/// Waits until a flow is drained.
 pub(super) fn drain(flow: &KernelFlow) -> Result<()> {
     until(|| flow.try_drain())
 }

@@ -162,7 +162,7 @@ fn thread(state: State, who: usize, variant: Variant, next: &mut Vec<State>) {
     };
     match state.threads[who] {
         Thread::Idle => {
-            // Also with a generation that is over: S remembers the one it was armed with.
+            // Also with a generation that is over: S remembers the one it was attached with.
             for generation in 1..=state.generation {
                 let mut state = state;
                 if variant == Variant::WithoutTurns && turn::is_of(state.flow.turn, generation) {

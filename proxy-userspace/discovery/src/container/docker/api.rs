@@ -44,19 +44,19 @@ pub enum Failure {
     #[error("cannot connect to it")]
     Away(#[source] std::io::Error),
     /// There is no such thing.
-    #[error("it knows nothing of that")]
+    #[error("it does not know that")]
     NotFound,
     /// No whole answer came within 10 seconds.
-    #[error("it does not answer within {} s", ANSWER.as_secs())]
+    #[error("no response within {} s", ANSWER.as_secs())]
     Late,
     /// The connection ended before an answer began. What hyper says is shown; its own sources are not.
-    #[error("it does not answer: {0}")]
+    #[error("it does not respond: {0}")]
     Silent(hyper::Error),
     /// The connection ended within an answer, or the answer is too long. As above, of what is shown.
-    #[error("its answer breaks off: {0}")]
+    #[error("its response was truncated: {0}")]
     Broken(Box<dyn Error + Send + Sync>),
     /// The answer is not what the API's documentation says.
-    #[error("its answer is not understood")]
+    #[error("its response is invalid")]
     Garbled(#[source] serde_json::Error),
     /// It refuses.
     #[error("it answers with {status}: {message}")]
@@ -204,7 +204,7 @@ impl Api {
         Ok(configured.into_iter().chain(image.labels.unwrap_or_default()).collect())
     }
 
-    /// News of containers, from a moment ago on. The stream has ended when nothing more comes.
+    /// Changes of containers, from a moment ago on. The stream has ended when nothing more comes.
     pub(super) fn events(&self) -> (mpsc::Receiver<Result<Event, EventsError>>, AbortOnDropHandle<()>) {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let api = self.clone();

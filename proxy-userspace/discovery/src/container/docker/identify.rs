@@ -107,7 +107,7 @@ async fn try_identify(
         return Ok(Outcome::Unusable(reason));
     }
     // It ends as fast as it is started; its next start is news again.
-    tracing::debug!(id, "this container's process does not stay the same for long enough to be identified");
+    tracing::debug!(id, "this container's process keeps changing, so it cannot be identified");
     Ok(Outcome::NotRunning)
 }
 
@@ -151,13 +151,13 @@ impl Description {
         if !ignored.is_empty() {
             tracing::warn!(
                 container = self.name, labels = ?ignored,
-                "labels that come from the image claim no name and publish nothing, unless containers.trust-image-labels is set"
+                "ignoring labels set by the image: they may not claim a name or publish a port unless containers.trust-image-labels is set"
             );
         }
         if doubt {
             tracing::warn!(
                 container = self.name,
-                "its process is in no control group (cgroup) that names the container: that this is its process is doubtful, the engine says so and shares the daemon's pids"
+                "its process is in no control group (cgroup) that names the container; trusting the engine, which shares the daemon's pid namespace"
             );
         }
     }
@@ -165,10 +165,10 @@ impl Description {
     /// What the labels allow; with a word in the log about those that are wrong.
     fn policy(&self) -> Policy {
         for unknown in policy::unknown_labels(&self.labels) {
-            tracing::warn!(container = self.name, "label {unknown} means nothing to this version of Portsplice");
+            tracing::warn!(container = self.name, "unknown label {unknown}");
         }
         Policy::from_labels(&self.labels).unwrap_or_else(|error| {
-            tracing::warn!(container = self.name, "{error}; until then nobody can connect to the container");
+            tracing::warn!(container = self.name, "{error}; until this is fixed nobody can connect to the container");
             Policy::closed(Denied::Denied)
         })
     }
@@ -198,14 +198,14 @@ fn enter(
     let pid = run.pid;
     let foreign = || match api.peer.shares_pids() {
         Ok(true) => None,
-        Ok(false) => Some("the engine's pids are of another pid namespace than the daemon's".to_owned()),
-        Err(reason) => Some(format!("of which pid namespace the engine's pids are cannot be told: {reason}")),
+        Ok(false) => Some("the engine runs in another pid namespace than the daemon".to_owned()),
+        Err(reason) => Some(format!("cannot determine the engine's pid namespace: {reason}")),
     };
     let remedy = "run both in one pid namespace, or register the container by its network namespace";
     let process = match Process::open(pid) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(match foreign() {
-                Some(why) => Entry::Misled(format!("there is no process {pid} here; {why}: {remedy}")),
+                Some(why) => Entry::Misled(format!("process {pid} does not exist here; {why}: {remedy}")),
                 None => Entry::Failed(error),
             });
         }
@@ -213,7 +213,7 @@ fn enter(
     };
     let owner = owner(&process.cgroups()?, id);
     if owner == Owner::Another {
-        let why = foreign().unwrap_or_else(|| "its control group says so".to_owned());
+        let why = foreign().unwrap_or_else(|| "according to its control group".to_owned());
         return Err(Entry::Misled(format!("process {pid} is another container's; {why}: {remedy}")));
     }
     if owner == Owner::Unknown

@@ -66,8 +66,8 @@ impl Target {
             (Some(pid), None) if pid > 0 => Ok(Self::Process { pid, start_time }),
             (None, Some(path)) if start_time.is_none() => Ok(Self::Path(checked_path(path)?)),
             (None, Some(_)) => Err(format!("{start_time_key} belongs to pid: remove it, or use pid instead of netns")),
-            (Some(_), None) => Err("pid = 0: write the pid of a process of the container".into()),
-            _ => Err("write either pid = NUMBER or netns = \"/run/netns/NAME\"".into()),
+            (Some(_), None) => Err("pid = 0: give the pid of a process in the container".into()),
+            _ => Err("give either pid = NUMBER or netns = \"/run/netns/NAME\"".into()),
         }
     }
 }
@@ -75,10 +75,10 @@ impl Target {
 /// A path below /proc goes by pid, and a pid by itself may come to mean another process.
 fn checked_path(path: PathBuf) -> Result<PathBuf, String> {
     if !path.is_absolute() {
-        return Err(format!("netns = {path:?}: write the whole path, from /"));
+        return Err(format!("netns = {path:?}: give the absolute path"));
     }
     if path.starts_with("/proc") {
-        return Err(format!("netns = {path:?}: write pid = NUMBER instead, so that a reused pid is noticed"));
+        return Err(format!("netns = {path:?}: give pid = NUMBER instead, so that a reused pid is noticed"));
     }
     Ok(path)
 }

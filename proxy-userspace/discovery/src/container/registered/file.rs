@@ -137,7 +137,7 @@ mod tests {
             ("pid = 1\n[publish.0]", "publish"),
             ("pid = 1\nname = ''", "name"),
             ("pid = 1\nname = 'a b'", "name"),
-            ("netns = 'x'", "whole path"),
+            ("netns = 'x'", "absolute path"),
             ("netns = '/proc/1/ns/net'", "pid = NUMBER"),
             ("netns = '/run/netns/x'\nstart-time = 1", "start-time"),
             ("pid = ", "pid"),

@@ -26,7 +26,7 @@ use crate::container::{Container, Health, HostNetworkRule, Peer};
 use portsplice_auth::RegisteredKeys;
 use portsplice_model::Timestamp;
 
-/// How often it is looked for namespaces that were replaced and for registrations that nobody uses.
+/// How often it looks for namespaces that were replaced and for registrations that nobody uses.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a container cannot be registered.
@@ -73,7 +73,7 @@ impl Entry {
         self.row.registration.names()
     }
 
-    /// Whether nobody has used it for as long as it said.
+    /// Whether it expired unused.
     fn has_expired(&self, now: SystemTime) -> bool {
         let Row { registration, registered_at, used, .. } = &self.row;
         let since = now.duration_since(SystemTime::from(*registered_at)).unwrap_or_default();
@@ -186,9 +186,12 @@ impl Registrar {
             // Two that go by one name can both not be reached.
             match self.cache.lookup(&name) {
                 Lookup::Found(other) if own.is_none_or(|own| !own.running.container.is_same_as(&other)) => {
-                    return taken(format!("{name:?} leads to the container {} already: choose another name", other.id));
+                    return taken(format!(
+                        "{name:?} is already the name of container {}: choose another name",
+                        other.id
+                    ));
                 }
-                Lookup::Ambiguous => return taken(format!("{name:?} leads to several containers already")),
+                Lookup::Ambiguous => return taken(format!("{name:?} is already the name of several containers")),
                 Lookup::Found(_) | Lookup::Missing => {}
             }
         }
@@ -247,7 +250,7 @@ impl Registrar {
             this.runtime.clone().spawn_blocking(move || {
                 let mut registrations = this.registrations.lock();
                 if registrations.get(&name).is_some_and(|entry| entry.running.container.is_same_as(&ended)) {
-                    this.remove(&mut registrations, &name, "its process has ended");
+                    this.remove(&mut registrations, &name, "its process has exited");
                     this.save_what_is_left(&registrations);
                 }
             });
@@ -276,7 +279,7 @@ impl Registrar {
     /// A registration that has ended and is still kept does no harm: it is found out at the next start.
     fn save_what_is_left(&self, registrations: &HashMap<String, Entry>) {
         if let Err(error) = self.save(registrations.values().map(|entry| entry.row.clone()).collect()) {
-            tracing::warn!("registrations that have ended stay in the file: {error}");
+            tracing::warn!("cannot remove ended registrations from the file: {error}");
         }
     }
 
@@ -288,7 +291,7 @@ impl Registrar {
         for row in rows {
             let name = row.registration.name.clone();
             if let Err(reason) = self.restore_one(&mut registrations, row) {
-                tracing::info!(container = name, "a registration of before is dropped: {reason}");
+                tracing::info!(container = name, "dropping a saved registration: {reason}");
             }
         }
         if registrations.len() < kept {
@@ -305,7 +308,7 @@ impl Registrar {
                 },
             )?;
         if (resolved.netns.id().device(), resolved.netns.id().inode()) != row.namespace {
-            return Err("its namespace is another one".to_owned());
+            return Err("its namespace has changed".to_owned());
         }
         self.enter(registrations, row, description, resolved);
         Ok(())
@@ -358,7 +361,7 @@ impl Registrar {
             if let Some(why) = entry.running.end_of_namespace(&survey) {
                 ended.push((name.clone(), why));
             } else if entry.has_expired(now) {
-                ended.push((name.clone(), "nobody has used it for as long as it said"));
+                ended.push((name.clone(), "it expired unused"));
             }
         }
         changed |= !ended.is_empty();

@@ -33,15 +33,14 @@ impl Running {
         let presence = survey.presence(path, &self.container.netns);
         let container = &self.container.name;
         match (presence, self.hidden) {
-            (Presence::Replaced, _) => return Some("its namespace was replaced by another one"),
+            (Presence::Replaced, _) => return Some("its namespace was replaced"),
             (Presence::Ended, _) => return Some("its namespace was removed"),
             (Presence::Hidden, false) => tracing::warn!(
                 container, path = %path.display(),
-                "the path of this container leads to no network namespace any more, while its namespace is in being: something may be \
-                 mounted over it; it is served until its registration is removed, or nothing is left of its namespace"
+                "the path of this container no longer leads to its network namespace, which still exists: something may be mounted over it; the container is served until its registration is removed or its namespace is gone"
             ),
             (Presence::AtItsPath, true) => {
-                tracing::info!(container, "the namespace of this container is at its path again")
+                tracing::info!(container, "the namespace of this container is back at its path")
             }
             (Presence::Hidden, true) | (Presence::AtItsPath, false) => {}
         }
@@ -144,7 +143,7 @@ pub(super) fn watch(
     runtime.spawn(async move {
         tokio::select! {
             () = process.exited() => {
-                tracing::info!(container = container.name, "container gone: its process has ended");
+                tracing::info!(container = container.name, "container gone: its process has exited");
                 ended();
             }
             () = container.gone() => {}
@@ -154,7 +153,7 @@ pub(super) fn watch(
 
 fn open_process(pid: u32, start_time: Option<u64>, pid_check: PidCheck) -> Result<ResolvedTarget, Failure> {
     let failure = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::Never(format!("process {pid} has ended: write the pid of one that lives")),
+        io::ErrorKind::NotFound => Failure::Never(format!("process {pid} has exited: give the pid of a running one")),
         _ => Failure::NotYet(format!("process {pid}: {}", explain(&error))),
     };
     let process = Process::open(pid).map_err(failure)?;
@@ -168,8 +167,7 @@ fn open_process(pid: u32, start_time: Option<u64>, pid_check: PidCheck) -> Resul
         }
         (None, PidCheck::StartedBefore(written)) if is_younger(start, written) => {
             return Err(Failure::Never(format!(
-                "process {pid} is younger than the file, so it is not the one that was meant: write the file anew, or \
-                 add start-time = field 22 of /proc/{pid}/stat"
+                "process {pid} started after the file was written, so it cannot be the intended one: rewrite the file, or add start-time = field 22 of /proc/{pid}/stat"
             )));
         }
         _ => {}

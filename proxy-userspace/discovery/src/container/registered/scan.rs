@@ -86,7 +86,8 @@ impl Scanner {
         Self { directory, host_network, cache, files: HashMap::new(), runtime: Handle::current() }
     }
 
-    /// Brings the cache in line with the directory. A file that is wrong is told once in the log, and disturbs no other.
+    /// Brings the cache in line with the directory. A file that is wrong is reported once in the log, and disturbs no
+    /// other.
     ///
     /// # Errors
     /// The directory cannot be read; what was registered stays.
@@ -188,10 +189,10 @@ impl Scanner {
             Ok(description) => self.register(name, description, metadata, previous, None),
             Err(error) => {
                 if let Some(error) = error {
-                    tracing::warn!(file = %path.display(), "this file registers no container: {error}");
+                    tracing::warn!(file = %path.display(), "ignoring invalid registration file: {error}");
                 }
                 if let Some(running) = previous {
-                    self.end(&running, "its file cannot be understood any more");
+                    self.end(&running, "its file is no longer valid");
                 }
                 State::Spent
             }
@@ -229,7 +230,7 @@ impl Scanner {
             }
             Err(failure) => {
                 if let Some(running) = previous {
-                    self.end(&running, "its file was written anew");
+                    self.end(&running, "its file was rewritten");
                 }
                 let file = self.directory.join(name);
                 match failure {
@@ -240,7 +241,7 @@ impl Scanner {
                         State::Waiting(description, reason)
                     }
                     Failure::Never(reason) => {
-                        tracing::warn!(file = %file.display(), "this file registers no container: {reason}");
+                        tracing::warn!(file = %file.display(), "ignoring invalid registration file: {reason}");
                         State::Spent
                     }
                 }

@@ -66,7 +66,7 @@ impl StateFile {
                 let aside = kept.then(|| aside.display().to_string());
                 tracing::error!(
                     %error, path = %self.path.display(), aside,
-                    "registrations of before cannot be read and are forgotten; the containers must be registered again"
+                    "cannot read the saved registrations; the containers must be registered again"
                 );
                 Vec::new()
             }
@@ -80,7 +80,7 @@ impl StateFile {
         let metadata = file.metadata()?;
         // Whoever can write it makes the daemon enter namespaces.
         if !metadata.is_file() || metadata.mode() & 0o022 != 0 {
-            return Err(wrong("others than its owner can write it, or it is no file".to_owned()));
+            return Err(wrong("it is writable by others than its owner, or is not a regular file".to_owned()));
         }
         let text = regular_file::text_of(&regular_file::read_opened(&file, MAX_FILE)?)?;
         let document: Document = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;

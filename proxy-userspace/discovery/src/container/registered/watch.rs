@@ -1,4 +1,4 @@
-//! Is told by the kernel (inotify) when something changes in the directories that matter.
+//! Learns from the kernel (inotify) when something changes in the directories that matter.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,12 +35,12 @@ impl Watch {
     pub(super) fn set(&mut self, paths: BTreeSet<PathBuf>) {
         match self.try_set(paths) {
             Ok(()) if self.warned => {
-                tracing::info!("changes of registered containers are noticed at once again");
+                tracing::info!("changes of registered containers are noticed immediately again");
                 self.warned = false;
             }
             Err(reason) if !self.warned => {
                 tracing::warn!(
-                    "changes of registered containers are noticed within {} s only, instead of at once: {reason}",
+                    "changes of registered containers are noticed only every {} s instead of immediately: {reason}",
                     self.interval.as_secs_f32()
                 );
                 self.warned = true;

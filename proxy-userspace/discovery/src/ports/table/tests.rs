@@ -251,9 +251,9 @@ fn a_namespace_has_only_so_many() {
     assert_eq!((table.sockets.len(), table.ports.len()), (0, 0));
 }
 
-/// What may happen: a socket begins or ceases to listen, the daemon reads some of the events, a dump begins or ends. An end may
-/// be told some time before it comes. A socket that has ceased to listen may do so again. An event may be lost, and the daemon
-/// hear of that before it has read those that came earlier.
+/// What may happen: a socket starts or stops listening, the daemon reads some of the events, a dump begins or ends. An
+/// end may be told some time before it comes. A socket that has ceased to listen may do so again. An event may be lost,
+/// and the daemon hear of that before it has read those that came earlier.
 #[derive(Clone, Debug)]
 enum Step {
     Listen(u64),

@@ -122,7 +122,7 @@ impl Server {
     }
 }
 
-/// A refusal: status, `Retry-After`, errors.
+/// A gateway error: status, `Retry-After`, errors.
 struct Refused(u16, Option<&'static str>, String);
 
 fn refuse<T>(status: u16, text: impl Into<String>) -> Result<T, Refused> {
