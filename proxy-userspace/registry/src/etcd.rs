@@ -161,5 +161,5 @@ impl Directory for EtcdRegistry {
 
 /// One value that cannot be read takes nothing from the others.
 fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
-    read.inspect_err(|error| tracing::warn!(%error, "passed over")).ok()
+    read.inspect_err(|error| tracing::warn!(%error, "skipping unreadable registry entry")).ok()
 }

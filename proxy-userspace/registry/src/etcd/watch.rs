@@ -215,7 +215,7 @@ impl Follower {
         match read {
             Ok(update) => self.emit(update).await,
             Err(error) => {
-                tracing::warn!(%error, "passed over");
+                tracing::warn!(key = %String::from_utf8_lossy(kv.key()), %error, "skipping unreadable registry entry");
                 match self.gone(kv.key()) {
                     Some(update) => self.emit(update).await,
                     None => Ok(()),
