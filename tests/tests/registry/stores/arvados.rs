@@ -184,7 +184,7 @@ async fn what_goes_wrong_is_said_and_no_token_with_it() {
     assert!(node.records().await.unwrap_err().is_transient());
     let asked = rig.server.world.lock().log.len();
     let error = node.records().await.unwrap_err();
-    assert!(error.is_transient() && error.to_string().contains("left alone"), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("rate limiting"), "{error}");
     assert_eq!(rig.server.world.lock().log.len(), asked, "it is left alone");
     rig.server.world.lock().failing = None;
     while node.records().await.is_err() {

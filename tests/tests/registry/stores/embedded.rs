@@ -181,7 +181,7 @@ fn a_newer_or_foreign_file_is_refused_and_left_as_it_is() {
         std::thread::sleep(Duration::from_millis(5));
     }
     Connection::open(&newer).unwrap().pragma_update(None, "user_version", 999).unwrap();
-    refused(&newer, "of version 999");
+    refused(&newer, "the file has version 999");
     let foreign = dir.path().join("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x); PRAGMA user_version = 1").unwrap();
     refused(&foreign, "the database of another program");
