@@ -39,7 +39,7 @@ impl Role for EdgeRole {
 
     fn check(config: &EdgeConfig) -> Result<()> {
         if config.store.path.exists() {
-            Embedded::open(&config.store.path, "").map_err(store_error)?;
+            Embedded::check(&config.store.path).map_err(store_error)?;
         }
         Ok(())
     }

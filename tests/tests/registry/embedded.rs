@@ -119,3 +119,27 @@ fn a_file_that_is_not_ours_is_an_error_at_the_start() {
         assert!(!ok && err.contains("not a database"), "{out}{err}");
     }
 }
+
+/// Checking the configuration of either daemon makes no database of the file, and nothing beside it: one that runs may use it.
+#[test]
+fn checking_the_configuration_leaves_the_file_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    std::fs::write(&path, "").unwrap();
+    let mut config = NodeConfig::new();
+    config.set("registry", "store", "\"embedded\"").set("registry", "path", &format!("{path:?}"));
+    let site = config.site();
+    let mut node = site.command(&config);
+    node.arg("--check-config");
+    let mut edge = std::process::Command::new(portsplice_tests::node::binary());
+    edge.args(["edge", "--check-config", "--listen", "tcp://127.0.0.1:0", "--root-secret-file"]).arg(site.path("root"));
+    std::fs::write(site.path("edge.toml"), "").unwrap();
+    edge.arg("--config").arg(site.path("edge.toml")).arg("--store").arg(&path);
+    for mut command in [node, edge] {
+        let (ok, out, err) = portsplice_tests::process::try_run(&mut command, None);
+        assert!(ok, "{out}{err}");
+        let there: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(there, ["registry.db"], "{command:?}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "{command:?}");
+    }
+}
