@@ -41,7 +41,7 @@ pub(super) fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
                 Known::Nothing => (Vec::new(), now),
                 Known::Lost(why) => {
                     tracing::warn!(
-                        "`auth.used-file` cannot use the record of used credentials in {}: {why}; starting a new one, and credentials that were signed before this start are refused on plain TCP",
+                        "cannot use the record of used credentials in {} (`auth.used-file`): {why}; starting a new one, and credentials that were signed before this start are refused on plain TCP",
                         path.display()
                     );
                     (Vec::new(), now + 1)
@@ -52,7 +52,7 @@ pub(super) fn replay_memory(auth: &AuthConfig) -> ReplayMemory {
         unknown => {
             if let Some((path, Err(error))) = unknown {
                 tracing::warn!(
-                    "`auth.used-file` {} cannot record which credentials were used: {error}; after each start, those that were signed before are refused on plain TCP. Name another place, or make the directory writable for the daemon",
+                    "cannot record used credentials in {} (`auth.used-file`): {error}; after each start, those that were signed before are refused on plain TCP. Name another place, or make the directory writable for the daemon",
                     path.display()
                 );
             }
